@@ -1,0 +1,1 @@
+"""Preparing corpora into litdata token chunks."""

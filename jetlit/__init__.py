@@ -1,0 +1,1 @@
+"""jetlit: Lightning-based, modular training recipes for PostNAS."""

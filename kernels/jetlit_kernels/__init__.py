@@ -1,0 +1,1 @@
+"""JetBlock kernels: plain-PyTorch references, Triton kernels and the dispatch between them."""

@@ -1,0 +1,28 @@
+"""The gates of a JetBlock: write strength and log decay."""
+
+import torch
+import torch.nn.functional as F
+
+
+def log_decay_and_beta(
+    beta_logits: torch.Tensor,
+    a: torch.Tensor,
+    A_log: torch.Tensor,  # noqa: N803 - the checkpoint's name
+    dt_bias: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gates of the gated delta rule from their projections.
+
+    g = −exp(A_log) · softplus(a + dt_bias) ≤ 0 and β = sigmoid(beta_logits), both in float32 (float64 stays float64).
+
+    Args:
+        beta_logits: [..., H], the output of `b_proj`.
+        a: [..., H], the output of `a_proj`.
+        A_log: [H].
+        dt_bias: [H].
+
+    Returns:
+        `(g, beta)`, each [..., H].
+    """
+    dtype = torch.float64 if a.dtype == torch.float64 else torch.float32
+    g = -A_log.to(dtype).exp() * F.softplus(a.to(dtype) + dt_bias.to(dtype))
+    return g, beta_logits.to(dtype).sigmoid()

@@ -1,0 +1,118 @@
+"""The diagonal-plus-low-rank delta rule (RWKV7) in plain PyTorch: token by token, and in chunks."""
+
+from __future__ import annotations
+
+import torch
+
+from jetlit_kernels.reference.common import (
+    compute_dtype,
+    decay_between,
+    from_chunks,
+    run_padded,
+    summed_decay,
+    to_chunks,
+)
+
+CHUNK = 16
+
+
+def _prepare(scale: float, r: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    dtype = compute_dtype(r, *others)
+    return r.to(dtype) * scale, *(t.to(dtype) for t in others)
+
+
+def _recurrent(
+    r: torch.Tensor,
+    w: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    state: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    state = k.new_zeros(k.shape[0], *k.shape[2:], v.shape[3]) if state is None else state.to(k.dtype)
+    outputs = []
+    for t in range(r.shape[1]):
+        read = (state * a[:, t, :, :, None]).sum(-2, keepdim=True)
+        state = (
+            state * w[:, t, :, :, None].exp() + b[:, t, :, :, None] * read + k[:, t, :, :, None] * v[:, t, :, None, :]
+        )
+        outputs.append((state * r[:, t, :, :, None]).sum(-2))
+    return torch.stack(outputs, 1) if outputs else torch.zeros_like(v), state
+
+
+def _chunked(
+    r: torch.Tensor,
+    w: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    state: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    length, dtype = r.shape[1], r.dtype
+    size = min(CHUNK, length)
+    state = k.new_zeros(k.shape[0], *k.shape[2:], v.shape[3]) if state is None else state.to(dtype)
+    r, w, k, v, a, b = (to_chunks(t, size) for t in (r, w, k, v, a, b))
+    summed = summed_decay(w, -2)
+    before = summed - w  # token i reads through `a` the state as it stood before its own decay
+
+    def pairs(x: torch.Tensor, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Products of x_i, decayed from j to i, with k_j and with b_j: two [..., size, size]."""
+        decayed = x[..., :, None, :] * decay_between(at[..., :, None, :], summed[..., None, :, :], dtype)
+        return (decayed * k[..., None, :, :]).sum(-1), (decayed * b[..., None, :, :]).sum(-1)
+
+    r_k, r_b = (p.tril() for p in pairs(r, summed))
+    a_k, a_b = (p.tril(-1) for p in pairs(a, before))
+
+    # (I - A_ab) Z = A_ak V + (exp(G) a) S: what every token reads, from the state S at the start of the chunk.
+    right = torch.cat((a_k @ v, a * before.to(dtype).exp()), -1)
+    solved = torch.linalg.solve_triangular(-a_b, right, upper=False, unitriangular=True)
+    z_inside, z_state = solved.split((v.shape[-1], k.shape[-1]), -1)
+    inside = r_k @ v + r_b @ z_inside
+    r = r * summed.to(dtype).exp() + r_b @ z_state
+    to_end = decay_between(summed[..., -1:, :], summed, dtype)
+    k, b = k * to_end, b * to_end
+    keep = summed[..., -1, :].to(dtype).exp()[..., None]
+
+    outputs = []
+    for n in range(r.shape[2]):
+        outputs.append(inside[:, :, n] + r[:, :, n] @ state)
+        z = z_inside[:, :, n] + z_state[:, :, n] @ state
+        state = keep[:, :, n] * state + k[:, :, n].mT @ v[:, :, n] + b[:, :, n].mT @ z
+    return from_chunks(torch.stack(outputs, 2), length), state
+
+
+def recurrent_dplr_delta_rule(
+    r: torch.Tensor,
+    w: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    *,
+    scale: float = 1.0,
+    initial_state: torch.Tensor | None = None,
+    cu_seqlens: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The definition, token by token; shapes as in `jetlit_kernels.dplr_delta_rule`."""
+    o, state = run_padded(_recurrent, _prepare(scale, r, w, k, v, a, b), initial_state, cu_seqlens)
+    return o.to(v.dtype), state
+
+
+def chunk_dplr_delta_rule(
+    r: torch.Tensor,
+    w: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    *,
+    scale: float = 1.0,
+    initial_state: torch.Tensor | None = None,
+    cu_seqlens: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same numbers with matrix products inside chunks of 16 tokens; differentiable by autograd."""
+    inputs = _prepare(scale, r, w, k, v, a, b)
+    o, state = run_padded(_recurrent if r.shape[1] <= 1 else _chunked, inputs, initial_state, cu_seqlens)
+    return o.to(v.dtype), state

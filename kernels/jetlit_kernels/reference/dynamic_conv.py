@@ -1,0 +1,103 @@
+"""Plain-PyTorch dynamic convolution: generator's last linear layer, causal convolution and SiLU."""
+
+import torch
+import torch.nn.functional as F
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type in which a result of type `dtype` is computed: float64 stays, everything else is float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def dynamic_conv(
+    v: torch.Tensor,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    *,
+    activation: str | None = "silu",
+    state: torch.Tensor | None = None,
+    output_final_state: bool = False,
+    cu_seqlens: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Reference of `jetlit_kernels.dynamic_conv`, differentiable by autograd; same arguments and results.
+
+    One tap is held at a time in the forward pass: the kernels [B, T, D, W] are never one tensor.
+    """
+    dtype = accumulate_dtype(v.dtype)
+    channels = v.shape[-1]
+    taps = weight.shape[0] // channels
+    tap_weight = weight.to(dtype).view(channels, taps, -1)
+    tap_bias = bias.to(dtype).view(channels, taps)
+    padded, rows, ends = _with_history(v, state, taps, cu_seqlens)
+
+    with torch.autocast(device_type=v.device.type, enabled=False):
+        hidden = hidden.to(dtype)
+        total = torch.zeros(v.shape, dtype=dtype, device=v.device)
+        for tap in range(taps):
+            kernel = F.linear(hidden, tap_weight[:, tap], tap_bias[:, tap])
+            total = total + kernel * _shifted(padded, rows, tap + 1 - taps, v.shape[1]).to(dtype)
+    out = F.silu(total) if activation == "silu" else total
+    return out.to(v.dtype), _last_inputs(padded, ends, taps) if output_final_state else None
+
+
+def final_conv_state(
+    v: torch.Tensor, state: torch.Tensor | None, taps: int, cu_seqlens: torch.Tensor | None
+) -> torch.Tensor:
+    """The last `taps` inputs of every sequence, oldest first.
+
+    Args:
+        v: [B, T, D]; B is 1 when `cu_seqlens` is given.
+        state: [N, D, W], the inputs before the start, or None for zeros.
+        taps: W.
+        cu_seqlens: [N + 1] or None.
+
+    Returns:
+        [N, D, W] in the type of `v`.
+    """
+    if cu_seqlens is None and v.shape[1] >= taps:
+        return v[:, -taps:].transpose(1, 2).contiguous()
+    padded, _, ends = _with_history(v, state, taps, cu_seqlens)
+    return _last_inputs(padded, ends, taps)
+
+
+def _with_history(
+    v: torch.Tensor, state: torch.Tensor | None, taps: int, cu_seqlens: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """Put `taps` rows of history before every sequence of `v`.
+
+    Returns:
+        the padded inputs [B, T + N·W / B, D], the row of each token in them [T] (None: row t + W for token t) and the
+        row after each sequence [N / B].
+    """
+    batch, length, channels = v.shape
+    if cu_seqlens is None:
+        history = v.new_zeros(batch, taps, channels) if state is None else state.transpose(1, 2).to(v.dtype)
+        return torch.cat([history, v], dim=1), None, torch.tensor([taps + length], device=v.device)
+
+    bounds = cu_seqlens.to(v.device, torch.long)
+    sequences = bounds.numel() - 1
+    owner = torch.searchsorted(bounds, torch.arange(length, device=v.device), right=True)
+    rows = torch.arange(length, device=v.device) + owner * taps
+    ends = bounds[1:] + torch.arange(1, sequences + 1, device=v.device) * taps
+    padded = v.new_zeros(1, length + sequences * taps, channels).index_copy(1, rows, v)
+    if state is not None:
+        starts = bounds[:-1] + torch.arange(sequences, device=v.device) * taps
+        history_rows = starts[:, None] + torch.arange(taps, device=v.device)
+        history = state.transpose(1, 2).reshape(1, -1, channels).to(v.dtype)
+        padded = padded.index_copy(1, history_rows.flatten(), history)
+    return padded, rows, ends
+
+
+def _shifted(padded: torch.Tensor, rows: torch.Tensor | None, offset: int, length: int) -> torch.Tensor:
+    """For each token the input `offset` (≤ 0) tokens away: [B, T, D]."""
+    if rows is None:
+        return padded[:, padded.shape[1] - length + offset :][:, :length]
+    return padded.index_select(1, rows + offset)
+
+
+def _last_inputs(padded: torch.Tensor, ends: torch.Tensor, taps: int) -> torch.Tensor:
+    """The `taps` rows before each of `ends`, channels first: [N, D, W]."""
+    rows = ends[:, None] + torch.arange(-taps, 0, device=ends.device)
+    batch, _, channels = padded.shape
+    return padded[:, rows].reshape(batch * ends.numel(), taps, channels).transpose(1, 2).contiguous()

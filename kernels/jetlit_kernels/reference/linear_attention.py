@@ -1,0 +1,100 @@
+"""Linear attention with scalar, vector or no decay in plain PyTorch: token by token, and in chunks."""
+
+from __future__ import annotations
+
+import torch
+
+from jetlit_kernels.reference.common import (
+    compute_dtype,
+    decay_between,
+    from_chunks,
+    run_padded,
+    summed_decay,
+    to_chunks,
+)
+
+CHUNK = 64
+# A vector decay needs [chunk, chunk, K] factors inside a chunk, so its chunks are short.
+VECTOR_CHUNK = 16
+
+
+def _prepare(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor | None, scale: float | None
+) -> tuple[torch.Tensor, ...]:
+    dtype = compute_dtype(q, k, v)
+    q, k, v = (t.to(dtype) for t in (q, k, v))
+    g = q.new_zeros(q.shape[:3]) if g is None else g.to(dtype)
+    return q * (q.shape[-1] ** -0.5 if scale is None else scale), k, v, g
+
+
+def _recurrent(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, state: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    state = k.new_zeros(k.shape[0], *k.shape[2:], v.shape[3]) if state is None else state.to(k.dtype)
+    g = g if g.dim() == 4 else g[..., None]
+    outputs = []
+    for t in range(q.shape[1]):
+        state = state * g[:, t, :, :, None].exp() + k[:, t, :, :, None] * v[:, t, :, None, :]
+        outputs.append((state * q[:, t, :, :, None]).sum(-2))
+    return torch.stack(outputs, 1) if outputs else torch.zeros_like(v), state
+
+
+def _chunked(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, state: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    length, dtype = q.shape[1], q.dtype
+    vector = g.dim() == 4
+    size = min(VECTOR_CHUNK if vector else CHUNK, length)
+    state = k.new_zeros(k.shape[0], *k.shape[2:], v.shape[3]) if state is None else state.to(dtype)
+    q, k, v, g = (to_chunks(t, size) for t in (q, k, v, g))
+    summed = summed_decay(g if vector else g[..., None], -2)
+    if vector:
+        between = decay_between(summed[..., :, None, :], summed[..., None, :, :], dtype)
+        attention = (q[..., :, None, :] * between * k[..., None, :, :]).sum(-1).tril()
+    else:
+        attention = (q @ k.mT * decay_between(summed, summed.mT, dtype)).tril()
+    q = q * summed.to(dtype).exp()
+    k = k * decay_between(summed[..., -1:, :], summed, dtype)
+    keep = summed[..., -1, :].to(dtype).exp()[..., None]
+    inside = attention @ v
+
+    outputs = []
+    for n in range(q.shape[2]):
+        outputs.append(inside[:, :, n] + q[:, :, n] @ state)
+        state = keep[:, :, n] * state + k[:, :, n].mT @ v[:, :, n]
+    return from_chunks(torch.stack(outputs, 2), length), state
+
+
+def recurrent_linear_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor | None = None,
+    *,
+    scale: float | None = None,
+    initial_state: torch.Tensor | None = None,
+    cu_seqlens: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The definition, token by token; shapes as in `jetlit_kernels.linear_attention`."""
+    o, state = run_padded(_recurrent, _prepare(q, k, v, g, scale), initial_state, cu_seqlens)
+    return o.to(v.dtype), state
+
+
+def chunk_linear_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor | None = None,
+    *,
+    scale: float | None = None,
+    initial_state: torch.Tensor | None = None,
+    cu_seqlens: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same numbers with matrix products inside chunks; differentiable by autograd.
+
+    Inside a chunk the decay between two tokens is exp of a difference that is never positive, so no decay is too
+    strong for it.
+    """
+    inputs = _prepare(q, k, v, g, scale)
+    o, state = run_padded(_recurrent if q.shape[1] <= 1 else _chunked, inputs, initial_state, cu_seqlens)
+    return o.to(v.dtype), state
