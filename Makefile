@@ -1,0 +1,39 @@
+# `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/quickstart
+
+.PHONY: help install demo test lint types clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## make the virtual environment
+
+# torch goes first, alone, so that an already configured CPU wheel is taken where there is one.
+# litdata requires torchvision, whose registry build is for CUDA: beside a CPU-only torch it breaks every import of
+# transformers, and litdata's token streaming does not use it, so it is taken out again there.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -c 'import sys, torch; sys.exit(torch.version.cuda is not None)' \
+		&& $(BIN)/python -m pip uninstall --quiet --yes torchvision || true
+	@touch $@
+
+demo: install ## run the whole pipeline on the embedded default (about 10 minutes on 2 cores)
+	$(BIN)/jetlit postnas --config configs/quickstart/postnas.yaml --run_dir $(RUN)
+
+test: install ## run the tests (GPU tests skip where there is no GPU)
+	$(BIN)/python -m pytest
+
+lint: install ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install ## mypy
+	$(BIN)/mypy jetlit kernels data
+
+clean: ## remove the environment and caches (runs/ stays)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
