@@ -1,1 +1,19 @@
 """JetBlock kernels: plain-PyTorch references, Triton kernels and the dispatch between them."""
+
+from jetlit_kernels.decode_step import jet_decode_step
+from jetlit_kernels.dplr_delta_rule import dplr_delta_rule
+from jetlit_kernels.dynamic_conv import dynamic_conv
+from jetlit_kernels.gated_delta_rule import gated_delta_rule
+from jetlit_kernels.gated_norm import gated_rms_norm
+from jetlit_kernels.gates import log_decay_and_beta
+from jetlit_kernels.linear_attention import linear_attention
+
+__all__ = [
+    "dplr_delta_rule",
+    "dynamic_conv",
+    "gated_delta_rule",
+    "gated_rms_norm",
+    "jet_decode_step",
+    "linear_attention",
+    "log_decay_and_beta",
+]

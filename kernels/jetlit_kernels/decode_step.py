@@ -2,8 +2,8 @@
 
 import torch
 
-from jetlit_kernels.reference import decode_step as reference
 from jetlit_kernels.dispatch import resolve_backend
+from jetlit_kernels.reference import decode_step as reference
 
 
 def jet_decode_step(
@@ -14,7 +14,7 @@ def jet_decode_step(
     beta_logits: torch.Tensor,
     a: torch.Tensor,
     conv_kernels: torch.Tensor,
-    A_log: torch.Tensor,  # noqa: N803 - the checkpoint's name
+    A_log: torch.Tensor,
     dt_bias: torch.Tensor,
     norm_weight: torch.Tensor,
     conv_state: torch.Tensor,

@@ -2,8 +2,8 @@
 
 import torch
 
-from jetlit_kernels.reference import dynamic_conv as reference
 from jetlit_kernels.dispatch import resolve_backend
+from jetlit_kernels.reference import dynamic_conv as reference
 
 MIN_TAPS, MAX_TAPS = 2, 8
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from jetlit_kernels.reference import gated_norm as reference
 from jetlit_kernels.dispatch import resolve_backend
+from jetlit_kernels.reference import gated_norm as reference
 
 
 def gated_rms_norm(

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 def log_decay_and_beta(
     beta_logits: torch.Tensor,
     a: torch.Tensor,
-    A_log: torch.Tensor,  # noqa: N803 - the checkpoint's name
+    A_log: torch.Tensor,
     dt_bias: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gates of the gated delta rule from their projections.

@@ -16,7 +16,7 @@ def jet_decode_step(
     beta_logits: torch.Tensor,
     a: torch.Tensor,
     conv_kernels: torch.Tensor,
-    A_log: torch.Tensor,  # noqa: N803 - the checkpoint's name
+    A_log: torch.Tensor,
     dt_bias: torch.Tensor,
     norm_weight: torch.Tensor,
     conv_state: torch.Tensor,
@@ -27,7 +27,7 @@ def jet_decode_step(
 ) -> torch.Tensor:
     """Reference of `jetlit_kernels.jet_decode_step`; same arguments and result, both states updated in place."""
     dtype = accumulate_dtype(q.dtype)
-    batch, heads, key_dim = q.shape
+    batch, heads, _ = q.shape
     value_dim = v.shape[-1]
 
     conv_state.copy_(torch.cat([conv_state[:, :, 1:], v.reshape(batch, -1, 1).to(conv_state.dtype)], dim=-1))
