@@ -45,13 +45,37 @@ def summed_decay(g: torch.Tensor, dim: int) -> torch.Tensor:
     return g.double().cumsum(dim)
 
 
-def decay_between(later: torch.Tensor, earlier: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Returns exp(later - earlier) where that difference is at most zero, and 1 where it is not.
+def pairwise_decay(summed: torch.Tensor, dtype: torch.dtype, lag: int = 0) -> torch.Tensor:
+    """Returns the decay exp(G_{i-lag} - G_j) from token j to token i - lag >= j of a chunk, and 0 for i - lag < j.
 
-    Entries above the diagonal of a chunk have a positive difference, which might overflow and turn the gradient of
-    the mask applied afterwards into 0 · inf; the minimum keeps them finite and the mask removes them.
+    Differences above the diagonal may be large and positive; they are masked before the exponential, so that they
+    neither overflow nor turn a gradient into 0 · inf. Those on the diagonal are the constant 0: their two gradients
+    would cancel but for rounding, and drown the small gradient of a strong decay.
+
+    Args:
+        summed: G, the running sum of log decays: [..., C, F].
+        dtype: type of the result.
+        lag: 0, or 1 for a token that reads the state as it stood before its own decay.
+
+    Returns:
+        [..., C, C, F].
     """
-    return (later - earlier).clamp(max=0).to(dtype).exp()
+    i = torch.arange(summed.shape[-2], device=summed.device)
+    same = (i[:, None] - lag == i)[..., None]
+    above = (i[:, None] - lag < i)[..., None]
+    difference = shifted(summed, lag)[..., :, None, :] - summed[..., None, :, :]
+    return difference.masked_fill(same, 0).masked_fill(above, -torch.inf).to(dtype).exp()
+
+
+def shifted(summed: torch.Tensor, lag: int) -> torch.Tensor:
+    """Returns G_{i-lag} for the running sum G [..., C, F], zero before the chunk."""
+    return F.pad(summed, (0, 0, lag, 0))[..., : summed.shape[-2], :]
+
+
+def decay_to_end(summed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Returns, for summed log decays [..., C, F], the decay from each token to the end of its chunk."""
+    before_last = (summed[..., -1:, :] - summed[..., :-1, :]).to(dtype).exp()
+    return F.pad(before_last, (0, 0, 0, 1), value=1.0)
 
 
 def run_padded(

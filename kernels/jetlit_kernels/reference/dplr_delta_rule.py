@@ -6,9 +6,11 @@ import torch
 
 from jetlit_kernels.reference.common import (
     compute_dtype,
-    decay_between,
+    decay_to_end,
     from_chunks,
+    pairwise_decay,
     run_padded,
+    shifted,
     summed_decay,
     to_chunks,
 )
@@ -55,23 +57,23 @@ def _chunked(
     state = k.new_zeros(k.shape[0], *k.shape[2:], v.shape[3]) if state is None else state.to(dtype)
     r, w, k, v, a, b = (to_chunks(t, size) for t in (r, w, k, v, a, b))
     summed = summed_decay(w, -2)
-    before = summed - w  # token i reads through `a` the state as it stood before its own decay
 
-    def pairs(x: torch.Tensor, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def pairs(x: torch.Tensor, decay: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Products of x_i, decayed from j to i, with k_j and with b_j: two [..., size, size]."""
-        decayed = x[..., :, None, :] * decay_between(at[..., :, None, :], summed[..., None, :, :], dtype)
+        decayed = x[..., :, None, :] * decay
         return (decayed * k[..., None, :, :]).sum(-1), (decayed * b[..., None, :, :]).sum(-1)
 
-    r_k, r_b = (p.tril() for p in pairs(r, summed))
-    a_k, a_b = (p.tril(-1) for p in pairs(a, before))
+    r_k, r_b = pairs(r, pairwise_decay(summed, dtype))
+    # Token i reads through `a` the state as it stood before its own decay.
+    a_k, a_b = pairs(a, pairwise_decay(summed, dtype, lag=1))
 
     # (I - A_ab) Z = A_ak V + (exp(G) a) S: what every token reads, from the state S at the start of the chunk.
-    right = torch.cat((a_k @ v, a * before.to(dtype).exp()), -1)
+    right = torch.cat((a_k @ v, a * shifted(summed, 1).to(dtype).exp()), -1)
     solved = torch.linalg.solve_triangular(-a_b, right, upper=False, unitriangular=True)
     z_inside, z_state = solved.split((v.shape[-1], k.shape[-1]), -1)
     inside = r_k @ v + r_b @ z_inside
     r = r * summed.to(dtype).exp() + r_b @ z_state
-    to_end = decay_between(summed[..., -1:, :], summed, dtype)
+    to_end = decay_to_end(summed, dtype)
     k, b = k * to_end, b * to_end
     keep = summed[..., -1, :].to(dtype).exp()[..., None]
 

@@ -6,9 +6,10 @@ import torch
 
 from jetlit_kernels.reference.common import (
     compute_dtype,
-    decay_between,
+    decay_to_end,
     from_chunks,
     l2_normalise,
+    pairwise_decay,
     run_padded,
     summed_decay,
     to_chunks,
@@ -60,18 +61,18 @@ def _chunked(
     state = _zero_state(k, v) if state is None else state.to(dtype)
     size = min(CHUNK, length)
     q, k, v, g, beta = (to_chunks(t, size) for t in (q, k, v, g, beta))
-    summed = summed_decay(g, -1)
-    between = decay_between(summed[..., :, None], summed[..., None, :], dtype)
-    from_start = summed.to(dtype).exp()[..., None]
-    to_end = decay_between(summed[..., -1:], summed, dtype)[..., None]
+    beta = beta[..., None]
+    summed = summed_decay(g[..., None], -2)
+    between = pairwise_decay(summed, dtype).squeeze(-1)
+    from_start = summed.to(dtype).exp()
 
     # (I + L) U = β (V - exp(G) K S): the corrections U of a chunk from the state S at its start (WY form).
-    lower = (k @ k.mT * between * beta[..., None]).tril(-1)
-    right = torch.cat((v, k * from_start), -1) * beta[..., None]
+    lower = (k @ k.mT * between * beta).tril(-1)
+    right = torch.cat((v, k * from_start), -1) * beta
     solved = torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
     u, w = solved.split((v.shape[-1], k.shape[-1]), -1)
-    attention = (q @ k.mT * between).tril()
-    q, k = q * from_start, k * to_end
+    attention = q @ k.mT * between
+    q, k = q * from_start, k * decay_to_end(summed, dtype)
     keep = from_start[..., -1:, :]
 
     outputs = []

@@ -6,8 +6,9 @@ import torch
 
 from jetlit_kernels.reference.common import (
     compute_dtype,
-    decay_between,
+    decay_to_end,
     from_chunks,
+    pairwise_decay,
     run_padded,
     summed_decay,
     to_chunks,
@@ -48,13 +49,13 @@ def _chunked(
     state = k.new_zeros(k.shape[0], *k.shape[2:], v.shape[3]) if state is None else state.to(dtype)
     q, k, v, g = (to_chunks(t, size) for t in (q, k, v, g))
     summed = summed_decay(g if vector else g[..., None], -2)
+    between = pairwise_decay(summed, dtype)
     if vector:
-        between = decay_between(summed[..., :, None, :], summed[..., None, :, :], dtype)
-        attention = (q[..., :, None, :] * between * k[..., None, :, :]).sum(-1).tril()
+        attention = (q[..., :, None, :] * between * k[..., None, :, :]).sum(-1)
     else:
-        attention = (q @ k.mT * decay_between(summed, summed.mT, dtype)).tril()
+        attention = q @ k.mT * between.squeeze(-1)
     q = q * summed.to(dtype).exp()
-    k = k * decay_between(summed[..., -1:, :], summed, dtype)
+    k = k * decay_to_end(summed, dtype)
     keep = summed[..., -1, :].to(dtype).exp()[..., None]
     inside = attention @ v
 

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jetlit_kernels import gated_delta_rule
+from jetlit_kernels.reference.gated_delta_rule import recurrent_gated_delta_rule
+
+from tests.kernels.recurrence_cases import assert_close, relative_error, run_with_gradients, upstream_like
+
+
+def draw(
+    B: int, T: int, H: int = 2, K: int = 16, V: int = 24, N: int | None = None, decay: float = 0.1, seed: int = 0
+) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return {
+        "q": normal(B, T, H, K),
+        "k": normal(B, T, H, K),
+        "v": normal(B, T, H, V),
+        "g": -decay * normal(B, T, H).exp(),
+        "beta": normal(B, T, H).sigmoid(),
+        "initial_state": normal(N or B, H, K, V),
+    }
+
+
+def oracle(**arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return recurrent_gated_delta_rule(**arguments)
+
+
+def check(tensors: dict[str, torch.Tensor], dtype: torch.dtype, tolerance: float, **options: object) -> None:
+    upstream = upstream_like(tensors["v"], tensors["initial_state"])
+    expected = run_with_gradients(recurrent_gated_delta_rule, tensors, upstream, **options)
+    actual = run_with_gradients(
+        gated_delta_rule, tensors, upstream, dtype=dtype, backend="torch", output_final_state=True, **options
+    )
+    assert_close(actual, expected, tolerance)
+
+
+@pytest.mark.parametrize("T", [1, 2, 63, 64, 65, 150])
+def test_matches_the_recurrence_in_float64(T: int) -> None:
+    check(draw(2, T), torch.float64, 1e-11)
+
+
+@pytest.mark.parametrize("T", [65, 200])
+def test_matches_the_recurrence_in_float32(T: int) -> None:
+    check(draw(1, T), torch.float32, 1e-5)
+
+
+@pytest.mark.parametrize("use_qk_l2norm", [True, False])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_options(use_qk_l2norm: bool, scale: float | None) -> None:
+    tensors = draw(1, 70, K=8)
+    tensors["k"] = torch.nn.functional.normalize(tensors["k"], dim=-1)
+    check(tensors, torch.float64, 1e-10, use_qk_l2norm=use_qk_l2norm, scale=scale)
+
+
+@pytest.mark.parametrize("lengths", [(5, 64, 1, 130), (0, 3, 65), (7,)])
+def test_packed_sequences_equal_separate_ones(lengths: tuple[int, ...]) -> None:
+    bounds = torch.tensor((0, *lengths)).cumsum(0)
+    tensors = draw(1, int(bounds[-1]), N=len(lengths))
+    o, state = gated_delta_rule(**tensors, output_final_state=True, cu_seqlens=bounds)
+    assert state is not None
+    for n, length in enumerate(lengths):
+        alone = {name: t[:, bounds[n] : bounds[n + 1]] for name, t in tensors.items() if name != "initial_state"}
+        expected, last = oracle(**alone, initial_state=tensors["initial_state"][n : n + 1])
+        if length:
+            assert relative_error(o[:, bounds[n] : bounds[n + 1]], expected) < 1e-11
+        assert relative_error(state[n : n + 1], last) < 1e-11
+
+
+def test_packed_gradients() -> None:
+    bounds = torch.tensor([0, 9, 80, 81])
+    check(draw(1, 81, N=3), torch.float64, 1e-11, cu_seqlens=bounds)
+
+
+@settings(max_examples=15, deadline=None)
+@given(cuts=st.lists(st.integers(1, 149), max_size=5, unique=True), seed=st.integers(0, 99))
+def test_any_split_carries_the_state(cuts: list[int], seed: int) -> None:
+    tensors = draw(1, 150, seed=seed)
+    whole, last = gated_delta_rule(**tensors, output_final_state=True)
+    state: torch.Tensor | None = tensors.pop("initial_state")
+    pieces = []
+    for start, end in zip((0, *sorted(cuts)), (*sorted(cuts), 150)):
+        piece = {name: t[:, start:end] for name, t in tensors.items()}
+        o, state = gated_delta_rule(**piece, initial_state=state, output_final_state=True)
+        pieces.append(o)
+    assert relative_error(torch.cat(pieces, 1), whole) < 1e-11
+    assert state is not None and last is not None and relative_error(state, last) < 1e-11
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-6, 30.0, 1000.0])
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_extreme_gates(decay: float, beta: float) -> None:
+    tensors = draw(1, 130, decay=decay)
+    tensors["beta"].fill_(beta)
+    check(tensors, torch.float64, 1e-9)
+
+
+def test_weak_decay_after_strong_decay_keeps_its_digits() -> None:
+    tensors = draw(1, 64, decay=0.05)
+    tensors["g"][:, ::7] = -3000.0
+    check(tensors, torch.float32, 1e-5)
+
+
+def test_no_decay_is_g_none() -> None:
+    tensors = draw(1, 70, decay=0.0)
+    zero_decay, _ = gated_delta_rule(**tensors)
+    tensors["g"] = None  # type: ignore[assignment]
+    assert torch.equal(gated_delta_rule(**tensors)[0], zero_decay)
+
+
+def test_bfloat16_is_computed_in_float32() -> None:
+    tensors = {name: t.bfloat16() for name, t in draw(1, 90).items()}
+    o, state = gated_delta_rule(**tensors, output_final_state=True)
+    expected, last = gated_delta_rule(**{n: t.float() for n, t in tensors.items()}, output_final_state=True)
+    assert o.dtype == torch.bfloat16 and torch.equal(o, expected.bfloat16())
+    assert state is not None and last is not None and state.dtype == torch.float32 and torch.equal(state, last)
+
+
+def test_autocast_does_not_lower_the_precision() -> None:
+    tensors = {name: t.float() for name, t in draw(1, 90).items()}
+    expected, _ = gated_delta_rule(**tensors)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        o, _ = gated_delta_rule(**tensors)
+    assert torch.equal(o, expected)
+
+
+def test_arguments_that_disagree_are_refused() -> None:
+    tensors = draw(2, 10)
+    with pytest.raises(ValueError, match="B must be 1"):
+        gated_delta_rule(**tensors, cu_seqlens=torch.tensor([0, 10]))
+    with pytest.raises(ValueError, match="initial_state must have the shape"):
+        gated_delta_rule(**{**tensors, "initial_state": tensors["initial_state"][:1]})
+    with pytest.raises(ValueError, match="beta must have the shape"):
+        gated_delta_rule(**{**tensors, "beta": tensors["beta"][..., :1]})
+    with pytest.raises(ValueError, match="float64"):
+        gated_delta_rule(**tensors, backend="triton")
+    with pytest.raises(ValueError, match="backend must be"):
+        gated_delta_rule(**tensors, backend="cuda")

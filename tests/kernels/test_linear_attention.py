@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from jetlit_kernels import linear_attention
+from jetlit_kernels.reference.linear_attention import recurrent_linear_attention
+
+from tests.kernels.recurrence_cases import assert_close, relative_error, run_with_gradients, upstream_like
+
+KINDS = ["none", "scalar", "vector"]
+
+
+def draw(
+    kind: str, B: int, T: int, H: int = 2, K: int = 16, V: int = 24, N: int | None = None, decay: float = 0.1
+) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(T)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    tensors = {"q": normal(B, T, H, K), "k": normal(B, T, H, K), "v": normal(B, T, H, V)}
+    if kind != "none":
+        tensors["g"] = -decay * normal(*((B, T, H, K) if kind == "vector" else (B, T, H))).exp()
+    return {**tensors, "initial_state": normal(N or B, H, K, V)}
+
+
+def check(tensors: dict[str, torch.Tensor], dtype: torch.dtype, tolerance: float, **options: object) -> None:
+    upstream = upstream_like(tensors["v"], tensors["initial_state"])
+    expected = run_with_gradients(recurrent_linear_attention, tensors, upstream, **options)
+    actual = run_with_gradients(
+        linear_attention, tensors, upstream, dtype=dtype, backend="torch", output_final_state=True, **options
+    )
+    assert_close(actual, expected, tolerance)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("T", [1, 15, 17, 64, 131])
+def test_matches_the_recurrence(kind: str, T: int) -> None:
+    check(draw(kind, 2, T), torch.float64, 1e-11)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_matches_the_recurrence_in_float32(kind: str) -> None:
+    check(draw(kind, 1, 200), torch.float32, 1e-5, scale=0.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_sequences(kind: str) -> None:
+    check(draw(kind, 1, 100, N=4), torch.float64, 1e-11, cu_seqlens=torch.tensor([0, 1, 66, 66, 100]))
+
+
+@pytest.mark.parametrize("kind", ["scalar", "vector"])
+@pytest.mark.parametrize("decay", [0.0, 20.0, 1000.0])
+def test_extreme_decays(kind: str, decay: float) -> None:
+    check(draw(kind, 1, 100, decay=decay), torch.float64, 1e-11)
+
+
+@pytest.mark.parametrize("kind", ["scalar", "vector"])
+def test_weak_decay_after_strong_decay_keeps_its_digits(kind: str) -> None:
+    tensors = draw(kind, 1, 64, decay=0.05)
+    tensors["g"][:, ::7] = -3000.0
+    check(tensors, torch.float32, 1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_split_carries_the_state(kind: str) -> None:
+    tensors = draw(kind, 1, 50)
+    whole, last = linear_attention(**tensors, output_final_state=True)
+    state: torch.Tensor | None = tensors.pop("initial_state")
+    pieces = []
+    for start, end in ((0, 1), (1, 20), (20, 50)):
+        piece = {name: t[:, start:end] for name, t in tensors.items()}
+        o, state = linear_attention(**piece, initial_state=state, output_final_state=True)
+        pieces.append(o)
+    assert relative_error(torch.cat(pieces, 1), whole) < 1e-11
+    assert state is not None and last is not None and relative_error(state, last) < 1e-11
+
+
+def test_a_wrong_decay_shape_is_refused() -> None:
+    tensors = draw("scalar", 1, 5)
+    with pytest.raises(ValueError, match="g must be"):
+        linear_attention(**{**tensors, "g": tensors["g"][..., :1]})
