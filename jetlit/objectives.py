@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 IGNORED = -100
 """The label that counts in no objective, as in `torch.nn.functional.cross_entropy`."""

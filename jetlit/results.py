@@ -1,0 +1,136 @@
+"""result.json: what a stage decided, every number it measured with its unit, and what it ran on."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jetlit.files import read_json, write_json
+
+RESULT_FILE = "result.json"
+_PACKAGES = ("jetlit", "torch", "triton", "lightning", "transformers", "litdata", "jsonargparse", "optuna", "fla-core")
+
+
+def metric(value: float | int | str | None, unit: str) -> dict[str, Any]:
+    """A measured number beside its unit, e.g. `metric(2.1, "nats/token")`; a float that is no number becomes null."""
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        value = None
+    return {"value": value, "unit": unit}
+
+
+def write_result(
+    folder: str | Path,
+    *,
+    stage: str,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Mapping[str, Any]],
+    decision: Any,
+    seed: int | None,
+    seconds: float,
+    hash: str | None = None,
+) -> Path:
+    """Write `folder/result.json` atomically: its presence says that the stage is finished.
+
+    Args:
+        folder: the stage's folder.
+        stage: its name.
+        config: the resolved config, JSON values only.
+        metrics: name -> {"value", "unit"}, see `metric`.
+        decision: what the stage decided (layer types, a chosen block, a checkpoint's folder), JSON values only.
+        seed: the seed all of it rests on.
+        seconds: wall-clock time the stage took.
+        hash: what the stage is recognised by; by default the config's own hash.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        UserError: the file system refused the write.
+    """
+    path = Path(folder) / RESULT_FILE
+    content = {
+        "stage": stage,
+        "hash": hash or config_hash(config),
+        "config": config,
+        "decision": decision,
+        "metrics": metrics,
+        "versions": versions(),
+        "hardware": hardware(),
+        "seed": seed,
+        "seconds": round(seconds, 3),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    write_json(path, content)
+    return path
+
+
+def read_result(folder: str | Path) -> dict[str, Any] | None:
+    """The folder's result, or None where the stage has not finished."""
+    path = Path(folder) / RESULT_FILE
+    return read_json(path) if path.exists() else None
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Sha256 of the config as canonical JSON.
+
+    Paths under the config's own `run_dir` count relative to it, so that a run moved elsewhere keeps its hashes.
+    """
+    run_dir = config.get("run_dir")
+    canonical = json.dumps(_relative(config, None if run_dir is None else str(run_dir)), sort_keys=True, default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _relative(value: Any, run_dir: str | None) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _relative(item, run_dir) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_relative(item, run_dir) for item in value]
+    if isinstance(value, str | Path) and run_dir and _is_under(str(value), run_dir):
+        return "${run_dir}" + str(value)[len(run_dir) :]
+    return value
+
+
+def _is_under(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages a result may depend on; those not installed are left out."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """The machine a result was measured on: processor, cores, memory in bytes, and the names of its GPUs."""
+    found: dict[str, Any] = {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }
+    if torch.cuda.is_available():
+        found["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def _processor() -> str:
+    """The processor's own name; `platform.processor()` is empty on most Linux machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
