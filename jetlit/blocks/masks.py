@@ -1,0 +1,81 @@
+"""Attention masks, in the form the chosen attention implementation of transformers wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers.masking_utils import (
+    ALL_MASK_ATTENTION_FUNCTIONS,
+    and_masks,
+    causal_mask_function,
+    packed_sequence_mask_function,
+    sliding_window_causal_mask_function,
+)
+
+
+def sequence_index(cu_seqlens: torch.Tensor, length: int) -> torch.Tensor:
+    """Returns for each of `length` packed tokens the index of its sequence, [length] int64."""
+    positions = torch.arange(length, device=cu_seqlens.device)
+    return torch.bucketize(positions, cu_seqlens[1:].to(torch.int64), right=True)
+
+
+def packed_positions(cu_seqlens: torch.Tensor, length: int) -> torch.Tensor:
+    """Returns the position of each of `length` packed tokens within its sequence, [length] int64."""
+    start = cu_seqlens[:-1].to(torch.int64)[sequence_index(cu_seqlens, length)]
+    return torch.arange(length, device=cu_seqlens.device) - start
+
+
+def attention_mask_for(
+    implementation: str,
+    *,
+    batch: int,
+    q_length: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    kv_length: int | None = None,
+    q_offset: int | torch.Tensor = 0,
+    kv_offset: int = 0,
+    window: int | None = None,
+    padding: torch.Tensor | None = None,
+    cu_seqlens: torch.Tensor | None = None,
+) -> torch.Tensor | None:
+    """Builds a causal mask, optionally of a sliding window, of packed sequences, or with padding.
+
+    Args:
+        implementation: transformers' name: "eager" gives an additive mask, "sdpa" a boolean one (True = visible),
+            flash attention the padding mask; None wherever the implementation needs no mask.
+        batch: B.
+        q_length: number of queries.
+        dtype: of an additive mask.
+        device: of the mask.
+        kv_length: number of keys handed to the attention; `q_length` when not given.
+        q_offset: position of the first query.
+        kv_offset: position of the first key.
+        window: a token sees this many tokens, itself included; None means all.
+        padding: [B, seen tokens] bool, True at real tokens.
+        cu_seqlens: [N + 1] bounds of packed sequences; tokens of different sequences do not see each other.
+
+    Returns:
+        [B, 1, q_length, kv_length], [B, kv_length] for flash attention, or None.
+    """
+    build: Callable[..., Any] | None = ALL_MASK_ATTENTION_FUNCTIONS.get(implementation)
+    if build is None:
+        return None
+    visible = causal_mask_function if window is None else sliding_window_causal_mask_function(window)
+    if cu_seqlens is not None:
+        visible = and_masks(visible, packed_sequence_mask_function(sequence_index(cu_seqlens, q_length)[None]))
+    return build(
+        batch_size=batch,
+        q_length=q_length,
+        kv_length=q_length if kv_length is None else kv_length,
+        q_offset=q_offset,
+        kv_offset=kv_offset,
+        mask_function=visible,
+        attention_mask=padding,
+        local_size=window,
+        allow_is_causal_skip=cu_seqlens is None,
+        dtype=dtype,
+        device=device,
+    )

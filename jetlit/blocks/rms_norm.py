@@ -1,0 +1,31 @@
+"""RMSNorm as the released checkpoints compute it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm over the last dimension, computed in float32.
+
+    weight · x / sqrt(mean(x²) + eps), multiplied before the cast back to the input's type, as the released code does.
+
+    Args:
+        size: of the last dimension.
+        eps: added to the mean square; released configurations may write it as a string.
+    """
+
+    def __init__(self, size: int, eps: float | str = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = float(eps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalises [..., size], keeping shape and type."""
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Says size and epsilon."""
+        return f"{self.weight.shape[0]}, eps={self.eps}"
