@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from jetlit.blocks.attention import Attention
 from jetlit.blocks.base import (
     AttentionCache,
     CarriedState,
@@ -14,9 +15,27 @@ from jetlit.blocks.base import (
     StateSpec,
     TokenMixer,
 )
+from jetlit.blocks.delta_net import DeltaNet
+from jetlit.blocks.gated_delta_net import GatedDeltaNet
+from jetlit.blocks.gla import GLA
+from jetlit.blocks.jet import JetBlock
+from jetlit.blocks.mamba2 import Mamba2
+from jetlit.blocks.retnet import RetNet
+from jetlit.blocks.rwkv7 import RWKV7
+from jetlit.blocks.sliding_window import SlidingWindowAttention
 from jetlit.errors import UserError
 
-BLOCKS: dict[str, type[TokenMixer]] = {}
+BLOCKS: dict[str, type[TokenMixer]] = {
+    "attn": Attention,
+    "swa": SlidingWindowAttention,
+    "retnet": RetNet,
+    "mamba2": Mamba2,
+    "gla": GLA,
+    "delta_net": DeltaNet,
+    "gated_delta_net": GatedDeltaNet,
+    "rwkv7": RWKV7,
+    "jet": JetBlock,
+}
 
 
 def get_block(name: str) -> type[TokenMixer]:

@@ -120,11 +120,15 @@ class LinearMixer(TokenMixer):
         qkv_bias: whether the query, key and value projections have a bias.
         norm_eps: epsilon of the output norm; released configurations write it as a string.
 
+    Attributes:
+        inherits_bias: whether a block made from biased attention has biases unless told otherwise.
+
     Raises:
         UserError: a size is not positive.
     """
 
     mask_kind: ClassVar[MaskKind] = "padding"
+    inherits_bias: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -160,6 +164,15 @@ class LinearMixer(TokenMixer):
             state: carried tensors; their first dimension is the sequence (N = B, or the number of packed ones).
             cu_seqlens: [N + 1] or None.
         """
+
+    def split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        """Views [..., h·D] as [..., h, D]."""
+        return x.unflatten(-1, (self.num_heads, -1))
+
+    def heads(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Projects [B, T, hidden] to q, k [B, T, h, K] and v [B, T, h, V]."""
+        q, k, v = self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
+        return self.split_heads(q), self.split_heads(k), self.split_heads(v)
 
     def state_specs(self) -> dict[str, StateSpec]:
         """Returns name, shape and type of everything the block carries, for one sequence."""
@@ -223,7 +236,7 @@ class LinearMixer(TokenMixer):
             "hidden_size": attention.hidden_size,
             "num_heads": attention.num_heads,
             "head_dim": attention.head_dim,
-            "qkv_bias": attention.q_proj.bias is not None,
+            "qkv_bias": cls.inherits_bias and attention.q_proj.bias is not None,
         }
         with torch.device(weight.device):
             block = cls(**(sizes | block_kwargs)).to(weight.dtype)
