@@ -1,0 +1,149 @@
+"""What a prepared corpus says of itself (corpus.json), and how damage to it is noticed."""
+
+import hashlib
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jetlit.errors import UserError
+from jetlit.files import read_json, write_json
+
+CORPUS_FILE = "corpus.json"
+INDEX_FILE = "index.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ChunkInfo:
+    """One chunk file: its name, tokens in it, its size in bytes and its SHA-256."""
+
+    filename: str
+    tokens: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """One split: documents, tokens, the index's SHA-256 and the chunks."""
+
+    documents: int
+    tokens: int
+    index_sha256: str
+    chunks: list[ChunkInfo]
+
+
+@dataclass(frozen=True)
+class CorpusInfo:
+    """corpus.json: what the corpus was made from and what is in it.
+
+    Attributes:
+        name: the corpus' name.
+        source: where the documents came from, as given to `prepare`.
+        options: settings of that source.
+        seed: seed of the preparation.
+        tokenizer: name or path of the tokenizer.
+        vocab_size: one more than its largest id.
+        eos_token_id: the id that ends each document.
+        dtype: of the tokens in the chunks, "uint16" or "int32".
+        duplicates: documents left out because an earlier one was the same.
+        splits: "train" and "val".
+    """
+
+    name: str
+    source: str
+    options: dict[str, Any]
+    seed: int
+    tokenizer: str
+    vocab_size: int
+    eos_token_id: int
+    dtype: str
+    duplicates: int
+    splits: dict[str, SplitInfo]
+
+    def save(self, folder: Path) -> None:
+        """Write corpus.json, atomically; done last, it makes the folder a corpus."""
+        write_json(folder / CORPUS_FILE, {"format": _FORMAT, **asdict(self)})
+
+
+def read_corpus(path: str) -> CorpusInfo:
+    """Read corpus.json of a local or s3:// corpus, and check that a local one is all there.
+
+    Args:
+        path: the corpus' folder, which holds train/ and val/.
+
+    Raises:
+        UserError: it is no corpus, its preparation never finished, or a file is missing or has the wrong size.
+    """
+    if "://" in path:
+        return _parse(_fetch_json(f"{path.rstrip('/')}/{CORPUS_FILE}"), path)
+    folder = Path(path)
+    if not (folder / CORPUS_FILE).is_file():
+        raise UserError(
+            f"{folder} is not a finished corpus (there is no {CORPUS_FILE} in it): run jetlit data, or correct the path."
+        )
+    info = _parse(read_json(folder / CORPUS_FILE), path)
+    for split, content in info.splits.items():
+        _check_files(folder / split, content)
+    return info
+
+
+def _parse(record: dict[str, Any], path: str) -> CorpusInfo:
+    try:
+        if record.pop("format") != _FORMAT:
+            raise KeyError("format")
+        splits = {
+            name: SplitInfo(**{**split, "chunks": [ChunkInfo(**chunk) for chunk in split["chunks"]]})
+            for name, split in record.pop("splits").items()
+        }
+        return CorpusInfo(splits=splits, **record)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}/{CORPUS_FILE} was not written by this version of jetlit ({error}): prepare the corpus again."
+        ) from error
+
+
+def _check_files(folder: Path, split: SplitInfo) -> None:
+    for chunk in split.chunks:
+        path = folder / chunk.filename
+        if not path.is_file():
+            raise UserError(f"Chunk {path} is missing: prepare the corpus again or restore the file from its copy.")
+        check_size(path, chunk.bytes)
+    index = folder / INDEX_FILE
+    if not index.is_file() or sha256_of(index) != split.index_sha256:
+        raise UserError(f"{index} is missing or damaged: prepare the corpus again or restore the file from its copy.")
+
+
+def check_size(path: Path, expected: int) -> None:
+    """Refuse a file that has not the expected size in bytes.
+
+    Raises:
+        UserError: it has another size.
+    """
+    size = path.stat().st_size
+    if size != expected:
+        raise UserError(
+            f"Chunk {path} is damaged ({size} bytes instead of {expected}): "
+            "prepare the corpus again or restore the file from its copy."
+        )
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fetch_json(url: str) -> dict[str, Any]:
+    """Read a JSON file of an object store through litdata's own downloader."""
+    from litdata.streaming.downloader import get_downloader
+
+    remote, _, filename = url.rpartition("/")
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch) / filename
+        try:
+            get_downloader(remote, scratch, []).download_file(url, str(local))
+        except Exception as error:  # every object store raises its own
+            raise UserError(f"{url} could not be read ({error}): check the path and your credentials.") from error
+        return read_json(local)

@@ -1,0 +1,154 @@
+"""Tokenizers: any Hugging Face one, or bytes, which needs no download."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizer, PreTrainedTokenizerBase
+
+from jetlit.errors import UserError
+
+BYTE_VALUES = 256
+_SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
+_BYTE_TOKENS = [f"<0x{value:02X}>" for value in range(BYTE_VALUES)]
+_TOKEN_IDS = {token: index for index, token in enumerate([*_BYTE_TOKENS, *_SPECIAL_TOKENS])}
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class ByteTokenizer(PreTrainedTokenizer):
+    """UTF-8 bytes as tokens: ids 0 to 255 are the bytes, 256 pad, 257 bos, 258 eos.
+
+    `decode(encode(text)) == text` for any text, also one that spells "<eos>": text never becomes a special token.
+    No special token is added by `encode`. Bytes that are no valid UTF-8 decode to U+FFFD.
+    """
+
+    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012 (transformers' own convention)
+
+    def __init__(self, **kwargs: Any) -> None:
+        pad, bos, eos = _SPECIAL_TOKENS
+        settings = {"pad_token": pad, "bos_token": bos, "eos_token": eos, "clean_up_tokenization_spaces": False}
+        super().__init__(**{**settings, **kwargs})
+
+    @property
+    def vocab_size(self) -> int:
+        """259: the bytes, pad, bos and eos."""
+        return len(_TOKEN_IDS)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token names ("<0x41>" for the byte 65) to ids."""
+        return dict(_TOKEN_IDS)
+
+    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        """The names of the text's UTF-8 bytes."""
+        return [_BYTE_TOKENS[value] for value in _to_bytes(text)]
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """The ids of the text's bytes as uint8 [n]: many times faster than `encode`, for preparing corpora."""
+        return np.frombuffer(_to_bytes(text), dtype=np.uint8)
+
+    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        return self.tokenize(text)
+
+    def _convert_token_to_id(self, token: str) -> int | None:
+        return _TOKEN_IDS.get(token)
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return _BYTE_TOKENS[index] if index < BYTE_VALUES else _SPECIAL_TOKENS[index - BYTE_VALUES]
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """Bytes joined and decoded; special tokens in between are spelled out."""
+        data = bytearray()
+        for token in tokens:
+            match = _BYTE_TOKEN.fullmatch(token)
+            data.extend(bytes([int(match[1], 16)]) if match else token.encode())
+        return _to_text(bytes(data))
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Nothing to save: the vocabulary is the class."""
+        return ()
+
+
+def _to_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # a lone surrogate, as json.loads may give, is text too
+
+
+def _to_text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace")
+
+
+class _ByteTokenizerConfig(PreTrainedConfig):
+    """AutoTokenizer registers tokenizers by a model's configuration; this one stands for no model."""
+
+    model_type = "jetlit_bytes"
+
+
+AutoTokenizer.register(_ByteTokenizerConfig, ByteTokenizer, exist_ok=True)
+
+
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer.
+
+    Args:
+        name_or_path: "bytes" for `ByteTokenizer`, else a folder or a hub name for AutoTokenizer.
+
+    Raises:
+        UserError: there is no tokenizer under that name, or it has no end-of-sequence token.
+    """
+    if name_or_path == "bytes":
+        return ByteTokenizer()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f'No tokenizer could be loaded from "{name_or_path}" ({reason}): give a folder that holds one, '
+            'a hub name, or "bytes".'
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f'The tokenizer "{name_or_path}" has no end-of-sequence token, which ends documents: '
+            "set its eos_token and save it again."
+        )
+    return tokenizer
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the largest id the tokenizer can give (`len(tokenizer)` is too small where ids have gaps)."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase | int, model_vocabulary: int, model: str = "the model") -> None:
+    """Refuse a tokenizer whose ids do not all have a row in the model's embedding.
+
+    Args:
+        tokenizer: the tokenizer, or the size of its vocabulary (from corpus.json).
+        model_vocabulary: rows of the model's embedding; more rows than tokens are fine (padded vocabularies).
+        model: what to call the model in the message.
+
+    Raises:
+        UserError: the tokenizer has more tokens than the model has rows.
+    """
+    size = tokenizer if isinstance(tokenizer, int) else vocabulary_size(tokenizer)
+    if size > model_vocabulary:
+        raise UserError(
+            f"The tokenizer has {size} tokens but {model} has room for {model_vocabulary}: "
+            "prepare the data with the tokenizer that belongs to the model."
+        )
+
+
+def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[np.ndarray]:
+    """Token ids of each text, with EOS at the end and no other special token.
+
+    Returns:
+        One int32 array [n + 1] a text.
+    """
+    texts = list(texts)
+    if isinstance(tokenizer, ByteTokenizer):
+        encoded: list[Any] = [tokenizer.encode_array(text) for text in texts]
+    else:
+        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    return [np.append(np.asarray(ids, dtype=np.int32), np.int32(tokenizer.eos_token_id)) for ids in encoded]
