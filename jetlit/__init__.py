@@ -1,1 +1,6 @@
-"""jetlit: Lightning-based, modular training recipes for PostNAS."""
+"""jetlit: Lightning-based, modular training recipes for PostNAS.
+
+Importing it registers the hybrid with transformers' AutoConfig and AutoModelForCausalLM.
+"""
+
+from jetlit import models as models

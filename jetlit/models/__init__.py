@@ -1,0 +1,29 @@
+"""Models in transformers' conventions: the hybrid decoder, its cache, teachers, architectures and the super network."""
+
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from jetlit.models.architecture import Architecture, check_budget
+from jetlit.models.cache import HybridCache
+from jetlit.models.configuration import JetNemotronConfig
+from jetlit.models.hybridise import freeze_all_but_mixers, hybridise
+from jetlit.models.layer_inputs import LayerInputs
+from jetlit.models.modeling import JetNemotronForCausalLM, JetNemotronModel
+from jetlit.models.supernet import SuperNetwork
+from jetlit.models.teacher import load_teacher
+
+AutoConfig.register(JetNemotronConfig.model_type, JetNemotronConfig, exist_ok=True)
+AutoModelForCausalLM.register(JetNemotronConfig, JetNemotronForCausalLM, exist_ok=True)
+
+__all__ = [
+    "Architecture",
+    "HybridCache",
+    "JetNemotronConfig",
+    "JetNemotronForCausalLM",
+    "JetNemotronModel",
+    "LayerInputs",
+    "SuperNetwork",
+    "check_budget",
+    "freeze_all_but_mixers",
+    "hybridise",
+    "load_teacher",
+]

@@ -1,0 +1,79 @@
+"""Builds a model around tensors that exist already, without initialising or allocating anything twice."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from jetlit.errors import UserError
+from jetlit.models.configuration import JetNemotronConfig
+from jetlit.models.mixers import attach_config
+from jetlit.models.modeling import JetNemotronForCausalLM
+
+
+def empty_model(config: JetNemotronConfig) -> JetNemotronForCausalLM:
+    """Returns a model on the meta device, which costs no memory; `fill` gives it its tensors."""
+    with torch.device("meta"):
+        return JetNemotronForCausalLM(config)
+
+
+def replace_mixers(model: JetNemotronForCausalLM, mixer: Callable[[int], nn.Module]) -> None:
+    """Puts `mixer(index)` into every layer."""
+    for index, layer in enumerate(model.model.layers):
+        layer.self_attn = mixer(index)
+        attach_config(layer.self_attn, model.config)
+
+
+def fill(model: JetNemotronForCausalLM, tensors: dict[str, torch.Tensor], origin: str) -> None:
+    """Gives an empty model its tensors; they become its parameters without a copy.
+
+    Args:
+        model: from `empty_model`; token mixers that have tensors already need none.
+        tensors: by name.
+        origin: where they come from, for the message.
+
+    Raises:
+        UserError: tensors are missing, left over or of the wrong shape.
+    """
+    device = next(iter(tensors.values())).device
+    try:
+        _, unexpected = model.load_state_dict(tensors, strict=False, assign=True)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
+        raise UserError(f"The tensors of {origin} do not fit its configuration: {reason}.") from None
+    model.tie_weights()
+    # Its buffers are in no checkpoint, so they are computed anew.
+    model.model.rotary = type(model.model.rotary)(model.config).to(device)  # type: ignore[arg-type]
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if missing or unexpected:
+        what = f"lacks {', '.join(missing[:3])}" if missing else f"has {', '.join(unexpected[:3])} too many"
+        raise UserError(f"{origin} does not fit its configuration: it {what}.")
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+
+
+def assemble(
+    config: JetNemotronConfig, source: JetNemotronForCausalLM, mixer: Callable[[int], nn.Module]
+) -> JetNemotronForCausalLM:
+    """Returns a new model with a copy of `source`'s embedding, MLPs, norms and head, and new token mixers.
+
+    Args:
+        config: of the new model; all sizes outside the token mixers are the source's.
+        source: the model to copy from; it is left as it is.
+        mixer: makes the token mixer of a layer.
+    """
+    model = empty_model(config)
+    replace_mixers(model, mixer)
+    fill(model, copied_tensors(source, lambda name: ".self_attn." not in name), "the teacher")
+    model.config._attn_implementation = source.config._attn_implementation
+    if source.generation_config is not None:
+        model.generation_config = copy.deepcopy(source.generation_config)
+    return model.train(source.training)
+
+
+def copied_tensors(module: nn.Module, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, torch.Tensor]:
+    """Returns copies of a module's tensors whose name is wanted."""
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items() if wanted(name)}

@@ -1,0 +1,171 @@
+"""The hybrid's configuration: the released Jet-Nemotron keys, and a few more for other teachers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from jetlit.blocks import BLOCKS
+from jetlit.errors import UserError
+
+# What the released code reads; a configuration outside of these needs jetlit to be loaded.
+RELEASED_LAYER_TYPES = ("jet", "attn", "swa")
+RELEASED_AUTO_MAP = {
+    "AutoConfig": "configuration_jet_nemotron.JetNemotronConfig",
+    "AutoModelForCausalLM": "modeling_jet_nemotron.JetNemotronForCausalLM",
+}
+# Keys the released code does not know, with the value that means "as in the released code".
+_EXTENSIONS: dict[str, Any] = {
+    "attention_bias": True,
+    "output_bias": False,
+    "mlp_bias": False,
+    "qk_norm": False,
+}
+
+
+@strict
+class JetNemotronConfig(PreTrainedConfig):
+    """Configuration of a decoder whose layers each choose their token mixer.
+
+    The keys are those of the released checkpoints; `config.json` is written with them, and both the old names of the
+    rotary settings (`rope_theta`, `rope_scaling`) and the new one (`rope_parameters`) are read. Defaults are those of
+    the 2B with full attention everywhere.
+
+    Args:
+        layer_types: a block name (`jetlit.blocks.BLOCKS`) for each layer; None means "attn" everywhere.
+        efficient_attention_config: for each block name, its constructor's arguments; `{"swa": {"window_size": …}}`.
+        head_dim: of attention; None means hidden_size / num_attention_heads.
+        attention_bias: biases on the query, key and value projections.
+        output_bias: bias on attention's output projection.
+        mlp_bias: biases in the MLP.
+        qk_norm: RMSNorm on queries and keys.
+
+    Raises:
+        UserError: an unknown layer type, a wrong number of layers, a missing or odd window, or uneven heads.
+    """
+
+    model_type = "jet_nemotron"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    default_theta = 10000.0
+
+    vocab_size: int = 151936
+    hidden_size: int = 1536
+    intermediate_size: int = 8960
+    num_hidden_layers: int = 28
+    num_attention_heads: int = 12
+    num_key_value_heads: int | None = 2
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 32768
+    initializer_range: float = 0.02
+    rms_norm_eps: float = 1e-6
+    use_cache: bool = True
+    tie_word_embeddings: bool = True
+    rope_parameters: dict | None = None
+    attention_dropout: float | int = 0.0
+    layer_types: list[str] | None = None
+    efficient_attention_config: dict | None = None
+    head_dim: int | None = None
+    attention_bias: bool = True
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fills in what was left out and refuses what cannot be built."""
+        # Written for transformers 4; it says where remote code would be, which is never run from here.
+        kwargs.pop("auto_map", None)
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None:
+            self.head_dim = _even_split(self.hidden_size, self.num_attention_heads)
+        if self.layer_types is None:
+            self.layer_types = ["attn"] * self.num_hidden_layers
+        if self.efficient_attention_config is None:
+            self.efficient_attention_config = {}
+        super().__post_init__(**kwargs)
+        self.check_layers()
+
+    def check_layers(self) -> None:
+        """Checks the layer types and what they need; raises UserError."""
+        assert self.layer_types is not None
+        unknown = sorted(set(self.layer_types) - set(BLOCKS))
+        if unknown:
+            raise UserError(
+                f"layer_types names {', '.join(map(repr, unknown))}, which nobody knows: "
+                f"use {', '.join(BLOCKS)}, or register the block."
+            )
+        if len(self.layer_types) != self.num_hidden_layers:
+            raise UserError(
+                f"layer_types has {len(self.layer_types)} entries for {self.num_hidden_layers} layers: "
+                "give one for each layer."
+            )
+        if "swa" in self.layer_types:
+            window = self.block_config("swa").get("window_size")
+            if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+                raise UserError(
+                    "efficient_attention_config.swa.window_size must be a positive whole number of tokens, "
+                    f"not {window!r}: set it to the window of the checkpoint."
+                )
+
+    def validate_layer_type(self) -> None:
+        """Replaces transformers' check, which knows only its own names; `check_layers` does it instead."""
+
+    def block_config(self, name: str) -> dict[str, Any]:
+        """Returns the arguments of block `name` as the configuration holds them."""
+        return dict((self.efficient_attention_config or {}).get(name, {}))
+
+    @property
+    def window_size(self) -> int | None:
+        """Tokens a sliding window sees, itself included; None without such a layer."""
+        return self.block_config("swa").get("window_size")
+
+    @property
+    def is_released_format(self) -> bool:
+        """Whether the released code could build this model too."""
+        return (
+            set(self.layer_types or ()) <= set(RELEASED_LAYER_TYPES)
+            and all(getattr(self, key) == value for key, value in _EXTENSIONS.items())
+            and self.head_dim * self.num_attention_heads == self.hidden_size  # type: ignore[operator]
+        )
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Returns what goes into config.json: the released names, so that old and new transformers read it."""
+        values = self.to_dict()
+        rope = dict(values.pop("rope_parameters", None) or {})
+        values["rope_theta"] = rope.pop("rope_theta", self.default_theta)
+        values["rope_scaling"] = rope if rope.get("rope_type", "default") != "default" else None
+        values["torch_dtype"] = values.pop("dtype", None)
+        if self.is_released_format:
+            values["auto_map"] = dict(RELEASED_AUTO_MAP)
+            values.pop("head_dim")
+        for key, released in _EXTENSIONS.items():
+            if values.get(key) == released:
+                values.pop(key)
+        return {key: value for key, value in values.items() if key in _ALWAYS_WRITTEN or not _is_default(key, value)}
+
+
+_ALWAYS_WRITTEN = frozenset({"model_type", "architectures", "auto_map", "rope_scaling", "transformers_version"}) | (
+    frozenset(JetNemotronConfig.__annotations__) - frozenset({"pad_token_id"})
+)
+
+
+def _is_default(key: str, value: Any) -> bool:
+    """Whether transformers' base class has the same value anyway, so that it need not be written."""
+    return value is None or key.startswith("_") or value == _BASE.get(key, object())
+
+
+_BASE = PreTrainedConfig().to_dict()
+
+
+def _even_split(hidden_size: int, heads: int) -> int:
+    if heads < 1 or hidden_size % heads:
+        raise UserError(
+            f"hidden_size {hidden_size} does not divide into {heads} heads: correct one of them or give head_dim."
+        )
+    return math.floor(hidden_size / heads)

@@ -1,0 +1,88 @@
+"""From a full-attention teacher to a hybrid: new token mixers that start from the teacher's attention."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+from torch import nn
+
+from jetlit.blocks import TokenMixer, get_block
+from jetlit.blocks.attention import Attention
+from jetlit.errors import UserError
+from jetlit.models.architecture import Architecture
+from jetlit.models.assembly import assemble
+from jetlit.models.configuration import JetNemotronConfig
+from jetlit.models.mixers import inherited_settings
+from jetlit.models.modeling import JetNemotronForCausalLM
+
+
+def hybridise(teacher: JetNemotronForCausalLM, architecture: Architecture) -> JetNemotronForCausalLM:
+    """Replaces a teacher's attention as an architecture says (paper section 2.2).
+
+    Every block starts from the teacher's attention in its layer (`TokenMixer.from_attention`); everything else is
+    copied. Settings that the architecture leaves open (heads, head size, biases) are taken from the attention and
+    written into the new configuration.
+
+    Args:
+        teacher: with attention in every layer that is to be replaced; it is left as it is.
+        architecture: a block for each layer.
+
+    Returns:
+        The hybrid, on the teacher's device and in its type.
+
+    Raises:
+        UserError: the architecture does not fit the teacher.
+    """
+    architecture.validate(teacher.config)
+    config = hybrid_config(teacher.config, architecture)
+
+    def mixer(index: int) -> nn.Module:
+        return convert_mixer(teacher, index, architecture.layer_types[index], config)
+
+    return assemble(config, teacher, mixer)
+
+
+def hybrid_config(config: JetNemotronConfig, architecture: Architecture) -> JetNemotronConfig:
+    """Returns a copy of `config` with the architecture's layers and complete block settings."""
+    used = sorted(set(architecture.layer_types) - {"attn"})
+    settings = {name: inherited_settings(config, name) | architecture.block_configs.get(name, {}) for name in used}
+    values = copy.deepcopy(config.to_dict())
+    # Names of transformers' own, which its constructor does not take back.
+    for name in ("model_type", "transformers_version", "auto_map"):
+        values.pop(name, None)
+    values |= {"layer_types": list(architecture.layer_types), "efficient_attention_config": settings}
+    return JetNemotronConfig(**values)
+
+
+def convert_mixer(
+    teacher: JetNemotronForCausalLM, index: int, name: str, config: JetNemotronConfig
+) -> TokenMixer | nn.Module:
+    """Makes block `name` from the attention in layer `index` of the teacher.
+
+    Raises:
+        UserError: that layer of the teacher is not attention, so there is nothing to start from.
+    """
+    source = teacher.model.layers[index].self_attn
+    if not isinstance(source, Attention):
+        if teacher.config.layer_types[index] == name:  # type: ignore[index]
+            return copy.deepcopy(source)
+        raise UserError(
+            f"Layer {index} of the teacher is {type(source).__name__}, not attention, so {name!r} cannot "
+            "start from it: "
+            "hybridise the full-attention teacher itself."
+        )
+    return get_block(name).from_attention(source, **config.block_config(name))
+
+
+def freeze_all_but_mixers(model: JetNemotronForCausalLM) -> None:
+    """Freezes embeddings, MLPs, norms and head, so that only the token mixers learn (stage 1, super network)."""
+    mixers = {id(parameter) for layer in model.model.layers for parameter in layer.self_attn.parameters()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in mixers)
+
+
+def mixer_parameters(model: JetNemotronForCausalLM) -> Iterator[nn.Parameter]:
+    """Yields the parameters of every layer's token mixer."""
+    for layer in model.model.layers:
+        yield from layer.self_attn.parameters()

@@ -1,0 +1,303 @@
+"""The hybrid decoder in transformers' conventions: base model and causal language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from jetlit.blocks.base import LinearMixer, MaskKind
+from jetlit.blocks.masks import attention_mask_for, packed_positions
+from jetlit.blocks.rms_norm import RMSNorm
+from jetlit.errors import UserError
+from jetlit.models.cache import HybridCache
+from jetlit.models.checkpoint import check_loading
+from jetlit.models.configuration import JetNemotronConfig
+from jetlit.models.layer_inputs import LayerInputs
+from jetlit.models.layers import DecoderLayer
+
+
+class JetNemotronPreTrainedModel(PreTrainedModel):
+    """What transformers wants to know of the model, and the initialisation of its weights."""
+
+    config_class = JetNemotronConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DecoderLayer"]  # noqa: RUF012 (transformers' own form)
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    # Old Llama checkpoints carry the rotary buffer.
+    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq$"]  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Linear layers and embeddings as transformers does; a linear block's own parameters as the block says."""
+        super()._init_weights(module)
+        if isinstance(module, LinearMixer):
+            module.init_weights()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Loads a checkpoint as transformers does, from safetensors only, and refuses one that does not fit.
+
+        Raises:
+            UserError: tensors are missing, left over, or of another shape than the configuration says.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs.setdefault("use_safetensors", True)
+        kwargs["ignore_mismatched_sizes"] = True
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        check_loading(str(pretrained_model_name_or_path), info)
+        return (model, info) if wants_info else model
+
+
+class JetNemotronModel(JetNemotronPreTrainedModel):
+    """Embedding, decoder layers and final norm.
+
+    Args:
+        config: of the model.
+    """
+
+    def __init__(self, config: JetNemotronConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary = LlamaRotaryEmbedding(config)  # type: ignore[arg-type]
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def layer_inputs(
+        self,
+        hidden: torch.Tensor,
+        *,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        cache: HybridCache | None = None,
+        cu_seqlens: torch.Tensor | None = None,
+    ) -> LayerInputs:
+        """Prepares what the layers need beside the hidden states.
+
+        Args:
+            hidden: [B, T, H], for its shape, type and device.
+            attention_mask: [B, seen + T], 1 at real tokens; None when all are real.
+            position_ids: [B or 1, T]; by default counted from the cache, or within each packed sequence.
+            cache: of the tokens seen before.
+            cu_seqlens: [N + 1] bounds of sequences packed into one row.
+
+        Returns:
+            One object for all layers.
+        """
+        batch, length, _ = hidden.shape
+        seen = 0 if cache is None else cache.seen_tokens
+        if position_ids is None:
+            position_ids = (
+                torch.arange(seen, seen + length, device=hidden.device)[None]
+                if cu_seqlens is None
+                else packed_positions(cu_seqlens, length)[None]
+            )
+        padding = None if attention_mask is None else attention_mask.to(hidden.device, torch.bool)
+        if padding is not None and bool(padding.all()):
+            padding = None
+        implementation = self.config._attn_implementation or "sdpa"
+
+        def build_mask(kind: MaskKind) -> torch.Tensor | None:
+            if kind == "padding":
+                return padding
+            kv_length, kv_offset = (length, 0) if cache is None else cache.mask_sizes(kind, length)
+            return attention_mask_for(
+                implementation,
+                batch=batch,
+                q_length=length,
+                kv_length=kv_length,
+                q_offset=seen,
+                kv_offset=kv_offset,
+                window=self.config.window_size if kind == "sliding" else None,
+                padding=padding,
+                cu_seqlens=cu_seqlens,
+                dtype=hidden.dtype,
+                device=hidden.device,
+            )
+
+        return LayerInputs(self.rotary(hidden, position_ids), cache, cu_seqlens, build_mask)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: HybridCache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        cu_seqlens: torch.Tensor | None = None,
+    ) -> BaseModelOutputWithPast:
+        """Runs the decoder.
+
+        Args:
+            input_ids: [B, T]; or `inputs_embeds` [B, T, H].
+            attention_mask: [B, seen + T], 1 at real tokens.
+            position_ids: [B or 1, T].
+            past_key_values: the cache; advanced by T tokens.
+            inputs_embeds: in place of input_ids.
+            use_cache: make a cache when none is given; by default as configured when no gradient is wanted.
+            output_hidden_states: also return L + 1 tensors [B, T, H]: the embedding and every layer's output, before
+                the final norm.
+            cu_seqlens: [N + 1] bounds of sequences packed into one row (B is 1); they neither see each other nor
+                share a state.
+
+        Returns:
+            The normed last hidden state [B, T, H], the cache, and the hidden states if asked for.
+
+        Raises:
+            UserError: the cache is full, or cannot be combined with packed sequences.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        cache = self._cache(past_key_values, use_cache, cu_seqlens)
+        if cache is not None:
+            cache.check_room(hidden.shape[1])
+        inputs = self.layer_inputs(
+            hidden, attention_mask=attention_mask, position_ids=position_ids, cache=cache, cu_seqlens=cu_seqlens
+        )
+        states = [hidden]
+        for layer in self.layers:
+            hidden = layer(hidden, inputs)
+            if output_hidden_states:
+                states.append(hidden)
+        if cache is not None:
+            cache.advance(hidden.shape[1])
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.norm(hidden),
+            past_key_values=cache,
+            hidden_states=tuple(states) if output_hidden_states else None,
+        )
+
+    @property
+    def layer_types(self) -> list[str]:
+        """The block that runs in each layer; in a super network, that of the active path."""
+        return [
+            getattr(layer.self_attn, "active", name)
+            for layer, name in zip(self.layers, self.config.layer_types, strict=True)
+        ]
+
+    def new_cache(self, max_length: int | None = None) -> HybridCache:
+        """Returns an empty cache for the layers as they stand."""
+        return HybridCache(self.config, max_length, self.layer_types)
+
+    def _cache(
+        self, given: HybridCache | None, use_cache: bool | None, cu_seqlens: torch.Tensor | None
+    ) -> HybridCache | None:
+        if given is not None and not isinstance(given, HybridCache):
+            raise UserError(
+                f"This model needs a HybridCache, not a {type(given).__name__}: leave past_key_values out, "
+                "or pass model.new_cache()."
+            )
+        if cu_seqlens is not None:
+            if given is not None:
+                raise UserError("Packed sequences cannot continue from a cache: pass cu_seqlens or a cache, not both.")
+            return None
+        if given is not None:
+            return given
+        if use_cache is None:
+            # In training nobody reads a cache, and it would keep every layer's state alive.
+            use_cache = self.config.use_cache and not self.training and not torch.is_grad_enabled()
+        return self.new_cache() if use_cache else None
+
+
+class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
+    """The decoder with its language model head, tied to the embedding if the configuration says so.
+
+    Args:
+        config: of the model.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: JetNemotronConfig) -> None:
+        super().__init__(config)
+        self.model = JetNemotronModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: HybridCache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        cu_seqlens: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        return_dict: bool | None = None,
+    ) -> CausalLMOutputWithPast:
+        """Predicts the next token at every position.
+
+        Args:
+            input_ids: as for `JetNemotronModel.forward`, like the others not named here.
+            attention_mask: [B, seen + T].
+            position_ids: [B or 1, T].
+            past_key_values: the cache.
+            inputs_embeds: [B, T, H].
+            labels: [B, T], shifted inside; −100 is ignored. Gives `loss`, mean nats per token.
+            use_cache: see there.
+            output_hidden_states: see there.
+            cu_seqlens: see there; the first token of each packed sequence is not a target.
+            logits_to_keep: compute logits for the last that many positions only, or at these indices; 0 means all.
+            return_dict: transformers' habit; only True is possible.
+
+        Returns:
+            Loss if labels were given, logits [B, T, V], cache, and hidden states if asked for.
+        """
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            cu_seqlens=cu_seqlens,
+        )
+        hidden = output.last_hidden_state
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden[:, keep])
+        loss = None
+        if labels is not None:
+            if cu_seqlens is not None:
+                labels = labels.index_fill(1, cu_seqlens[:-1].to(labels.device, torch.int64), -100)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, past_key_values=output.past_key_values, hidden_states=output.hidden_states
+        )
+
+    def new_cache(self, max_length: int | None = None) -> HybridCache:
+        """Returns an empty cache for `past_key_values`; with `max_length` keys and values are allocated once."""
+        return self.model.new_cache(max_length)
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: Any, batch_size: int, length: int
+    ) -> None:
+        """Gives `generate` the hybrid's own cache in place of transformers' ones, which do not know its layers."""
+        implementation = generation_config.cache_implementation
+        if model_kwargs.get("past_key_values") is not None or not generation_config.use_cache:
+            super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, batch_size, length)
+        elif implementation in (None, "dynamic", "hybrid"):
+            model_kwargs["past_key_values"] = self.new_cache()
+        elif implementation == "static":
+            model_kwargs["past_key_values"] = self.new_cache(max(length, generation_config.max_cache_len or 0))
+        else:
+            raise UserError(
+                f"cache_implementation {implementation!r} is not available for this model: "
+                'leave it out, or use "dynamic" or "static".'
+            )

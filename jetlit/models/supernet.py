@@ -1,0 +1,204 @@
+"""The once-for-all super network: every layer holds its attention and alternatives, one of which is active."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from jetlit.blocks.base import MaskKind
+from jetlit.errors import UserError
+from jetlit.files import atomic_path, read_json, write_json
+from jetlit.models.architecture import Architecture
+from jetlit.models.assembly import assemble, empty_model, fill, replace_mixers
+from jetlit.models.configuration import JetNemotronConfig
+from jetlit.models.hybridise import convert_mixer, hybrid_config
+from jetlit.models.mixers import build_mixer
+from jetlit.models.modeling import JetNemotronForCausalLM, JetNemotronModel
+
+_CONFIG_FILE, _WEIGHTS_FILE = "supernet.json", "supernet.safetensors"
+
+
+class SwitchableMixer(nn.Module):
+    """Several token mixers of one layer, one of which runs.
+
+    Args:
+        paths: by block name; the first is active at the start.
+    """
+
+    def __init__(self, paths: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.paths = nn.ModuleDict(paths)
+        self.active = next(iter(paths))
+
+    @property
+    def mask_kind(self) -> MaskKind:
+        """The mask that the active mixer wants."""
+        return self.paths[self.active].mask_kind  # type: ignore[return-value]
+
+    def forward(self, hidden_states: torch.Tensor, **inputs: Any) -> torch.Tensor:
+        """Runs the active mixer; see `TokenMixer.forward`."""
+        return self.paths[self.active](hidden_states, **inputs)
+
+
+class SuperNetwork(nn.Module):
+    """A teacher whose layers each offer their attention and other blocks (paper section 2.2, figure 3).
+
+    Args:
+        teacher: a full-attention model; it is left as it is.
+        alternatives: blocks offered beside "attn" in every layer; "swa" needs a window in `block_configs`.
+        block_configs: arguments of the alternatives; what is left out comes from the teacher's attention.
+
+    Raises:
+        UserError: an alternative is unknown or set up wrongly, or the teacher is not all attention.
+    """
+
+    def __init__(
+        self,
+        teacher: JetNemotronForCausalLM,
+        alternatives: Sequence[str] = ("gla",),
+        block_configs: dict[str, dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        alternatives = [name for name in alternatives if name != "attn"]
+        if not alternatives:
+            raise UserError("A super network needs at least one alternative to attention: name a block such as 'gla'.")
+        config = _supernet_config(teacher.config, alternatives, block_configs or {})
+
+        def mixer(index: int) -> nn.Module:
+            return SwitchableMixer({name: convert_mixer(teacher, index, name, config) for name in self.choices})
+
+        self.choices = ("attn", *alternatives)
+        self.causal_lm = assemble(config, teacher, mixer)
+
+    @property
+    def model(self) -> JetNemotronModel:
+        """The decoder; its layers run their active path."""
+        return self.causal_lm.model
+
+    @property
+    def lm_head(self) -> nn.Linear:
+        """The language model head."""
+        return self.causal_lm.lm_head
+
+    @property
+    def config(self) -> JetNemotronConfig:
+        """The configuration with attention everywhere and the settings of all alternatives."""
+        return self.causal_lm.config
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the active subnetwork; arguments and result as for `JetNemotronForCausalLM.forward`."""
+        return self.causal_lm(*args, **kwargs)
+
+    @property
+    def choices_per_layer(self) -> list[tuple[str, ...]]:
+        """The blocks offered in each layer."""
+        return [self.choices] * len(self.model.layers)
+
+    def sample_active_subnet(self, generator: torch.Generator | None = None) -> list[str]:
+        """Activates a path drawn uniformly, layer by layer, and returns it.
+
+        Args:
+            generator: on the CPU; the same state gives the same path.
+        """
+        drawn = torch.randint(len(self.choices), (len(self.model.layers),), generator=generator).tolist()
+        path = [self.choices[index] for index in drawn]
+        self.set_active_subnet(path)
+        return path
+
+    def set_active_subnet(self, choices: Iterable[str]) -> None:
+        """Activates a block in each layer.
+
+        Raises:
+            UserError: the number of layers is wrong, or a layer does not offer its block.
+        """
+        path = self._checked(choices)
+        for layer, name in zip(self.model.layers, path, strict=True):
+            layer.self_attn.active = name
+
+    def get_active_subnet(self) -> list[str]:
+        """Returns the active block of each layer."""
+        return [layer.self_attn.active for layer in self.model.layers]
+
+    def extract(self, choices: Iterable[str]) -> JetNemotronForCausalLM:
+        """Returns a model of its own with copies of the chosen blocks and of everything they share."""
+        path = self._checked(choices)
+        config = hybrid_config(self.config, Architecture(path, self._block_configs()))
+        layers = self.model.layers
+        return assemble(config, self.causal_lm, lambda index: copy.deepcopy(layers[index].self_attn.paths[path[index]]))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes weights (safetensors) and configuration into a folder, the configuration last."""
+        folder = Path(folder)
+        tied = "lm_head.weight" if self.config.tie_word_embeddings else None
+        tensors = {
+            name: tensor.detach().contiguous() for name, tensor in self.causal_lm.state_dict().items() if name != tied
+        }
+        with atomic_path(folder / _WEIGHTS_FILE) as path:
+            save_file(tensors, path, metadata={"format": "pt"})
+        values = {"alternatives": self.choices[1:], "config": self.config.to_diff_dict()}
+        write_json(folder / _CONFIG_FILE, values)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> SuperNetwork:
+        """Reads what `save_pretrained` wrote.
+
+        Raises:
+            UserError: the folder holds no super network, or a damaged one.
+        """
+        folder = Path(folder)
+        values = read_json(folder / _CONFIG_FILE)
+        network = cls.__new__(cls)
+        nn.Module.__init__(network)
+        network.choices = ("attn", *values["alternatives"])
+        config = JetNemotronConfig.from_dict(values["config"])
+        network.causal_lm = empty_model(config)
+        with torch.device("meta"):
+            replace_mixers(
+                network.causal_lm,
+                lambda index: SwitchableMixer({name: build_mixer(config, name) for name in network.choices}),
+            )
+        try:
+            tensors = load_file(folder / _WEIGHTS_FILE)
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"{folder / _WEIGHTS_FILE} cannot be read ({error}): train the super network again."
+            ) from None
+        fill(network.causal_lm, tensors, str(folder))
+        return network
+
+    def _block_configs(self) -> dict[str, dict[str, Any]]:
+        return {name: self.config.block_config(name) for name in self.choices[1:]}
+
+    def _checked(self, choices: Iterable[str]) -> list[str]:
+        path = list(choices)
+        if len(path) != len(self.model.layers):
+            raise UserError(
+                f"The super network has {len(self.model.layers)} layers, not {len(path)}: choose one block each."
+            )
+        unknown = sorted(set(path) - set(self.choices))
+        if unknown:
+            raise UserError(
+                f"The super network does not offer {', '.join(map(repr, unknown))}: choose {', '.join(self.choices)}."
+            )
+        return path
+
+
+def _supernet_config(
+    config: JetNemotronConfig, alternatives: list[str], block_configs: dict[str, dict[str, Any]]
+) -> JetNemotronConfig:
+    """Attention everywhere, with complete settings for every alternative."""
+    settings = {}
+    for name in alternatives:
+        architecture = Architecture([name] * config.num_hidden_layers, {name: block_configs.get(name, {})})
+        architecture.validate(config)
+        settings |= hybrid_config(config, architecture).efficient_attention_config or {}
+    full = hybrid_config(config, Architecture(["attn"] * config.num_hidden_layers))
+    full.efficient_attention_config = settings
+    return full
