@@ -1,0 +1,195 @@
+"""The figures of a run: heatmap and curve of the placement, table and Pareto front of the searches, losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from jetlit.report.style import BLACK, BLUE, COLOURS, HIGHLIGHT, ORANGE, VERMILION, new_figure
+
+
+def heatmap(
+    rows: Mapping[str, Sequence[float]],
+    linear: Mapping[str, float],
+    full: Mapping[str, float],
+    chosen: Sequence[int],
+    units: Mapping[str, str],
+) -> Figure:
+    """Draws what each single full-attention layer does for each task (fig. 5a).
+
+    Args:
+        rows: for each task, the objective with full attention at layer 0, 1, … only.
+        linear: each task's objective without full attention.
+        full: the same with full attention everywhere.
+        chosen: layers of the placement that was found; they are marked.
+        units: what each task's objective is, e.g. "accuracy".
+
+    Returns:
+        A figure whose cells show the objective and are coloured by its gain over `linear`, in parts of `full`'s gain.
+    """
+    tasks = list(rows)
+    values = np.array([rows[task] for task in tasks])
+    gains = np.array([values[i] - linear[task] for i, task in enumerate(tasks)])
+    scale = np.array([max(abs(full[task] - linear[task]), 1e-9) for task in tasks])[:, None]
+    parts = gains / scale
+    layers = values.shape[1]
+    figure, (axis,) = new_figure(max(6.0, 0.62 * layers + 2.6), 0.55 * len(tasks) + 1.9)
+    top = max(1.0, float(parts.max()))
+    image = axis.imshow(parts, cmap="cividis", vmin=0.0, vmax=top, aspect="auto")
+    for row, column in np.ndindex(*values.shape):
+        colour = "white" if parts[row, column] < 0.55 * top else "black"
+        text = f"{values[row, column]:.2f}"
+        axis.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+    axis.set_xticks(range(layers), [f"{layer}\n▲" if layer in chosen else str(layer) for layer in range(layers)])
+    axis.set_yticks(range(len(tasks)), [f"{task}\n({units[task]})" for task in tasks])
+    axis.grid(False)
+    axis.set_xlabel("layer with full attention, all others linear (▲: kept by the search)")
+    axis.set_title("What a single full-attention layer does for each task")
+    figure.colorbar(image, ax=axis, label="part of full attention's gain")
+    return figure
+
+
+def curve(searched: Sequence[Mapping[str, Any]], uniform: Sequence[Mapping[str, Any]], budget: int) -> Figure:
+    """Draws searched against uniform placement over the number of full-attention layers (fig. 5b).
+
+    Args:
+        searched: points {"budget", "value", "scores": {task: objective}}.
+        uniform: the same for evenly spread layers.
+        budget: the budget of the placement that was taken.
+
+    Returns:
+        A panel for the combined objective and one for each task.
+    """
+    tasks = sorted(searched[0]["scores"]) if searched else []
+    figure, axes = new_figure(3.4 * (len(tasks) + 1), 3.4, columns=len(tasks) + 1)
+    panels: list[str | None] = [None, *tasks]
+    for axis, task in zip(axes, panels, strict=True):
+        for points, name, colour, marker in ((searched, "searched", BLUE, "o"), (uniform, "uniform", VERMILION, "s")):
+            x = [point["budget"] for point in points]
+            y = [point["value"] if task is None else point["scores"][task] for point in points]
+            axis.plot(x, y, marker=marker, color=colour, label=name)
+        axis.axvline(budget, color="0.6", linestyle=":", linewidth=1)
+        axis.set_xlabel("full-attention layers")
+        axis.set_ylabel(task or "combined objective\n(0: all linear, 1: all full attention)")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].legend(frameon=False)
+    figure.suptitle("Placement of full attention: searched against uniform")
+    return figure
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], chosen: int) -> Figure:
+    """Draws a table of results with the chosen row highlighted.
+
+    Args:
+        title: what is compared.
+        header: column names with units.
+        rows: texts of the cells.
+        chosen: index of the row that was taken.
+
+    Returns:
+        The figure.
+    """
+    lines = max(text.count("\n") for text in header) + 1
+    figure, (axis,) = new_figure(1.15 * len(header) + 0.5, 0.32 * (len(rows) + lines) + 0.6)
+    axis.axis("off")
+    drawn = axis.table(cellText=[list(row) for row in rows], colLabels=list(header), loc="center", cellLoc="right")
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(8.5)
+    drawn.auto_set_column_width(list(range(len(header))))
+    height = 1.0 / (len(rows) + lines + 0.5)
+    for (row, column), cell in drawn.get_celld().items():
+        cell.set_height(height * (lines + 0.3 if row == 0 else 1.0))
+        cell.set_edgecolor("0.85")
+        cell.visible_edges = "B"
+        if column == 0:
+            cell.get_text().set_horizontalalignment("left")
+        if row == 0:
+            cell.get_text().set_fontweight("bold")
+        elif row - 1 == chosen:
+            cell.set_facecolor(HIGHLIGHT)
+            cell.get_text().set_fontweight("bold")
+    axis.set_title(title)
+    return figure
+
+
+def pareto(names: Sequence[str], accuracy: Sequence[float], throughput: Sequence[float], chosen: int) -> Figure:
+    """Draws accuracy over decode throughput with the Pareto front, the chosen row marked.
+
+    Args:
+        names: of the rows.
+        accuracy: mean task accuracy of each row, 0 to 1.
+        throughput: decode tokens/s of each row.
+        chosen: index of the row that was taken.
+
+    Returns:
+        The figure.
+    """
+    figure, (axis,) = new_figure(6.4, 4.2)
+    axis.scatter(throughput, accuracy, color=BLUE, s=36, zorder=3, label="grid rows")
+    front = pareto_front(accuracy, throughput)
+    axis.plot(
+        [throughput[i] for i in front], [accuracy[i] for i in front], color=ORANGE, zorder=2, label="Pareto front"
+    )
+    axis.scatter([throughput[chosen]], [accuracy[chosen]], color=VERMILION, s=150, marker="*", zorder=4, label="chosen")
+    for name, x, y in zip(names, throughput, accuracy, strict=True):
+        axis.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=7.5, color=BLACK)
+    axis.margins(x=0.2, y=0.15)
+    axis.set_xlabel("decode throughput (tokens/s)")
+    axis.set_ylabel("mean task accuracy")
+    axis.set_title("Shapes of one state size: accuracy against decode throughput")
+    axis.legend(frameon=False, loc="best", fontsize=8)
+    return figure
+
+
+def pareto_front(accuracy: Sequence[float], throughput: Sequence[float]) -> list[int]:
+    """Returns the rows that no other row beats in one number without losing in the other, by rising throughput."""
+    front: list[int] = []
+    for index in sorted(range(len(accuracy)), key=lambda i: (-throughput[i], -accuracy[i])):
+        if not front or accuracy[index] > accuracy[front[-1]]:
+            front.append(index)
+    return front[::-1]
+
+
+def losses(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Figure:
+    """Draws the loss of every training stage over its steps.
+
+    Args:
+        curves: for each stage, for each logged loss, its (step, value in nats) pairs.
+
+    Returns:
+        One panel a stage.
+    """
+    figure, axes = new_figure(3.4 * max(1, len(curves)), 3.2, columns=max(1, len(curves)))
+    for axis, (stage, lines) in zip(axes, curves.items(), strict=False):
+        for (name, points), colour in zip(lines.items(), COLOURS, strict=False):
+            steps, values = zip(*points, strict=True)
+            axis.plot(steps, values, color=colour, label=name, linewidth=1.2, marker="." if len(points) < 15 else None)
+        axis.set_title(stage, fontsize=10)
+        axis.set_xlabel("step")
+        axis.legend(frameon=False, fontsize=7)
+    axes[0].set_ylabel("loss (nats)")
+    return figure
+
+
+def held_out_bars(names: Sequence[str], values: Sequence[float]) -> Figure:
+    """Draws the held-out loss of the teacher and of the students.
+
+    Args:
+        names: of the models.
+        values: held-out cross entropy of each, in nats per token.
+
+    Returns:
+        The figure.
+    """
+    figure, (axis,) = new_figure(1.1 * len(names) + 2.0, 3.2)
+    bars = axis.bar(list(names), list(values), color=[COLOURS[i % len(COLOURS)] for i in range(len(names))], width=0.6)
+    axis.bar_label(bars, fmt="%.3f", fontsize=9)
+    axis.grid(axis="x", visible=False)
+    axis.margins(y=0.15)
+    axis.set_ylabel("held-out loss (nats/token)")
+    axis.set_title("Held-out loss")
+    return figure

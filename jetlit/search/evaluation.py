@@ -1,0 +1,144 @@
+"""Scores many subnetworks of a super network while computing each shared prefix of layers once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from jetlit.models import SuperNetwork
+from jetlit.progress import progress_bar
+from jetlit.search.beam import Choices
+from jetlit.tasks import Task, TaskBatch, answer_scores
+
+STORED_BYTES = 512 * 2**20
+
+
+@dataclass
+class LayerCounts:
+    """Layer evaluations: one is one layer run on one task batch.
+
+    Attributes:
+        done: how many were run.
+        unshared: how many the distinct subnetworks would need if each were run from its first layer.
+        naive: the same for every score that was asked for, those already known included.
+    """
+
+    done: int = 0
+    unshared: int = 0
+    naive: int = 0
+
+
+class SubnetEvaluator:
+    """Objectives of subnetworks on tasks; the `score` that a placement search is given.
+
+    Candidates are walked in lexicographic order for each task batch, and the hidden states after each layer are kept
+    on a stack, so a candidate is computed only from the first layer in which it differs from the one before. States
+    are also stored across calls while they fit `stored_bytes`, so a later level of a search goes on from prefixes of
+    earlier ones. Sharing changes no number: a stored state is the very tensor that would be computed again.
+
+    Args:
+        supernet: the super network, on the device and in the type to compute in.
+        tasks: what to score on.
+        stored_bytes: memory for states kept across calls, in bytes.
+
+    Attributes:
+        counts: layer evaluations so far.
+    """
+
+    def __init__(self, supernet: SuperNetwork, tasks: Sequence[Task], stored_bytes: int = STORED_BYTES) -> None:
+        self.supernet = supernet.eval()
+        self.tasks = list(tasks)
+        self.counts = LayerCounts()
+        self._known: dict[Choices, dict[str, float]] = {}
+        self._stored: dict[tuple[int, Choices], torch.Tensor] = {}
+        self._room = stored_bytes
+        self._batches: list[tuple[int, TaskBatch]] = [
+            (index, batch) for index, task in enumerate(self.tasks) for batch in task.batches
+        ]
+        self._layers = len(supernet.choices_per_layer)
+
+    def __call__(self, candidates: list[Choices]) -> list[dict[str, float]]:
+        """Scores subnetworks.
+
+        Args:
+            candidates: the token mixer of each layer, for each subnetwork.
+
+        Returns:
+            For each candidate, the objective of every task; larger is better.
+        """
+        passes = self._layers * len(self._batches)
+        new = sorted(set(candidates) - set(self._known))
+        self.counts.naive += len(candidates) * passes
+        self.counts.unshared += len(new) * passes
+        if new:
+            self._evaluate(new)
+        return [dict(self._known[candidate]) for candidate in candidates]
+
+    @torch.inference_mode()
+    def _evaluate(self, ordered: Sequence[Choices]) -> None:
+        answers: dict[Choices, list[list[tuple[torch.Tensor, torch.Tensor]]]] = {
+            candidate: [[] for _ in self.tasks] for candidate in ordered
+        }
+        device = self.supernet.lm_head.weight.device
+        with progress_bar("Scoring subnetworks", len(ordered) * len(self._batches), "batches") as advance:
+            for number, (task, batch) in enumerate(self._batches):
+                batch = batch.to(device)
+                for candidate, hidden in self._walk(number, batch, ordered):
+                    answers[candidate][task].append(self._answer(hidden, batch))
+                    advance(1)
+        for candidate, per_task in answers.items():
+            self._known[candidate] = {
+                task.name: task.summarise(*map(torch.cat, zip(*parts, strict=True))).objective
+                for task, parts in zip(self.tasks, per_task, strict=True)
+            }
+
+    def _walk(
+        self, number: int, batch: TaskBatch, ordered: Sequence[Choices]
+    ) -> Iterator[tuple[Choices, torch.Tensor]]:
+        """Yields the last layer's output of each candidate for one batch."""
+        model = self.supernet.model
+        embedded = model.embed_tokens(batch.input_ids)
+        # Answers are right-padded, so padding lies in every token's future: no mask is needed.
+        inputs = model.layer_inputs(embedded)
+        stack: list[torch.Tensor] = [embedded]
+        previous: Choices = ()
+        for candidate in ordered:
+            del stack[_common_prefix(previous, candidate) + 1 :]
+            self.supernet.set_active_subnet(list(candidate))
+            while len(stack) <= self._layers:
+                stack.append(self._layer_output(number, candidate[: len(stack)], stack[-1], inputs))
+            previous = candidate
+            yield candidate, stack[-1]
+
+    def _layer_output(self, number: int, prefix: Choices, hidden: torch.Tensor, inputs: Any) -> torch.Tensor:
+        stored = self._stored.get((number, prefix))
+        if stored is not None:
+            return stored
+        output = self.supernet.model.layers[len(prefix) - 1](hidden, inputs)
+        self.counts.done += 1
+        size = output.numel() * output.element_size()
+        # A whole subnetwork's output is never asked for again: its score is known.
+        if len(prefix) < self._layers and size <= self._room:
+            self._stored[number, prefix] = output
+            self._room -= size
+        return output
+
+    def _answer(self, hidden: torch.Tensor, batch: TaskBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns log-probability and greedy match of each of the batch's sequences, on the CPU."""
+        rows, columns = batch.answer_positions()
+        # The logits at a position predict the next token.
+        logits = self.supernet.lm_head(self.supernet.model.norm(hidden[rows, columns - 1]))
+        logprob, greedy = answer_scores(logits, batch)
+        return logprob.cpu(), greedy.cpu()
+
+
+def _common_prefix(one: Choices, other: Choices) -> int:
+    length = 0
+    for left, right in zip(one, other, strict=False):
+        if left != right:
+            break
+        length += 1
+    return length

@@ -1,0 +1,89 @@
+"""The hardware-aware grid: rows of one constant state size (paper, section 2.5 and table 2)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jetlit.errors import UserError
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One shape of a linear block.
+
+    Attributes:
+        key_dim: d_K of a head.
+        value_dim: d_V of a head.
+        heads: number of heads.
+        conv_size: kernel size of the block's convolution; None for a block that has none.
+    """
+
+    key_dim: int
+    value_dim: int
+    heads: int
+    conv_size: int | None = None
+
+    @property
+    def state_size(self) -> int:
+        """Numbers in a layer's recurrent state: d_K · d_V · heads."""
+        return self.key_dim * self.value_dim * self.heads
+
+    @property
+    def name(self) -> str:
+        """A short name that is fit for a folder."""
+        conv = "" if self.conv_size is None else f"_c{self.conv_size}"
+        return f"k{self.key_dim}_v{self.value_dim}_h{self.heads}{conv}"
+
+    def block_config(self) -> dict[str, Any]:
+        """Returns the block's arguments that this row sets."""
+        config: dict[str, Any] = {
+            "num_heads": self.heads,
+            "head_dim": self.key_dim,
+            "expand_v": self.value_dim / self.key_dim,
+        }
+        return config if self.conv_size is None else config | {"conv_size": self.conv_size}
+
+    def as_dict(self) -> dict[str, int | None]:
+        """Returns the row in JSON's types."""
+        return asdict(self)
+
+
+def state_size_rows(
+    state_size: int,
+    key_dims: Sequence[int],
+    value_dims: Sequence[int],
+    heads: Sequence[int],
+    conv_sizes: Sequence[int | None] = (None,),
+    tolerance: float = 0.0,
+) -> list[GridRow]:
+    """Returns the rows of a grid whose state size is the wanted one.
+
+    Args:
+        state_size: wanted d_K · d_V · heads of a layer.
+        key_dims: values of d_K to try.
+        value_dims: values of d_V to try.
+        heads: numbers of heads to try.
+        conv_sizes: kernel sizes to try.
+        tolerance: relative deviation from `state_size` that still counts as equal; 0.02 is 2%.
+
+    Returns:
+        The rows, ordered by heads, then d_K falling, as in table 2.
+
+    Raises:
+        UserError: no row has that state size; the message names the nearest one.
+    """
+    if min(state_size, *key_dims, *value_dims, *heads) < 1 or tolerance < 0:
+        raise UserError("State size, d_K, d_V and heads must be positive and the tolerance not negative: correct them.")
+    grid = [GridRow(*row) for row in itertools.product(key_dims, value_dims, heads, conv_sizes)]
+    rows = {row for row in grid if abs(row.state_size - state_size) <= tolerance * state_size}
+    if not rows:
+        nearest = min(grid, key=lambda row: (abs(row.state_size - state_size), row.name))
+        raise UserError(
+            f"No row of the grid has a state size of {state_size} within {tolerance:.1%}; the nearest is "
+            f"{nearest.state_size} (d_K {nearest.key_dim}, d_V {nearest.value_dim}, {nearest.heads} heads): change "
+            f"state_size or the lists, or allow a tolerance."
+        )
+    return sorted(rows, key=lambda row: (row.heads, -row.key_dim, row.value_dim, row.conv_size or 0))

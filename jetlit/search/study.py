@@ -1,0 +1,188 @@
+"""A list of jobs shared by several workers through an Optuna journal file, each job done once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial, TrialState
+
+HEARTBEAT_SECONDS = 5.0
+STALE_SECONDS = 60.0
+POLL_SECONDS = 0.5
+# Locks are held for milliseconds; one this old belongs to a worker that was killed.
+LOCK_GRACE_SECONDS = 10
+
+
+class SharedStudy:
+    """Rows of a grid as trials of an Optuna study on a journal file.
+
+    Every row is enqueued once; any number of workers, on any machine that sees the folder, take rows until none is
+    left. A worker keeps a heartbeat file; a row whose worker is dead is failed and enqueued again. Journal, locks and
+    heartbeats work on network file systems (links and modification times only).
+
+    Args:
+        folder: holds `journal.log` and the workers' heartbeats.
+        name: of the study; one journal may hold several.
+        rows: parameters of each row, JSON numbers only.
+        worker: name of this worker; by default machine, process and a random part.
+    """
+
+    def __init__(self, folder: Path, name: str, rows: Sequence[dict[str, int]], worker: str | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Absolute, and with a target that exists: Optuna's lock is a link, and it waits for ever on a dangling one.
+        folder = folder.resolve()
+        (folder / "queue").touch()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._folder = folder
+        self._rows = list(rows)
+        self._worker = worker or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        choices = {key: sorted({row[key] for row in rows}) for key in rows[0]}
+        self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
+            key: optuna.distributions.CategoricalDistribution(tuple(v)) for key, v in choices.items()
+        }
+        journal = str(folder / "journal.log")
+        self._lock = JournalFileSymlinkLock(str(folder / "queue"), LOCK_GRACE_SECONDS)
+        storage = JournalStorage(JournalFileBackend(journal, JournalFileSymlinkLock(journal, LOCK_GRACE_SECONDS)))
+        self._study = optuna.create_study(
+            storage=storage, study_name=name, direction="maximize", load_if_exists=True, sampler=_NoSampler()
+        )
+
+    def run(
+        self, job: Callable[[dict[str, int]], tuple[float, dict[str, Any]]], on_finished: Callable[[], None]
+    ) -> list[dict[str, Any]]:
+        """Takes rows until every one is finished, waiting for rows that other workers hold.
+
+        Args:
+            job: computes (value, anything in JSON's types) of a row.
+            on_finished: called after each row this worker finished.
+
+        Returns:
+            For each row in the order given, what `job` returned beside the value.
+        """
+        with self._heartbeat():
+            while True:
+                with self._exclusive():
+                    self._requeue_abandoned()
+                    self._enqueue_missing()
+                finished = self._finished()
+                if len(finished) == len(self._rows):
+                    return [finished[_key(row)].user_attrs["outcome"] for row in self._rows]
+                if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                    time.sleep(POLL_SECONDS)
+                    continue
+                self._take(job)
+                on_finished()
+
+    def _take(self, job: Callable[[dict[str, int]], tuple[float, dict[str, Any]]]) -> None:
+        with self._exclusive():
+            if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                return
+            # Naming the worker under the lock: nobody sees a running row without its worker.
+            trial = self._study.ask(self._distributions)
+            trial.set_user_attr("worker", self._worker)
+        value, outcome = job(dict(trial.params))
+        trial.set_user_attr("outcome", outcome)
+        self._study.tell(trial, value)
+
+    def _finished(self) -> dict[tuple[Any, ...], FrozenTrial]:
+        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return {_key(trial.params): trial for trial in complete}
+
+    def _enqueue_missing(self) -> None:
+        alive = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
+        known = {
+            _key(trial.params or trial.system_attrs["fixed_params"])
+            for trial in self._study.get_trials(deepcopy=False, states=alive)
+        }
+        for row in self._rows:
+            if _key(row) not in known:
+                self._study.enqueue_trial(row)
+
+    def _requeue_abandoned(self) -> None:
+        """Fails rows whose worker no longer lives; `_enqueue_missing` then enqueues them again."""
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            worker = trial.user_attrs.get("worker")
+            if worker != self._worker and not self._alive(worker):
+                self._study.tell(trial.number, state=TrialState.FAIL)
+
+    def _alive(self, worker: str | None) -> bool:
+        # A row is named under the lock, so one without a name belongs to a worker that died while holding it.
+        if worker is None:
+            return False
+        host, pid, _ = worker.rsplit("-", 2)
+        if host == socket.gethostname() and not _process_exists(int(pid)):
+            return False
+        try:
+            # Compared with our own file, since the file system's clock need not be ours.
+            age = os.stat(self._beat_file(self._worker)).st_mtime - os.stat(self._beat_file(worker)).st_mtime
+        except FileNotFoundError:
+            return False
+        return age < STALE_SECONDS
+
+    def _beat_file(self, worker: str) -> Path:
+        return self._folder / f"worker-{worker}"
+
+    @contextlib.contextmanager
+    def _heartbeat(self) -> Iterator[None]:
+        stop = threading.Event()
+        path = self._beat_file(self._worker)
+        path.touch()
+
+        def beat() -> None:
+            while not stop.wait(HEARTBEAT_SECONDS):
+                path.touch()
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+
+class _NoSampler(optuna.samplers.BaseSampler):
+    """Refuses to invent rows: all of them are enqueued."""
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
+        return {}
+
+    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        raise RuntimeError(f"Trial {trial.number} was not enqueued with a value for {param_name}.")
+
+
+def _key(params: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(sorted(params.items()))
+
+
+def _process_exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
