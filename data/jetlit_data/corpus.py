@@ -81,7 +81,7 @@ def read_corpus(path: str) -> CorpusInfo:
     folder = Path(path)
     if not (folder / CORPUS_FILE).is_file():
         raise UserError(
-            f"{folder} is not a finished corpus (there is no {CORPUS_FILE} in it): run jetlit data, or correct the path."
+            f"{folder} is not a finished corpus (it has no {CORPUS_FILE}): run jetlit data, or correct the path."
         )
     info = _parse(read_json(folder / CORPUS_FILE), path)
     for split, content in info.splits.items():

@@ -1,7 +1,8 @@
 """Associative recall: pairs of a key and a value, then the keys again in any order, each followed by its value.
 
 The values of the first half cannot be foretold; those of the second half can, by whoever finds the key again. Full
-attention learns it with an induction head; a recurrent state must hold every pair at once (Arora et al. 2023, "Zoology").
+attention learns it with an induction head; a recurrent state must hold every pair at once (Arora et al. 2023,
+"Zoology").
 """
 
 import string
@@ -25,15 +26,105 @@ class _Style:
 
 
 _NOUNS = (
-    "river window garden hammer pencil mountain kitchen rabbit candle bridge pocket ladder forest mirror basket engine "
-    "blanket island button ticket castle feather bottle market lantern saddle needle carpet violin harbor helmet "
-    "anchor drawer compass tunnel hedge kettle marble puppet rocket sweater tractor valley wagon zipper acorn barrel "
-    "cactus dolphin easel fossil guitar hinge igloo jacket kayak locket magnet napkin orchard paddle quilt ribbon shovel"
-).split()
+    "river",
+    "window",
+    "garden",
+    "hammer",
+    "pencil",
+    "mountain",
+    "kitchen",
+    "rabbit",
+    "candle",
+    "bridge",
+    "pocket",
+    "ladder",
+    "forest",
+    "mirror",
+    "basket",
+    "engine",
+    "blanket",
+    "island",
+    "button",
+    "ticket",
+    "castle",
+    "feather",
+    "bottle",
+    "market",
+    "lantern",
+    "saddle",
+    "needle",
+    "carpet",
+    "violin",
+    "harbor",
+    "helmet",
+    "anchor",
+    "drawer",
+    "compass",
+    "tunnel",
+    "hedge",
+    "kettle",
+    "marble",
+    "puppet",
+    "rocket",
+    "sweater",
+    "tractor",
+    "valley",
+    "wagon",
+    "zipper",
+    "acorn",
+    "barrel",
+    "cactus",
+    "dolphin",
+    "easel",
+    "fossil",
+    "guitar",
+    "hinge",
+    "igloo",
+    "jacket",
+    "kayak",
+    "locket",
+    "magnet",
+    "napkin",
+    "orchard",
+    "paddle",
+    "quilt",
+    "ribbon",
+    "shovel",
+)
 _ADJECTIVES = (
-    "red blue green yellow purple orange silver golden heavy gentle narrow hollow quiet bitter frozen wooden "
-    "ancient clever modern hungry smooth distant famous empty bright simple strange perfect sudden royal stormy dusty"
-).split()
+    "red",
+    "blue",
+    "green",
+    "yellow",
+    "purple",
+    "orange",
+    "silver",
+    "golden",
+    "heavy",
+    "gentle",
+    "narrow",
+    "hollow",
+    "quiet",
+    "bitter",
+    "frozen",
+    "wooden",
+    "ancient",
+    "clever",
+    "modern",
+    "hungry",
+    "smooth",
+    "distant",
+    "famous",
+    "empty",
+    "bright",
+    "simple",
+    "strange",
+    "perfect",
+    "sudden",
+    "royal",
+    "stormy",
+    "dusty",
+)
 
 _STYLES = {
     "letters": _Style(
@@ -43,7 +134,7 @@ _STYLES = {
         end="",
         divider="\n",
     ),
-    "words": _Style(keys=tuple(_NOUNS), values=tuple(_ADJECTIVES), link=" is", end=".", divider="\nSo"),
+    "words": _Style(keys=_NOUNS, values=_ADJECTIVES, link=" is", end=".", divider="\nSo"),
 }
 
 

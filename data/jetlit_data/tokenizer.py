@@ -39,7 +39,7 @@ class ByteTokenizer(PreTrainedTokenizer):
         """Token names ("<0x41>" for the byte 65) to ids."""
         return dict(_TOKEN_IDS)
 
-    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
+    def tokenize(self, text: str, **kwargs: Any) -> list[str]:  # type: ignore[override]
         """The names of the text's UTF-8 bytes."""
         return [_BYTE_TOKENS[value] for value in _to_bytes(text)]
 

@@ -1,0 +1,109 @@
+"""A streaming loader that Lightning can stop and resume at any batch, for single and mixed corpora."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import torch
+from litdata import StreamingDataLoader, StreamingDataset
+
+from jetlit.datamodules.mixture import Mixture
+from jetlit.errors import UserError
+
+_ERROR_NAME = f"{UserError.__name__}: "
+
+
+class ResumableLoader(StreamingDataLoader):
+    """litdata's loader with epochs that end where it says, and a resume that is used up once.
+
+    Three faults are mended here:
+
+    - litdata clears its `restore` flag only when an iterator runs dry. Lightning leaves the iterator at the epoch's
+      last batch, so that after a resume the next epoch would replay the end of the resumed one.
+    - A weighted mixture has no length. Lightning then fetches one batch ahead, which the saved position already
+      counts: a resume would skip it. This loader always has a length.
+    - A mixture's last batch may be short; it is dropped, as it is for a single corpus.
+
+    Args:
+        dataset: a StreamingDataset made with drop_last, or a mixture of such.
+        batch_size: blocks to a batch.
+        num_workers: loading processes.
+        fingerprint: what the data is; a position saved with other data is refused.
+    """
+
+    def __init__(
+        self, dataset: StreamingDataset | Mixture, batch_size: int, num_workers: int = 0, fingerprint: str = ""
+    ) -> None:
+        super().__init__(dataset, batch_size=batch_size, num_workers=num_workers, pin_memory=torch.cuda.is_available())
+        self._fingerprint = fingerprint
+        self._batches_done = 0
+        self._resume = False
+
+    def __len__(self) -> int:
+        """Batches of an epoch, on this rank."""
+        if isinstance(self.dataset, Mixture):
+            return self.dataset.expected_batches(self.batch_size, self.num_workers)
+        return super().__len__()
+
+    def __iter__(self) -> Iterator[Any]:
+        length = len(self)
+        self.restore = self._resume and self._batches_done < length
+        self._resume = False
+        if not self.restore:
+            self._batches_done = 0
+        try:
+            for batch in super().__iter__():
+                if len(batch["input_ids"]) < self.batch_size:  # a mixture's smallest corpus ran out
+                    return
+                self._batches_done += 1
+                yield batch
+                if self._batches_done >= length:
+                    return
+        except UserError as error:
+            raise _without_worker_traceback(error) from None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position of the next batch; Lightning puts it into its checkpoints."""
+        return {**super().state_dict(), "batches_done": self._batches_done, "fingerprint": self._fingerprint}
+
+    def load_state_dict(self, obj: dict[str, Any]) -> None:
+        """Continue from a saved position.
+
+        Raises:
+            UserError: the position was saved with other data, or for a mixture with another number of ranks or
+                workers or another batch size.
+        """
+        state = deepcopy(obj)  # litdata alters what it is given
+        self._batches_done = state.pop("batches_done")
+        if state.pop("fingerprint") != self._fingerprint:
+            raise UserError(
+                "The checkpoint's position belongs to other training data: resume with the same corpora and weights, "
+                "prepared as they were, or start a new run from the exported model."
+            )
+        self._point_to_current_folders(state["dataset"])
+        try:
+            super().load_state_dict(state)
+        except (ValueError, RuntimeError) as error:
+            raise UserError(
+                f"The checkpoint's position in the data does not fit these settings ({error}): resume with the same "
+                "number of processes, num_workers and batch_size."
+            ) from error
+        if getattr(self.dataset, "_elastic_drop_first", None) is not None:
+            # Another world, batch or worker count: litdata restripes what is left of the epoch, and ends it itself.
+            self._batches_done = 0
+        self._resume = self.restore
+
+    def _point_to_current_folders(self, state: dict[str, Any]) -> None:
+        """Let a corpus that was moved, with its run, be resumed: litdata insists on the path of old."""
+        if isinstance(self.dataset, Mixture):
+            pairs = [(state[str(number)], dataset) for number, dataset in enumerate(self.dataset._datasets)]
+        else:
+            pairs = [(state, self.dataset)]
+        for child, dataset in pairs:
+            child["input_dir_path"] = dataset.input_dir.path
+            child["input_dir_url"] = dataset.input_dir.url
+
+
+def _without_worker_traceback(error: UserError) -> UserError:
+    """The sentence alone: an error from a worker process arrives as the text of its whole traceback."""
+    return UserError(str(error).strip().rpartition(_ERROR_NAME)[2])
