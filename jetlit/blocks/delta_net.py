@@ -8,6 +8,7 @@ from torch import nn
 from transformers import initialization as init
 
 from jetlit.blocks.base import CarriedState
+from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.blocks.short_convolution import ConvolvedMixer
 
 
@@ -39,7 +40,7 @@ class DeltaNet(ConvolvedMixer):
     ) -> None:
         super().__init__(hidden_size, num_heads, head_dim, expand_v, qkv_bias, norm_eps, conv_size)
         self.b_proj = nn.Linear(hidden_size, num_heads, bias=False)
-        self.o_norm = nn.RMSNorm(self.value_head_dim, eps=self.norm_eps)
+        self.o_norm = RMSNorm(self.value_head_dim, self.norm_eps)
 
     def init_weights(self) -> None:
         """Initialises convolutions and the output norm."""

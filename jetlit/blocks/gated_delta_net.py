@@ -9,6 +9,7 @@ from transformers import initialization as init
 
 from jetlit.blocks.base import CarriedState
 from jetlit.blocks.gates import init_decay, no_weight_decay
+from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.blocks.short_convolution import ConvolvedMixer
 
 
@@ -44,7 +45,7 @@ class GatedDeltaNet(ConvolvedMixer):
         self.g_proj = nn.Linear(hidden_size, self.value_dim, bias=False)
         self.A_log = no_weight_decay(nn.Parameter(torch.empty(num_heads)))
         self.dt_bias = no_weight_decay(nn.Parameter(torch.empty(num_heads)))
-        self.o_norm = nn.RMSNorm(self.value_head_dim, eps=self.norm_eps)
+        self.o_norm = RMSNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
 
     def init_weights(self) -> None:

@@ -10,6 +10,7 @@ from transformers import initialization as init
 
 from jetlit.blocks.base import CarriedState, LinearMixer
 from jetlit.blocks.gates import at_least_float32, no_weight_decay, spread_memory
+from jetlit.blocks.rms_norm import RMSNorm
 
 SHORTEST_MEMORY, LONGEST_MEMORY = 16.0, 1024.0  # tokens
 
@@ -49,7 +50,7 @@ class GLA(LinearMixer):
         )
         no_weight_decay(self.gk_proj.get_parameter("1.bias"))
         self.g_proj = nn.Linear(hidden_size, self.value_dim, bias=False)
-        self.o_norm = nn.RMSNorm(self.value_head_dim, eps=self.norm_eps)
+        self.o_norm = RMSNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
 
     def init_weights(self) -> None:

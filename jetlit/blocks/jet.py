@@ -12,6 +12,7 @@ from transformers import initialization as init
 
 from jetlit.blocks.base import CarriedState, LinearMixer, StateSpec
 from jetlit.blocks.gates import init_decay, no_weight_decay
+from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.errors import UserError
 
 
@@ -130,7 +131,7 @@ class JetBlock(LinearMixer):
         self.dynamic_conv1d = DynamicConvolution(
             hidden_size, self.value_dim, conv_size, dconv_generator_reduction, initializer_range
         )
-        self.o_norm = nn.RMSNorm(self.value_head_dim, eps=self.norm_eps)
+        self.o_norm = RMSNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
 
     def init_weights(self) -> None:

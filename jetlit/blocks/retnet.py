@@ -10,6 +10,7 @@ from torch import nn
 from transformers import initialization as init
 
 from jetlit.blocks.base import CarriedState, LinearMixer, StateSpec
+from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.errors import UserError
 
 
@@ -48,7 +49,7 @@ class RetNet(LinearMixer):
         super().__init__(hidden_size, num_heads, head_dim, expand_v, qkv_bias, norm_eps)
         self.rope_theta = rope_theta
         self.g_proj = nn.Linear(hidden_size, self.value_dim, bias=False)
-        self.o_norm = nn.RMSNorm(self.value_head_dim, eps=self.norm_eps)
+        self.o_norm = RMSNorm(self.value_head_dim, self.norm_eps)
 
     def init_weights(self) -> None:
         """Initialises the output norm."""

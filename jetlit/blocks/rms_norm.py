@@ -8,7 +8,7 @@ from torch import nn
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm over the last dimension, computed in float32.
+    """Root mean square norm over the last dimension, computed in float32 (float64 stays float64).
 
     weight · x / sqrt(mean(x²) + eps), multiplied before the cast back to the input's type, as the released code does.
 
@@ -24,7 +24,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalises [..., size], keeping shape and type."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        return F.rms_norm(exact, self.weight.shape, self.weight.to(exact.dtype), self.eps).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Says size and epsilon."""
