@@ -1,0 +1,132 @@
+"""The gated delta rule's Triton kernels as PyTorch operators: autograd, torch.compile and export see one node each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+Gradients = tuple[torch.Tensor | None, ...]
+
+
+def _launcher() -> Any:
+    # Imported on the first launch: Triton is absent on some machines, where nothing calls these operators.
+    from jetlit_kernels.triton import gated_delta_rule
+
+    return gated_delta_rule
+
+
+@torch.library.custom_op(
+    "jetlit_kernels::gated_delta_rule",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, Tensor? initial_state, Tensor? cu_seqlens, "
+    "float scale, bool l2norm, bool save_checkpoints) -> (Tensor, Tensor, Tensor)",
+)
+def gated_delta_rule_op(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    initial_state: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    scale: float,
+    l2norm: bool,
+    save_checkpoints: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns o [B, T, H, V], the final states [N, H, K, V], and the states that the backward pass starts from."""
+    tensors = (t.contiguous() for t in (q, k, v, g, beta))
+    state = None if initial_state is None else initial_state.contiguous()
+    return _launcher().forward(*tensors, state, cu_seqlens, scale, l2norm, save_checkpoints)
+
+
+@gated_delta_rule_op.register_fake
+def _(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    initial_state: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    scale: float,
+    l2norm: bool,
+    save_checkpoints: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    sequences = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    shape = (q.shape[2], q.shape[3], v.shape[3])
+    kept = _launcher().kept_states(q, cu_seqlens) if save_checkpoints else 0
+    return (
+        torch.empty_like(v, memory_format=torch.contiguous_format),
+        q.new_empty(sequences, *shape, dtype=torch.float32),
+        q.new_empty(kept, q.shape[0], *shape, dtype=torch.float32),
+    )
+
+
+@torch.library.custom_op(
+    "jetlit_kernels::gated_delta_rule_backward",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, Tensor? initial_state, Tensor? cu_seqlens, "
+    "Tensor checkpoints, Tensor do, Tensor? d_final, float scale, bool l2norm) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def gated_delta_rule_backward_op(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    initial_state: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    checkpoints: torch.Tensor,
+    do: torch.Tensor,
+    d_final: torch.Tensor | None,
+    scale: float,
+    l2norm: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns the gradients of q, k, v, g, beta and of the initial states (empty when there are none)."""
+    tensors = (t.contiguous() for t in (q, k, v, g, beta))
+    state, d_final = (None if t is None else t.contiguous() for t in (initial_state, d_final))
+    return _launcher().backward(*tensors, state, cu_seqlens, checkpoints, do.contiguous(), d_final, scale, l2norm)
+
+
+@gated_delta_rule_backward_op.register_fake
+def _(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    initial_state: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    checkpoints: torch.Tensor,
+    do: torch.Tensor,
+    d_final: torch.Tensor | None,
+    scale: float,
+    l2norm: bool,
+) -> tuple[torch.Tensor, ...]:
+    like_inputs = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v, g, beta))
+    d_initial = q.new_empty((0,) if initial_state is None else initial_state.shape, dtype=torch.float32)
+    return (*like_inputs, d_initial)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    q, k, v, g, beta, initial_state, cu_seqlens, scale, l2norm, _ = inputs
+    ctx.save_for_backward(q, k, v, g, beta, initial_state, cu_seqlens, output[2])
+    ctx.scale, ctx.l2norm = scale, l2norm
+    ctx.set_materialize_grads(False)
+
+
+def _backward(
+    ctx: Any, do: torch.Tensor | None, d_final: torch.Tensor | None, d_checkpoints: torch.Tensor | None
+) -> Gradients:
+    q, k, v, g, beta, initial_state, cu_seqlens, checkpoints = ctx.saved_tensors
+    do = torch.zeros_like(v) if do is None else do
+    *gradients, d_initial = gated_delta_rule_backward_op(
+        q, k, v, g, beta, initial_state, cu_seqlens, checkpoints, do, d_final, ctx.scale, ctx.l2norm
+    )
+    d_initial = None if initial_state is None else d_initial.to(initial_state.dtype)
+    return *gradients, d_initial, None, None, None, None
+
+
+gated_delta_rule_op.register_autograd(_backward, setup_context=_setup_context)

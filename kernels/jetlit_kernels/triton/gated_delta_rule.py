@@ -1,0 +1,413 @@
+"""Launches the gated delta rule's Triton kernels: forward, and backward with recomputation.
+
+The forward pass keeps nothing of a chunk but, where a backward pass may follow, the state at every eighth chunk. The
+backward pass walks the sequences backwards in groups of chunks, recomputes what a group needs into scratch memory,
+and so needs little of it at any length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+
+from jetlit_kernels.triton.chunks import Chunking
+from jetlit_kernels.triton.gated_delta_rule_backward_kernels import (
+    SUM_ROWS,
+    inner_gradient_kernel,
+    outer_gradient_kernel,
+    reverse_scan_kernel,
+)
+from jetlit_kernels.triton.gated_delta_rule_kernels import GATE_ROWS, prepare_kernel, scan_kernel
+
+INTERVAL = 8  # chunks between two kept states
+GROUP_TILES = 1024  # chunks times heads in a group of the backward pass: fills a GPU, bounds the scratch memory
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a kernel is cut: columns of V a program or step, warps, and stages of the loads' pipeline."""
+
+    columns: int
+    warps: int
+    stages: int
+
+
+# One fixed configuration a kernel and width of K (bfloat16, then float32): nothing is tuned at run time.
+CONFIGS = {
+    ("prepare", torch.bfloat16): {64: Config(0, 4, 1), 128: Config(0, 4, 1), 256: Config(0, 4, 1)},
+    ("scan", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(32, 4, 1)},
+    ("states", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(32, 4, 1)},
+    ("reverse", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(32, 4, 1)},
+    ("inner", torch.bfloat16): {64: Config(64, 4, 3), 128: Config(64, 4, 3), 256: Config(64, 4, 2)},
+    ("outer", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(32, 8, 3), 256: Config(32, 8, 3)},
+    ("prepare", torch.float32): {64: Config(0, 4, 1), 128: Config(0, 4, 1), 256: Config(0, 4, 1)},
+    ("scan", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 4, 1), 256: Config(16, 4, 1)},
+    ("states", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 4, 1), 256: Config(16, 4, 1)},
+    ("reverse", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 4, 1), 256: Config(16, 4, 1)},
+    ("inner", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 4, 1), 256: Config(32, 4, 1)},
+    ("outer", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 8, 1), 256: Config(32, 8, 1)},
+}
+CHUNK = {torch.bfloat16: 64, torch.float32: 32}
+PRECISION = {torch.bfloat16: "tf32", torch.float32: "ieee"}  # of the products; bfloat16 operands are always exact
+OUTER_KEYS = 128  # columns of K that the last backward kernel holds at once
+
+
+def _config(kernel: str, dtype: torch.dtype, key_block: int) -> Config:
+    return CONFIGS[kernel, dtype][max(key_block, 64)]
+
+
+def key_block(K: int) -> int:
+    """Returns the width of the tiles that hold K columns."""
+    return max(16, triton.next_power_of_2(K))
+
+
+@dataclass
+class _Problem:
+    """The shapes of one call, and the arguments that every kernel takes."""
+
+    q: torch.Tensor
+    v: torch.Tensor
+    chunking: Chunking
+
+    @classmethod
+    def of(cls, q: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | None) -> _Problem:
+        bounds = None if cu_seqlens is None else cu_seqlens.int().contiguous()
+        return cls(q, v, Chunking(CHUNK[q.dtype], q.shape[0], q.shape[1], bounds))
+
+    @property
+    def heads(self) -> int:
+        return self.q.shape[2]
+
+    @property
+    def interval(self) -> int:
+        return min(INTERVAL, self.chunking.per_row)
+
+    @property
+    def checkpoints(self) -> int:
+        """States kept of every row: where an interval begins, but at the row's start."""
+        return triton.cdiv(self.chunking.per_row, self.interval) - 1
+
+    @property
+    def group(self) -> int:
+        """Chunks of every row in a group of the backward pass: whole intervals, or all."""
+        intervals = max(1, GROUP_TILES // (self.chunking.rows * self.heads * self.interval))
+        return min(intervals * self.interval, self.chunking.per_row)
+
+    def tiles(self, group: int, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Scratch memory [slots, H, ...] for a group of chunks."""
+        slots = self.chunking.rows * group
+        return torch.empty(slots, self.heads, *shape, dtype=dtype or self.q.dtype, device=self.q.device)
+
+    def geometry(self) -> dict[str, object]:
+        cut = self.chunking
+        return {"length": cut.length, "chunks": cut.per_row, "bounds": cut.bounds, "base": cut.base, "H": self.heads}
+
+    def constants(self) -> dict[str, object]:
+        return {
+            "K": self.q.shape[3],
+            "V": self.v.shape[3],
+            "C": self.chunking.size,
+            "PACKED": self.chunking.bounds is not None,
+            "PRECISION": PRECISION[self.q.dtype],
+        }
+
+
+def _prepare(
+    problem: _Problem,
+    tensors: tuple[torch.Tensor, ...],
+    outputs: tuple[torch.Tensor, ...],
+    first: int,
+    group: int,
+    owners: torch.Tensor | None,
+    scale: float,
+    l2norm: bool,
+) -> None:
+    block = key_block(problem.q.shape[3])
+    config = _config("prepare", problem.q.dtype, block)
+    constants = problem.constants()
+    del constants["V"]
+    prepare_kernel[(problem.chunking.rows * group, problem.heads)](
+        *tensors,
+        *outputs,
+        first=first,
+        group=group,
+        sequences=problem.chunking.sequences,
+        owners=owners,
+        scale=scale,
+        BK=block,
+        L2NORM=l2norm,
+        SOLVE_PRECISION=PRECISION[problem.q.dtype],
+        **problem.geometry(),
+        **constants,
+        num_warps=config.warps,
+        num_stages=config.stages,
+    )
+
+
+def _scan(
+    kernel: str,
+    problem: _Problem,
+    tensors: tuple[torch.Tensor | None, ...],
+    *,
+    first: int,
+    group: int,
+    window: int,
+    has_initial: bool,
+    save: bool,
+) -> None:
+    block = key_block(problem.q.shape[3])
+    config = _config(kernel, problem.q.dtype, block)
+    grid = (
+        triton.cdiv(problem.v.shape[3], config.columns),
+        problem.chunking.sequences * problem.heads,
+        triton.cdiv(group, window),
+    )
+    scan_kernel[grid](
+        *tensors,
+        first=first,
+        group=group,
+        window=window,
+        interval=problem.interval,
+        rows=problem.chunking.rows,
+        BK=block,
+        BV=config.columns,
+        HAS_INITIAL=has_initial,
+        STORE_OUTPUT=kernel == "scan",
+        STORE_CHECKPOINTS=save,
+        STORE_STATES=kernel == "states",
+        **problem.geometry(),
+        **problem.constants(),
+        num_warps=config.warps,
+        num_stages=config.stages,
+    )
+
+
+def kept_states(q: torch.Tensor, cu_seqlens: torch.Tensor | None) -> int:
+    """Returns how many states of every row the forward pass keeps for the backward pass."""
+    return _Problem.of(q, q, cu_seqlens).checkpoints
+
+
+def forward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    initial_state: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    scale: float,
+    l2norm: bool,
+    save_checkpoints: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Runs the forward pass on contiguous tensors of one dtype (g, beta and the state may differ).
+
+    Returns:
+        o [B, T, H, V], the final states [N, H, K, V] in float32, and the kept states
+        [T / (8 · 64) - 1, B, H, K, V] in float32 (none unless `save_checkpoints`).
+    """
+    problem = _Problem.of(q, v, cu_seqlens)
+    K, V, H, cut = q.shape[3], v.shape[3], problem.heads, problem.chunking
+    o = torch.empty_like(v)
+    final = torch.empty(cut.sequences, H, K, V, dtype=torch.float32, device=q.device)
+    kept = problem.checkpoints if save_checkpoints else 0
+    # A packed sequence that starts with an interval leaves that state unwritten; nothing reads it.
+    allocate = torch.empty if cu_seqlens is None else torch.zeros
+    checkpoints = allocate(kept, cut.rows, H, K, V, dtype=torch.float32, device=q.device)
+    inverses = problem.tiles(cut.per_row, cut.size, cut.size)
+    attentions = torch.empty_like(inverses)
+    gates = problem.tiles(cut.per_row, GATE_ROWS.value, cut.size, dtype=torch.float32)
+    _prepare(
+        problem,
+        (q, k, g, beta),
+        (inverses, attentions, gates),
+        0,
+        cut.per_row,
+        cut.owners(cut.per_row),
+        scale,
+        l2norm,
+    )
+    _scan(
+        "scan",
+        problem,
+        (q, k, v, inverses, attentions, gates, initial_state, final, checkpoints, o, None, None),
+        first=0,
+        group=cut.per_row,
+        window=cut.per_row,
+        has_initial=initial_state is not None,
+        save=save_checkpoints,
+    )
+    return o, final, checkpoints
+
+
+class _Scratch:
+    """What the backward pass recomputes for a group of chunks, allocated once and used group after group."""
+
+    def __init__(self, problem: _Problem, group: int) -> None:
+        K, V, C = problem.q.shape[3], problem.v.shape[3], problem.chunking.size
+        self.inverses, self.attentions, self.d_attentions, self.d_lowers = (
+            problem.tiles(group, C, C) for _ in range(4)
+        )
+        self.gates = problem.tiles(group, GATE_ROWS.value, C, dtype=torch.float32)
+        self.sums = problem.tiles(group, SUM_ROWS.value, C, dtype=torch.float32)
+        self.states, self.d_states = problem.tiles(group, K, V), problem.tiles(group, K, V)
+        self.updates = problem.tiles(group, C, V)
+        # The gradient of the state between two groups; written for the next group while the last one's is read.
+        self.carries = torch.empty(
+            2, problem.chunking.rows, problem.heads, K, V, dtype=torch.float32, device=problem.q.device
+        )
+
+
+def backward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    initial_state: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    checkpoints: torch.Tensor,
+    do: torch.Tensor,
+    d_final: torch.Tensor | None,
+    scale: float,
+    l2norm: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Runs the backward pass on contiguous tensors.
+
+    Returns:
+        The gradients of q, k, v, g, beta, and of the initial state in float32 (empty when there was none).
+    """
+    problem = _Problem.of(q, v, cu_seqlens)
+    cut, group = problem.chunking, problem.group
+    scratch = _Scratch(problem, group)
+    owners = cut.owners(group)
+    dq, dk, dv, dg, dbeta = (torch.empty_like(t) for t in (q, k, v, g, beta))
+    has_initial = initial_state is not None
+    states = (cut.sequences, problem.heads, q.shape[3], v.shape[3]) if has_initial else (0,)
+    d_initial = torch.empty(states, dtype=torch.float32, device=q.device)
+    for number in reversed(range(triton.cdiv(cut.per_row, group))):
+        first = number * group
+        s = scratch
+        _prepare(problem, (q, k, g, beta), (s.inverses, s.attentions, s.gates), first, group, owners, scale, l2norm)
+        _scan(
+            "states",
+            problem,
+            (q, k, v, s.inverses, None, s.gates, initial_state, None, checkpoints, None, s.states, s.updates),
+            first=first,
+            group=group,
+            window=problem.interval,
+            has_initial=has_initial,
+            save=False,
+        )
+        _reverse_scan(problem, (q, k), s, do, d_final, dv, d_initial, number, group, has_initial)
+        _chunk_gradients(problem, (q, k), s, do, (dq, dk, dv, dg, dbeta), first, group, owners, scale, l2norm)
+    return dq, dk, dv, dg, dbeta, d_initial
+
+
+def _reverse_scan(
+    problem: _Problem,
+    inputs: tuple[torch.Tensor, torch.Tensor],
+    scratch: _Scratch,
+    do: torch.Tensor,
+    d_final: torch.Tensor | None,
+    dv: torch.Tensor,
+    d_initial: torch.Tensor,
+    number: int,
+    group: int,
+    has_initial: bool,
+) -> None:
+    block = key_block(problem.q.shape[3])
+    config = _config("reverse", problem.q.dtype, block)
+    grid = (triton.cdiv(problem.v.shape[3], config.columns), problem.chunking.sequences * problem.heads)
+    reverse_scan_kernel[grid](
+        *inputs,
+        scratch.inverses,
+        scratch.attentions,
+        scratch.gates,
+        do,
+        d_final,
+        scratch.carries[(number + 1) % 2],
+        dv,
+        scratch.d_states,
+        scratch.carries[number % 2],
+        d_initial,
+        first=number * group,
+        group=group,
+        BK=block,
+        BV=config.columns,
+        HAS_D_FINAL=d_final is not None,
+        STORE_D_INITIAL=has_initial,
+        **problem.geometry(),
+        **problem.constants(),
+        num_warps=config.warps,
+        num_stages=config.stages,
+    )
+
+
+def _chunk_gradients(
+    problem: _Problem,
+    inputs: tuple[torch.Tensor, torch.Tensor],
+    scratch: _Scratch,
+    do: torch.Tensor,
+    gradients: tuple[torch.Tensor, ...],
+    first: int,
+    group: int,
+    owners: torch.Tensor | None,
+    scale: float,
+    l2norm: bool,
+) -> None:
+    q, k = inputs
+    dq, dk, dv, dg, dbeta = gradients
+    s, block = scratch, key_block(q.shape[3])
+    grid = (problem.chunking.rows * group, problem.heads)
+    shared = {
+        "first": first,
+        "group": group,
+        "sequences": problem.chunking.sequences,
+        "owners": owners,
+        **problem.geometry(),
+        **problem.constants(),
+    }
+    config = _config("inner", q.dtype, block)
+    inner_gradient_kernel[grid](
+        q,
+        k,
+        s.gates,
+        do,
+        dv,
+        s.updates,
+        s.d_attentions,
+        s.d_lowers,
+        s.sums,
+        dbeta,
+        scale=scale,
+        BK=block,
+        BV=config.columns,
+        **shared,
+        num_warps=config.warps,
+        num_stages=config.stages,
+    )
+    config = _config("outer", q.dtype, block)
+    outer_gradient_kernel[grid](
+        q,
+        k,
+        s.gates,
+        do,
+        dv,
+        s.updates,
+        s.states,
+        s.d_states,
+        s.d_attentions,
+        s.d_lowers,
+        s.sums,
+        dq,
+        dk,
+        dg,
+        BK=min(block, OUTER_KEYS),
+        BV=config.columns,
+        L2NORM=l2norm,
+        **shared,
+        num_warps=config.warps,
+        num_stages=config.stages,
+    )

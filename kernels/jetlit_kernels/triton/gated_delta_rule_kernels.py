@@ -1,0 +1,282 @@
+"""Triton kernels of the gated delta rule's forward pass: the inside of the chunks, then the scan over them.
+
+With k and q of unit length, q scaled, G the running sum of the log decays inside a chunk of C tokens, S the state at
+its start (all per head):
+
+    L = tril(β_i exp(G_i - G_j) k_i·k_j, -1)        A = (I + L)⁻¹        P = tril(exp(G_i - G_j) q_i·k_j)
+    U = A (β V - β exp(G) K S)                      O = exp(G) Q S + P U
+    S ← exp(G_C) S + Kᵀ exp(G_C - G) U
+
+`prepare_kernel` computes A and P of all chunks in parallel, `scan_kernel` the rest, one program a block of columns of
+V. The factors of the L2 norm stay outside the products: q and k enter them as they were given.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from jetlit_kernels.triton.chunks import chunk_of_slot, span_of_sequence
+
+# Rows of `gates` [slots, H, GATE_ROWS, C], float32: what a token contributes to each product of the scan.
+GATE_ROWS = tl.constexpr(8)
+READ_ERASED = tl.constexpr(0)  # β exp(G) |k|⁻¹
+BETA = tl.constexpr(1)
+WRITE = tl.constexpr(2)  # exp(G_C - G) |k|⁻¹
+READ = tl.constexpr(3)  # scale exp(G) |q|⁻¹
+SUM_HIGH = tl.constexpr(4)  # G = SUM_HIGH + SUM_LOW
+SUM_LOW = tl.constexpr(5)
+K_FACTOR = tl.constexpr(6)  # |k|⁻¹
+Q_FACTOR = tl.constexpr(7)  # |q|⁻¹
+
+# U and dV are proportional to β, and dβ = U·dV / β². A smaller β is replaced by this number: small enough to write
+# nothing that any result could show, large enough that U and dV keep their digits.
+SMALLEST_BETA = tl.constexpr(2.0**-30)
+
+
+@triton.jit
+def gate_row(gates, slot, head, row, H, C: tl.constexpr):
+    """Loads one row [C] of a chunk's gates."""
+    return tl.load(gates + ((slot * H + head) * GATE_ROWS + row) * C + tl.arange(0, C))
+
+
+@triton.jit
+def load_tokens(x, begin, end, head, H, WIDTH: tl.constexpr, offset, C: tl.constexpr, BLOCK: tl.constexpr):
+    """Loads [C, BLOCK] of x [tokens, H, WIDTH] from token `begin` and column `offset`, zeros outside."""
+    token = begin + tl.arange(0, C)
+    column = offset + tl.arange(0, BLOCK)
+    pointers = x + (token[:, None] * H + head) * WIDTH + column[None, :]
+    return tl.load(pointers, mask=(token < end)[:, None] & (column < WIDTH)[None, :], other=0.0)
+
+
+@triton.jit
+def store_tokens(x, value, begin, end, head, H, WIDTH: tl.constexpr, offset, C: tl.constexpr, BLOCK: tl.constexpr):
+    """Stores [C, BLOCK] into x [tokens, H, WIDTH], leaving out what lies outside."""
+    token = begin + tl.arange(0, C)
+    column = offset + tl.arange(0, BLOCK)
+    pointers = x + (token[:, None] * H + head) * WIDTH + column[None, :]
+    tl.store(pointers, value.to(x.dtype.element_ty), mask=(token < end)[:, None] & (column < WIDTH)[None, :])
+
+
+@triton.jit
+def state_offsets(index, offset, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
+    """Offsets and mask of the block [BK, BV] at column `offset` of the state number `index` in [.., K, V]."""
+    row = tl.arange(0, BK)
+    column = offset + tl.arange(0, BV)
+    offsets = index.to(tl.int64) * K * V + row[:, None] * V + column[None, :]
+    return offsets, (row < K)[:, None] & (column < V)[None, :]
+
+
+@triton.jit
+def summed_difference(high, low):
+    """G_i - G_j for all pairs [C, C], from a sum kept in two float32 numbers."""
+    return (high[:, None] - high[None, :]) + (low[:, None] - low[None, :])
+
+
+@triton.jit
+def unit_lower_inverse(lower, lower_transposed, C: tl.constexpr, PRECISION: tl.constexpr):
+    """Inverts I + lower for a strictly lower triangular [C, C]: by substitution in blocks of 16, then by merging."""
+    BLOCKS: tl.constexpr = C // 16
+    block = tl.arange(0, BLOCKS)
+    same_block = (block[:, None] == block[None, :])[:, None, :, None]
+    # [block, column, row] of the blocks on the diagonal.
+    diagonal = tl.sum(tl.where(same_block, tl.reshape(lower_transposed, (BLOCKS, 16, BLOCKS, 16)), 0.0), axis=2)
+    r = tl.arange(0, 16)
+    inverse = tl.zeros((BLOCKS, 16, 16), tl.float32) + tl.where(r[:, None] == r[None, :], 1.0, 0.0)[None, :, :]
+    for i in range(1, 16):
+        row = tl.sum(tl.where((r == i)[None, None, :], diagonal, 0.0), axis=2)
+        solved = tl.where((r == i)[None, :], 1.0, 0.0) - tl.sum(row[:, :, None] * inverse, axis=1)
+        inverse = tl.where((r == i)[None, :, None], solved[:, None, :], inverse)
+    whole = tl.reshape(tl.where(same_block, inverse[:, :, None, :], 0.0), (C, C))
+    c = tl.arange(0, C)
+    if C >= 32:
+        below = ((c[:, None] // 32) == (c[None, :] // 32)) & ((c[:, None] // 16) > (c[None, :] // 16))
+        step = tl.dot(whole, tl.where(below, lower, 0.0), input_precision=PRECISION)
+        whole = whole - tl.dot(step, whole, input_precision=PRECISION)
+    if C >= 64:
+        below = (c[:, None] // 32) > (c[None, :] // 32)
+        step = tl.dot(whole, tl.where(below, lower, 0.0), input_precision=PRECISION)
+        whole = whole - tl.dot(step, whole, input_precision=PRECISION)
+    return whole
+
+
+@triton.jit
+def prepare_kernel(
+    q,
+    k,
+    g,
+    beta,
+    inverses,
+    attentions,
+    gates,
+    first,
+    group,
+    length,
+    chunks,
+    sequences,
+    bounds,
+    base,
+    owners,
+    scale,
+    H,
+    K: tl.constexpr,
+    C: tl.constexpr,
+    BK: tl.constexpr,
+    L2NORM: tl.constexpr,
+    PACKED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    SOLVE_PRECISION: tl.constexpr,
+):
+    """Writes A and P [slots, H, C, C] and the gates of one chunk and head. Grid: (slots, H)."""
+    slot = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1)
+    real, begin, end = chunk_of_slot(
+        slot, first, group, length, chunks, sequences, bounds, base, owners, SIZE=C, PACKED=PACKED
+    )
+    if not real:
+        return
+    c = tl.arange(0, C)
+    inside = begin + c < end
+    log_decay = tl.load(g + (begin + c) * H + head, mask=inside, other=0.0).to(tl.float64)
+    summed = tl.cumsum(log_decay, axis=0)
+    total = tl.sum(log_decay, axis=0)
+    high = summed.to(tl.float32)
+    low = (summed - high.to(tl.float64)).to(tl.float32)
+    b_beta = tl.load(beta + (begin + c) * H + head, mask=inside, other=0.0).to(tl.float32)
+    b_beta = tl.where(tl.abs(b_beta) < SMALLEST_BETA, SMALLEST_BETA, b_beta)
+
+    b_k = load_tokens(k, begin, end, head, H, K, 0, C, BK)
+    b_q = load_tokens(q, begin, end, head, H, K, 0, C, BK)
+    k_factor = tl.full((C,), 1.0, tl.float32)
+    q_factor = tl.full((C,), 1.0, tl.float32)
+    if L2NORM:
+        k_wide = b_k.to(tl.float32)
+        q_wide = b_q.to(tl.float32)
+        k_factor = tl.rsqrt(tl.sum(k_wide * k_wide, axis=1) + 1e-6)
+        q_factor = tl.rsqrt(tl.sum(q_wide * q_wide, axis=1) + 1e-6)
+
+    difference = summed_difference(high, low)
+    on_or_below = c[:, None] >= c[None, :]
+    decay = tl.exp(tl.where(on_or_below, difference, float("-inf")))
+    k_k = tl.dot(b_k, tl.trans(b_k), input_precision=PRECISION) * (k_factor[:, None] * k_factor[None, :])
+    lower = tl.where(c[:, None] > c[None, :], k_k * decay * b_beta[:, None], 0.0)
+    decay_transposed = tl.exp(tl.where(c[:, None] < c[None, :], -difference, float("-inf")))
+    lower_transposed = k_k * decay_transposed * b_beta[None, :]
+    inverse = unit_lower_inverse(lower, lower_transposed, C, SOLVE_PRECISION)
+    q_k = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
+    attention = q_k * decay * (scale * q_factor[:, None] * k_factor[None, :])
+
+    tile = (slot * H + head) * C * C + c[:, None] * C + c[None, :]
+    tl.store(inverses + tile, inverse.to(inverses.dtype.element_ty))
+    tl.store(attentions + tile, attention.to(attentions.dtype.element_ty))
+    row = gates + (slot * H + head) * GATE_ROWS * C + c
+    from_start = tl.exp(summed.to(tl.float32))
+    tl.store(row + READ_ERASED * C, b_beta * from_start * k_factor)
+    tl.store(row + BETA * C, b_beta)
+    tl.store(row + WRITE * C, tl.exp((total - summed).to(tl.float32)) * k_factor)
+    tl.store(row + READ * C, scale * from_start * q_factor)
+    tl.store(row + SUM_HIGH * C, high)
+    tl.store(row + SUM_LOW * C, low)
+    tl.store(row + K_FACTOR * C, k_factor)
+    tl.store(row + Q_FACTOR * C, q_factor)
+
+
+@triton.jit
+def scan_kernel(
+    q,
+    k,
+    v,
+    inverses,
+    attentions,
+    gates,
+    initial,
+    final,
+    checkpoints,
+    o,
+    states,
+    updates,
+    first,
+    group,
+    window,
+    interval,
+    rows,
+    length,
+    chunks,
+    bounds,
+    base,
+    H,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    C: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    HAS_INITIAL: tl.constexpr,
+    STORE_OUTPUT: tl.constexpr,
+    STORE_CHECKPOINTS: tl.constexpr,
+    STORE_STATES: tl.constexpr,
+    PACKED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Scans the chunks of a sequence in a window of its row. Grid: (blocks of V, N · H, windows of the group).
+
+    With STORE_OUTPUT it writes o and the final states, and with STORE_CHECKPOINTS the state at every `interval`-th
+    chunk of a row but its first, [.., rows, H, K, V]. With STORE_STATES it starts from those and writes every chunk's
+    state [slots, H, K, V] and U [slots, H, C, V] for the backward pass.
+    """
+    column = tl.program_id(0) * BV
+    n = tl.program_id(1) // H
+    head = tl.program_id(1) % H
+    from_chunk = first + tl.program_id(2) * window
+    to_chunk = tl.minimum(from_chunk + window, first + group)
+    start, end, _, shift, row, low, high = span_of_sequence(
+        n, from_chunk, to_chunk, length, chunks, bounds, base, SIZE=C, PACKED=PACKED
+    )
+    state = tl.zeros((BK, BV), tl.float32)
+    if HAS_INITIAL:
+        offsets, mask = state_offsets(n * H + head, column, K, V, BK, BV)
+        state = tl.load(initial + offsets, mask=mask & (low == 0), other=0.0).to(tl.float32)
+    if STORE_STATES:
+        offsets, mask = state_offsets(((from_chunk // interval - 1) * rows + row) * H + head, column, K, V, BK, BV)
+        state += tl.load(checkpoints + offsets, mask=mask & (low > 0) & (low < high), other=0.0)
+
+    c = tl.arange(0, C)
+    for chunk in range(low, high):
+        slot = (row * group + shift + chunk - first).to(tl.int64)
+        begin = start + chunk * C
+        tile = (slot * H + head) * C * C + c[:, None] * C + c[None, :]
+        if STORE_CHECKPOINTS:
+            number = shift + chunk
+            save = (number % interval == 0) & (chunk > 0)
+            offsets, mask = state_offsets(((number // interval - 1) * rows + row) * H + head, column, K, V, BK, BV)
+            tl.store(checkpoints + offsets, state, mask=mask & save)
+        b_k = load_tokens(k, begin, end, head, H, K, 0, C, BK)
+        b_v = load_tokens(v, begin, end, head, H, V, column, C, BV)
+        b_inverse = tl.load(inverses + tile)
+        read_erased = gate_row(gates, slot, head, READ_ERASED, H, C)
+        b_beta = gate_row(gates, slot, head, BETA, H, C)
+        write = gate_row(gates, slot, head, WRITE, H, C)
+        last = gates + ((slot * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
+        keep = tl.exp(tl.load(last) + tl.load(last + C))
+
+        b_state = state.to(b_k.dtype)
+        seen = tl.dot(b_k, b_state, input_precision=PRECISION)
+        target = b_v.to(tl.float32) * b_beta[:, None] - seen * read_erased[:, None]
+        update = tl.dot(b_inverse, target.to(b_k.dtype), input_precision=PRECISION)
+        if STORE_STATES:
+            offsets, mask = state_offsets(slot * H + head, column, K, V, BK, BV)
+            tl.store(states + offsets, b_state, mask=mask)
+            offsets, mask = state_offsets(slot * H + head, column, C, V, C, BV)
+            tl.store(updates + offsets, update.to(b_k.dtype), mask=mask)
+        if STORE_OUTPUT:
+            b_q = load_tokens(q, begin, end, head, H, K, 0, C, BK)
+            b_attention = tl.load(attentions + tile)
+            read = gate_row(gates, slot, head, READ, H, C)
+            b_o = tl.dot(b_q, b_state, input_precision=PRECISION) * read[:, None]
+            b_o = tl.dot(b_attention, update.to(b_k.dtype), b_o, input_precision=PRECISION)
+            store_tokens(o, b_o, begin, end, head, H, V, column, C, BV)
+        written = (update * write[:, None]).to(b_k.dtype)
+        state = tl.dot(tl.trans(b_k), written, state * keep, input_precision=PRECISION)
+
+    if STORE_OUTPUT:
+        offsets, mask = state_offsets(n * H + head, column, K, V, BK, BV)
+        tl.store(final + offsets, state, mask=mask)

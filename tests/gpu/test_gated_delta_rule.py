@@ -1,0 +1,141 @@
+"""The gated delta rule's Triton kernels on a GPU against the recurrence in float64, on fresh random inputs.
+
+Every allocation is filled with NaN first, so that an element that nothing wrote shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from jetlit_kernels import gated_delta_rule
+from jetlit_kernels.reference.gated_delta_rule import chunk_gated_delta_rule
+
+from tests.kernels.recurrence_cases import assert_close, relative_error, run_with_gradients
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+TOLERANCE = {torch.bfloat16: 5e-3, torch.float32: 1e-5}
+DTYPES = [torch.bfloat16, torch.float32]
+
+
+@pytest.fixture(autouse=True)
+def filled_with_nan() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def draw(
+    B: int,
+    T: int,
+    H: int,
+    K: int,
+    V: int,
+    dtype: torch.dtype,
+    *,
+    N: int | None = None,
+    decay: float = 0.1,
+    size: float = 1,
+) -> dict[str, torch.Tensor]:
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device="cuda")
+
+    return {
+        "q": (size * normal(B, T, H, K)).to(dtype),
+        "k": (size * normal(B, T, H, K)).to(dtype),
+        "v": (size * normal(B, T, H, V)).to(dtype),
+        "g": -decay * normal(B, T, H).exp(),
+        "beta": normal(B, T, H).sigmoid(),
+        "initial_state": 0.1 * normal(N or B, H, K, V),
+    }
+
+
+def check(tensors: dict[str, torch.Tensor], tolerance: float, **options: object) -> None:
+    """Compares outputs and gradients with the float64 reference, which the CPU tests hold to the recurrence."""
+    v, state = tensors["v"], tensors["initial_state"]
+    upstream = torch.randn_like(v), 0.1 * torch.randn_like(state)
+    expected = run_with_gradients(chunk_gated_delta_rule, tensors, upstream, dtype=torch.float64, **options)
+    actual = run_with_gradients(
+        gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True, **options
+    )
+    assert_close(actual, expected, tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("T", [1, 63, 64, 65, 500, 4096])
+def test_lengths(T: int, dtype: torch.dtype) -> None:
+    check(draw(1 if T > 1000 else 2, T, 4, 96, 256, dtype), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("K", "V"), [(32, 64), (64, 128), (96, 144), (128, 256), (192, 576), (256, 512)])
+def test_widths(K: int, V: int, dtype: torch.dtype) -> None:
+    check(draw(2, 300, 3, K, V, dtype), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("decay", [0.0, 30.0])
+def test_decays(decay: float, dtype: torch.dtype) -> None:
+    tensors = draw(2, 500, 4, 96, 256, dtype, decay=decay)
+    if decay == 0.0:
+        del tensors["g"]
+        upstream = torch.randn_like(tensors["v"]), torch.randn_like(tensors["initial_state"])
+        expected = run_with_gradients(chunk_gated_delta_rule, tensors, upstream, dtype=torch.float64, g=None)
+        actual = run_with_gradients(
+            gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True, g=None
+        )
+        assert_close(actual, expected, TOLERANCE[dtype])
+    else:
+        check(tensors, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("beta", [1e-4, 0.9999, 1.0])
+def test_strengths(beta: float, dtype: torch.dtype) -> None:
+    tensors = draw(2, 300, 4, 96, 128, dtype)
+    tensors["beta"].fill_(beta)
+    check(tensors, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packed_sequences(dtype: torch.dtype) -> None:
+    lengths = torch.tensor([0, 1, 63, 64, 65, 0, 500, 700], device="cuda")
+    tensors = draw(1, int(lengths.sum()), 4, 96, 256, dtype, N=7)
+    check(tensors, TOLERANCE[dtype], cu_seqlens=lengths.cumsum(0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_large_inputs_stay_finite(dtype: torch.dtype) -> None:
+    check(draw(1, 300, 4, 96, 128, dtype, size=100.0), TOLERANCE[dtype])
+
+
+def test_equal_inputs_give_equal_results() -> None:
+    tensors = draw(2, 700, 4, 96, 256, torch.bfloat16)
+    upstream = torch.randn_like(tensors["v"]), torch.randn_like(tensors["initial_state"])
+    once, again = (
+        run_with_gradients(gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True)
+        for _ in range(2)
+    )
+    assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+def test_compiled_without_graph_breaks() -> None:
+    tensors = draw(2, 130, 2, 64, 64, torch.bfloat16)
+    upstream = torch.randn_like(tensors["v"]), torch.randn_like(tensors["initial_state"])
+    compiled = torch.compile(gated_delta_rule, fullgraph=True)
+    expected = run_with_gradients(gated_delta_rule, tensors, upstream, output_final_state=True)
+    actual = run_with_gradients(compiled, tensors, upstream, output_final_state=True)
+    assert_close(actual, expected, 1e-3)
+
+
+def test_float16_is_computed_in_float32() -> None:
+    tensors = {n: t.half() if n in "qkv" else t for n, t in draw(1, 100, 2, 64, 64, torch.float32).items()}
+    o, _ = gated_delta_rule(**tensors, backend="triton")
+    expected, _ = chunk_gated_delta_rule(**{n: t.double() for n, t in tensors.items()})
+    assert o.dtype == torch.float16 and relative_error(o, expected) < 1e-3
