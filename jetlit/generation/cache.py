@@ -1,0 +1,182 @@
+"""Preallocated caches of the engine: all keys and values, a ring of them, or a recurrent state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from jetlit.blocks.attention import Attention
+from jetlit.blocks.base import LinearMixer, TokenMixer
+from jetlit.generation.decode_attention import chunk_attention, masked_chunk_attention, token_attention
+from jetlit.models import JetNemotronForCausalLM
+from jetlit.models.cache import StateLayer
+
+
+@dataclass
+class Clock:
+    """Where generation stands; all layers share it.
+
+    Attributes:
+        position: [1] int64 on the device, of the next token; a captured graph reads it.
+        seen: the same number for the host.
+        decoding: one token at a time (possibly inside a captured graph), rather than a chunk of the prompt.
+        reach: a decode step looks at this many cached positions at most; a graph is captured for each value.
+    """
+
+    position: torch.Tensor
+    seen: int = 0
+    decoding: bool = False
+    reach: int = 0
+    _masks: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict)
+
+    def mask(self, key: tuple[int, ...], build: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Returns this step's mask `key`, built by the first layer that asks."""
+        if key not in self._masks:
+            self._masks[key] = build()
+        return self._masks[key]
+
+    def start_step(self) -> None:
+        """Forgets the masks of the step before."""
+        self._masks.clear()
+
+    def move_to(self, position: int) -> None:
+        """Sets both views of the position."""
+        self.seen = position
+        self.position.fill_(position)
+
+
+class KeyValueLayer:
+    """Keys and values [B, KV heads, slots, D] of one attention layer, allocated once."""
+
+    def __init__(self, attention: Attention, batch: int, slots: int, clock: Clock) -> None:
+        weight = attention.k_proj.weight
+        shape = (batch, attention.num_kv_heads, slots, attention.head_dim)
+        self.keys = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        self.values = torch.zeros_like(self.keys)
+        self.slots = slots
+        self.clock = clock
+        self.index = torch.arange(slots, device=weight.device)
+
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Stores the new keys and values [B, KV heads, T, D] and attends: queries and result [B, heads, T, D]."""
+        step = self._token if self.clock.decoding else self._chunk
+        return step(query, key, value, scaling)
+
+    def byte_count(self) -> int:
+        """Returns the bytes held."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def reset(self) -> None:
+        """Nothing to forget: what is stored is overwritten before it is visible."""
+
+    def _token(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+        raise NotImplementedError
+
+    def _chunk(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class FullLayer(KeyValueLayer):
+    """Every token keeps its place."""
+
+    def _token(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+        clock = self.clock
+        self.keys.index_copy_(2, clock.position, key)
+        self.values.index_copy_(2, clock.position, value)
+        reach = clock.reach
+        visible = clock.mask((reach,), lambda: self.index[:reach] <= clock.position)
+        return token_attention(query, self.keys[:, :, :reach], self.values[:, :, :reach], visible, scaling)
+
+    def _chunk(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+        start, end = self.clock.seen, self.clock.seen + key.shape[2]
+        self.keys[:, :, start:end] = key
+        self.values[:, :, start:end] = value
+        return chunk_attention(query, self.keys[:, :, :end], self.values[:, :, :end], scaling)
+
+
+class RingLayer(KeyValueLayer):
+    """The last `slots` tokens; token t lies in slot t mod slots, which attention does not mind: keys are rotated."""
+
+    def _token(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+        clock = self.clock
+        slot = clock.position % self.slots
+        self.keys.index_copy_(2, slot, key)
+        self.values.index_copy_(2, slot, value)
+        visible = clock.mask((self.slots, -1), lambda: self.index <= clock.position)
+        return token_attention(query, self.keys, self.values, visible, scaling)
+
+    def _chunk(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+        seen, length = self.clock.seen, key.shape[2]
+        past = torch.arange(max(0, seen - self.slots + 1), seen, device=key.device) % self.slots
+        all_keys = torch.cat((self.keys[:, :, past], key), 2)
+        all_values = torch.cat((self.values[:, :, past], value), 2)
+        kept = min(length, self.slots)
+        slots = torch.arange(seen + length - kept, seen + length, device=key.device) % self.slots
+        self.keys[:, :, slots] = key[:, :, -kept:]
+        self.values[:, :, slots] = value[:, :, -kept:]
+        visible = self.clock.mask((self.slots, len(past), length), lambda: self._window(len(past), length))
+        return masked_chunk_attention(query, all_keys, all_values, visible, scaling)
+
+    def _window(self, past: int, length: int) -> torch.Tensor:
+        query = torch.arange(past, past + length, device=self.index.device)[:, None]
+        key = torch.arange(past + length, device=self.index.device)[None]
+        return (key <= query) & (key > query - self.slots)
+
+
+class EngineCache:
+    """The caches of all layers for a fixed number of sequences.
+
+    Args:
+        model: whose layers decide what is kept.
+        batch: B.
+        max_context: tokens of each sequence.
+    """
+
+    def __init__(self, model: JetNemotronForCausalLM, batch: int, max_context: int) -> None:
+        device = model.lm_head.weight.device
+        self.batch, self.max_context = batch, max_context
+        self.clock = Clock(torch.zeros(1, dtype=torch.int64, device=device), reach=max_context)
+        self.layers = [self._layer(mixer) for mixer in active_mixers(model)]
+
+    def _layer(self, mixer: TokenMixer) -> KeyValueLayer | StateLayer:
+        if isinstance(mixer, Attention):
+            if mixer.window_size is None:
+                return FullLayer(mixer, self.batch, self.max_context, self.clock)
+            return RingLayer(mixer, self.batch, min(mixer.window_size, self.max_context), self.clock)
+        assert isinstance(mixer, LinearMixer)
+        return _zero_state(mixer, self.batch)
+
+    def reset(self) -> None:
+        """Forgets the past but keeps every tensor where it is."""
+        self.clock.move_to(0)
+        for layer in self.layers:
+            if isinstance(layer, StateLayer):
+                for state in layer.states.values():
+                    state.zero_()
+
+    def byte_count(self) -> int:
+        """Returns the bytes of every tensor held."""
+        return sum(layer.byte_count() for layer in self.layers)
+
+
+def active_mixers(model: JetNemotronForCausalLM) -> list[TokenMixer]:
+    """Returns the token mixer of each layer; in a super network, that of the active path."""
+    mixers = [layer.self_attn for layer in model.model.layers]
+    return [mixer.paths[mixer.active] if hasattr(mixer, "paths") else mixer for mixer in mixers]
+
+
+def computed_cache_bytes(model: JetNemotronForCausalLM, batch: int, context: int) -> int:
+    """Returns the bytes of cache that `batch` sequences of `context` tokens need, from shapes alone."""
+    dtype = model.lm_head.weight.dtype
+    return sum(mixer.state_bytes(batch, context, dtype) for mixer in active_mixers(model))
+
+
+def _zero_state(mixer: LinearMixer, batch: int) -> StateLayer:
+    """A state of zeros is a sequence's beginning, and gives the tensors their place before a graph is captured."""
+    layer = StateLayer()
+    weight = mixer.o_proj.weight
+    for name, spec in mixer.state_specs().items():
+        layer.states[name] = torch.zeros(batch, *spec.shape, dtype=spec.dtype or weight.dtype, device=weight.device)
+    return layer

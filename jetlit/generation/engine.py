@@ -1,0 +1,250 @@
+"""The generation engine: prefill in chunks, then decode steps over a preallocated cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Literal
+
+import torch
+
+from jetlit.errors import UserError
+from jetlit.generation.cache import EngineCache, computed_cache_bytes
+from jetlit.generation.graphs import CapturedStep
+from jetlit.generation.sampling import Sampling
+from jetlit.models import JetNemotronForCausalLM, LayerInputs, SuperNetwork
+
+_SHORTEST_REACH = 256
+# These change their frequencies with the length, which a captured graph cannot.
+_ROPE_OF_CHANGING_LENGTH = ("dynamic", "longrope")
+
+
+class GenerationEngine:
+    """Generates with a hybrid or a full-attention model; token by token what `model.generate` gives.
+
+    On CUDA a decode step is one captured graph. Full attention looks at the next power of two of the tokens seen, with
+    a graph for each, so that a short context does not pay for a long cache.
+
+    Args:
+        model: in evaluation mode, on the device and in the type to generate with.
+        max_batch: sequences generated together at most.
+        max_context: tokens of a sequence at most, prompt and answer.
+        prefill_chunk: tokens of the prompt run at once; less needs less memory.
+        cuda_graph: "auto" captures on CUDA; True insists, False never does.
+
+    Raises:
+        UserError: the cache cannot fit into the device's memory, or a graph was asked for where there is none.
+    """
+
+    def __init__(
+        self,
+        model: JetNemotronForCausalLM | SuperNetwork,
+        max_batch: int,
+        max_context: int,
+        prefill_chunk: int = 2048,
+        cuda_graph: bool | Literal["auto"] = "auto",
+    ) -> None:
+        self.model = model.causal_lm if isinstance(model, SuperNetwork) else model
+        if min(max_batch, max_context, prefill_chunk) < 1:
+            raise UserError("max_batch, max_context and prefill_chunk must all be at least 1.")
+        self.max_batch, self.max_context, self.prefill_chunk = max_batch, max_context, prefill_chunk
+        self.device = self.model.lm_head.weight.device
+        self.uses_graphs = self._decide_on_graphs(cuda_graph)
+        self._check_memory()
+        self._cache: EngineCache | None = None
+        self._tokens = torch.zeros(0, dtype=torch.int64, device=self.device)
+        self._graphs: dict[int, CapturedStep] = {}
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        input_ids: torch.Tensor,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        stop_tokens: Collection[int] = (),
+        stream: Callable[[torch.Tensor], None] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Continues prompts of equal length.
+
+        Args:
+            input_ids: [B, T].
+            max_new_tokens: at most.
+            temperature: 0 takes the most likely token.
+            top_p: nucleus sampling.
+            stop_tokens: a sequence that gives one of them is finished; it is filled up with that token.
+            stream: called with every step's tokens [B].
+            generator: of random numbers, on the model's device.
+
+        Returns:
+            [B, T + n] with n ≤ max_new_tokens: prompts and continuations.
+
+        Raises:
+            UserError: the prompts and answers do not fit the cache; nothing is allocated then.
+        """
+        batch, length = self._check_request(input_ids, max_new_tokens)
+        sampling = Sampling(temperature, top_p, generator)
+        self._prepare(batch, length, length + max_new_tokens)
+        logits = self._prefill(input_ids.to(self.device))
+        stops = torch.tensor(sorted(stop_tokens), dtype=torch.int64, device=self.device)
+        finished = torch.zeros(batch, dtype=torch.bool, device=self.device)
+        steps = [input_ids.to(self.device)]
+        tokens = torch.zeros(batch, dtype=torch.int64, device=self.device)
+        for step in range(max_new_tokens):
+            if step:
+                logits = self.decode_step(tokens)
+            tokens = torch.where(finished, tokens, sampling.choose(logits))
+            steps.append(tokens[:, None])
+            if stream is not None:
+                stream(tokens)
+            if len(stops):
+                finished |= torch.isin(tokens, stops)
+                # The only wait for the device in this loop, and only where an early end is possible.
+                if bool(finished.all()):
+                    break
+        return torch.cat(steps, 1)
+
+    @torch.inference_mode()
+    def prefill(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Starts new sequences: runs prompts [B, T] in chunks and returns the last token's logits [B, V]."""
+        batch, length = self._check_request(input_ids, 0)
+        self._prepare(batch, length, self.max_context)
+        return self._prefill(input_ids.to(self.device))
+
+    @torch.inference_mode()
+    def decode_step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Appends one token [B] to each sequence and returns logits [B, V] for the next.
+
+        The result is overwritten by the next step where graphs are used.
+
+        Raises:
+            UserError: nothing was prefilled, or the cache is full.
+        """
+        cache = self._cache
+        if cache is None or cache.clock.seen == 0:
+            raise UserError("There is nothing to continue: call prefill first.")
+        if cache.clock.seen >= self.max_context:
+            raise UserError(f"The cache is full at {self.max_context} tokens: make max_context larger.")
+        self._tokens.copy_(tokens)
+        cache.clock.reach = self._reach(cache.clock.seen + 1)
+        logits = self._graphs.get(cache.clock.reach, self._decode)()
+        cache.clock.seen += 1
+        return logits
+
+    @torch.inference_mode()
+    def jump(self, batch: int, seen: int) -> None:
+        """Goes on as if `batch` sequences had `seen` tokens: for measuring, since time does not depend on content.
+
+        Raises:
+            UserError: that many sequences or tokens do not fit.
+        """
+        if not (1 <= batch <= self.max_batch and 1 <= seen < self.max_context):
+            raise UserError(f"{batch} sequences of {seen} tokens are outside of the engine's limits.")
+        self._prepare(batch, seen, self.max_context)
+        assert self._cache is not None
+        self._cache.clock.move_to(seen)
+
+    def cache_bytes(self) -> int:
+        """Returns the bytes of the cache as allocated."""
+        return 0 if self._cache is None else self._cache.byte_count()
+
+    def _prefill(self, input_ids: torch.Tensor) -> torch.Tensor:
+        assert self._cache is not None
+        clock = self._cache.clock
+        clock.decoding = False
+        hidden = None
+        for chunk in input_ids.split(self.prefill_chunk, 1):
+            clock.start_step()
+            positions = torch.arange(clock.seen, clock.seen + chunk.shape[1], device=self.device)[None]
+            hidden = self._layers(chunk, positions)
+            clock.move_to(clock.seen + chunk.shape[1])
+        assert hidden is not None
+        return self._head(hidden)
+
+    def _decode(self) -> torch.Tensor:
+        """One step on tensors that stay where they are; what a graph captures."""
+        assert self._cache is not None
+        clock = self._cache.clock
+        clock.decoding = True
+        clock.start_step()
+        hidden = self._layers(self._tokens[:, None], clock.position[None])
+        clock.position.add_(1)
+        return self._head(hidden)
+
+    def _layers(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        model = self.model.model
+        hidden = model.embed_tokens(tokens)
+        inputs = LayerInputs(model.rotary(hidden, positions), self._cache)
+        for layer in model.layers:
+            hidden = layer(hidden, inputs)
+        return hidden
+
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.model.lm_head(self.model.model.norm(hidden[:, -1]))
+
+    def _prepare(self, batch: int, length: int, end: int) -> None:
+        """Allocates for `batch` sequences and captures what decoding from `length` to `end` tokens will need."""
+        if self._cache is None or self._cache.batch != batch:
+            # The old one first, or both would be there for a moment.
+            self._graphs.clear()
+            self._cache = None
+            self._cache = EngineCache(self.model, batch, self.max_context)
+            self._tokens = torch.zeros(batch, dtype=torch.int64, device=self.device)
+        if self.uses_graphs:
+            self._capture({self._reach(seen) for seen in (*_doublings(length + 1, end), end)})
+        self._cache.reset()
+
+    def _capture(self, reaches: set[int]) -> None:
+        assert self._cache is not None
+        clock = self._cache.clock
+        for reach in sorted(reaches - set(self._graphs), reverse=True):
+            clock.reach = reach
+            pool = next(iter(self._graphs.values())).graph.pool() if self._graphs else None
+            self._graphs[reach] = CapturedStep(self._decode, lambda: clock.move_to(0), pool)
+
+    def _reach(self, seen: int) -> int:
+        """How many cached positions a step over `seen` tokens looks at."""
+        return min(self.max_context, max(_SHORTEST_REACH, 1 << (seen - 1).bit_length()))
+
+    def _decide_on_graphs(self, wish: bool | Literal["auto"]) -> bool:
+        rope_type = (self.model.config.rope_parameters or {}).get("rope_type", "default")
+        possible = self.device.type == "cuda" and rope_type not in _ROPE_OF_CHANGING_LENGTH
+        if wish is True and not possible:
+            raise UserError(
+                f"A CUDA graph needs a CUDA device and fixed rotary frequencies, not {self.device.type} and "
+                f'{rope_type!r}: leave cuda_graph at "auto".'
+            )
+        return possible and wish is not False
+
+    def _check_request(self, input_ids: torch.Tensor, new_tokens: int) -> tuple[int, int]:
+        batch, length = input_ids.shape
+        if batch > self.max_batch:
+            raise UserError(f"The engine takes {self.max_batch} sequences, not {batch}: make max_batch larger.")
+        if length < 1:
+            raise UserError("A prompt needs at least one token.")
+        if length + new_tokens > self.max_context:
+            raise UserError(
+                f"A prompt of {length} tokens and {new_tokens} new ones do not fit the engine's cache of "
+                f"{self.max_context} tokens: shorten the prompt or make max_context larger."
+            )
+        return batch, length
+
+    def _check_memory(self) -> None:
+        if self.device.type != "cuda":
+            return
+        needed = computed_cache_bytes(self.model, self.max_batch, self.max_context)
+        free = torch.cuda.mem_get_info(self.device)[0]
+        reusable = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        if needed > free + reusable:
+            raise UserError(
+                f"A cache of {self.max_batch} sequences of {self.max_context} tokens needs {needed / 2**30:.1f} GiB, "
+                f"but {(free + reusable) / 2**30:.1f} GiB are free: use a smaller batch or a shorter context."
+            )
+
+
+def _doublings(start: int, end: int) -> list[int]:
+    values = []
+    while start < end:
+        values.append(start)
+        start *= 2
+    return values

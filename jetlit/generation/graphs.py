@@ -1,0 +1,39 @@
+"""A decode step captured in a CUDA graph, one for each reach of attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+_WARM_UP_STEPS = 3
+
+
+class CapturedStep:
+    """A function of fixed tensors, captured once and replayed.
+
+    Args:
+        run: reads and writes tensors that stay where they are, and returns its result. It is run a few times before
+            the capture, so the state it changes must be reset afterwards.
+        rewind: called before each of those runs.
+        pool: memory shared with other graphs that never run at the same time.
+    """
+
+    def __init__(
+        self, run: Callable[[], torch.Tensor], rewind: Callable[[], None], pool: tuple[int, int] | None
+    ) -> None:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP_STEPS):
+                rewind()
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, pool=pool):
+            self.result = run()
+
+    def __call__(self) -> torch.Tensor:
+        """Replays the step; the result is overwritten by the next call."""
+        self.graph.replay()
+        return self.result

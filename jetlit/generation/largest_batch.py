@@ -1,0 +1,109 @@
+"""Finds the largest batch that runs, by running it, and the prefill chunk that keeps prefill fast."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from jetlit.errors import UserError
+from jetlit.generation.engine import GenerationEngine
+from jetlit.generation.throughput import median_seconds, peak_memory_bytes, reset_peak_memory
+from jetlit.models import JetNemotronForCausalLM
+
+
+@dataclass(frozen=True)
+class LargestBatch:
+    """What was found.
+
+    Attributes:
+        batch: the largest that ran.
+        prefill_chunk: tokens of the prompt at once, the fewest that keep the prefill within 5% of its best speed.
+        prefill_tokens_per_s: with that chunk.
+        peak_memory_bytes: of the device, while that batch ran.
+    """
+
+    batch: int
+    prefill_chunk: int
+    prefill_tokens_per_s: float
+    peak_memory_bytes: int
+
+
+def find_largest_batch(
+    model: JetNemotronForCausalLM,
+    context: int,
+    *,
+    chunks: Sequence[int] = (128, 256, 512, 1024, 2048, 4096),
+    limit: int = 4096,
+    kept_speed: float = 0.95,
+) -> LargestBatch:
+    """Finds the largest batch of sequences of `context` tokens that a model can generate with on its device.
+
+    First the prefill chunk is chosen on one sequence, because its activations take room from the cache. Then batches
+    are tried: the cache is allocated, a chunk is prefilled and a token decoded, with running out of memory caught.
+
+    Args:
+        model: in evaluation mode, on the device.
+        context: tokens of a sequence.
+        chunks: prefill chunks to choose from.
+        limit: no larger batch is tried.
+        kept_speed: share of the best prefill speed that the chosen chunk must keep.
+
+    Raises:
+        UserError: not even one sequence fits.
+    """
+    device = model.lm_head.weight.device
+    speeds = {chunk: _prefill_speed(model, context, chunk) for chunk in chunks if chunk <= max(context, min(chunks))}
+    chunk = min(size for size, speed in speeds.items() if speed >= kept_speed * max(speeds.values()))
+    reset_peak_memory(device)
+    batch = largest_that_runs(lambda size: _generate_once(model, size, context, chunk), limit)
+    if batch == 0:
+        raise UserError(f"Not even one sequence of {context} tokens fits this device: shorten the context.")
+    reset_peak_memory(device)
+    _generate_once(model, batch, context, chunk)
+    return LargestBatch(batch, chunk, speeds[chunk], peak_memory_bytes(device))
+
+
+def largest_that_runs(run: Callable[[int], object], limit: int) -> int:
+    """Returns the largest size up to `limit` with which `run` does not run out of memory, 0 when none does.
+
+    Sizes are doubled until one fails, then the gap is halved.
+    """
+    works, fails = 0, limit + 1
+    size = 1
+    while fails - works > 1:
+        if _fits(run, size):
+            works = size
+        else:
+            fails = size
+        size = min(2 * works, limit) if fails > limit and works else (works + fails) // 2
+    return works
+
+
+def _fits(run: Callable[[int], object], size: int) -> bool:
+    try:
+        run(size)
+    except (torch.OutOfMemoryError, MemoryError, UserError):
+        return False
+    finally:
+        # What the failed attempt held must be gone before the next one.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return True
+
+
+def _generate_once(model: JetNemotronForCausalLM, batch: int, context: int, chunk: int) -> None:
+    engine = GenerationEngine(model, batch, context, chunk)
+    tokens = torch.zeros(batch, min(chunk, context - 1), dtype=torch.int64, device=engine.device)
+    engine.prefill(tokens)
+    engine.jump(batch, context - 1)
+    engine.decode_step(tokens[:, 0])
+
+
+def _prefill_speed(model: JetNemotronForCausalLM, context: int, chunk: int) -> float:
+    engine = GenerationEngine(model, 1, context, chunk)
+    ids = torch.zeros(1, context, dtype=torch.int64, device=engine.device)
+    return context / median_seconds(lambda: engine.prefill(ids), 3, engine.device)

@@ -1,0 +1,137 @@
+"""Measures training and generation on the machine at hand: warm-up, then the median of repeats."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+
+from jetlit.errors import UserError
+from jetlit.generation.engine import GenerationEngine
+from jetlit.models import JetNemotronForCausalLM, SuperNetwork
+
+
+def measure_generation(
+    model: JetNemotronForCausalLM | SuperNetwork,
+    batch: int,
+    context: int,
+    *,
+    decode_tokens: int = 32,
+    prefill_chunk: int = 2048,
+    prefill_batch: int | None = None,
+    repeats: int = 3,
+    cuda_graph: bool | Literal["auto"] = "auto",
+) -> dict[str, float]:
+    """Measures prefill and decode throughput at a batch and a context.
+
+    Prompts are random tokens. Decoding is timed over the last `decode_tokens` tokens before the context is full; the
+    cache is there in full size, its content does not matter to time.
+
+    Args:
+        model: in evaluation mode, on the device and in the type to measure.
+        batch: B, of the decode steps.
+        context: tokens of a sequence.
+        decode_tokens: steps of one timing.
+        prefill_chunk: tokens of the prompt run at once.
+        prefill_batch: B of the prefill; None means `batch`, 0 leaves the prefill out (a large batch of long contexts
+            takes minutes).
+        repeats: timings of which the median counts, after one that does not.
+        cuda_graph: as for `GenerationEngine`.
+
+    Returns:
+        prefill_tokens_per_s (unless left out), decode_tokens_per_s, cache_bytes, and peak_memory_bytes (of the device;
+        on the CPU of the whole process).
+
+    Raises:
+        UserError: the context is too short for the steps, or the cache does not fit.
+    """
+    if context <= decode_tokens:
+        raise UserError(
+            f"A context of {context} tokens is too short for {decode_tokens} decode steps: lengthen it, or time fewer."
+        )
+    device = model.lm_head.weight.device
+    reset_peak_memory(device)
+    prompts = batch if prefill_batch is None else prefill_batch
+    engine = GenerationEngine(model, max(batch, prompts), context, prefill_chunk, cuda_graph)
+    measured: dict[str, float] = {}
+    if prompts:
+        ids = torch.randint(model.config.vocab_size, (prompts, context - decode_tokens), device=device)
+        seconds = median_seconds(lambda: engine.prefill(ids), repeats, device)
+        measured["prefill_tokens_per_s"] = ids.numel() / seconds
+    tokens = torch.zeros(batch, dtype=torch.int64, device=device)
+
+    def decode() -> None:
+        for _ in range(decode_tokens):
+            engine.decode_step(tokens)
+
+    seconds = median_seconds(decode, repeats, device, before=lambda: engine.jump(batch, context - decode_tokens))
+    return measured | {
+        "decode_tokens_per_s": batch * decode_tokens / seconds,
+        "cache_bytes": engine.cache_bytes(),
+        "peak_memory_bytes": peak_memory_bytes(device),
+    }
+
+
+def measure_training(
+    step: Callable[[], object], tokens: int, *, device: torch.device, repeats: int = 5, warm_up: int = 2
+) -> dict[str, float]:
+    """Measures a training step.
+
+    Args:
+        step: runs forward, backward and the optimiser once.
+        tokens: it learns from.
+        device: it runs on.
+        repeats: timings of which the median counts.
+        warm_up: steps that do not count.
+
+    Returns:
+        training_tokens_per_s and peak_memory_bytes.
+    """
+    reset_peak_memory(device)
+    seconds = median_seconds(step, repeats, device, warm_up=warm_up)
+    return {"training_tokens_per_s": tokens / seconds, "peak_memory_bytes": peak_memory_bytes(device)}
+
+
+def median_seconds(
+    run: Callable[[], object],
+    repeats: int,
+    device: torch.device,
+    *,
+    warm_up: int = 1,
+    before: Callable[[], object] = lambda: None,
+) -> float:
+    """Times `run` after `warm_up` calls that do not count; `before` runs untimed before each call."""
+    times = []
+    for index in range(warm_up + repeats):
+        before()
+        _wait(device)
+        start = time.perf_counter()
+        run()
+        _wait(device)
+        if index >= warm_up:
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Starts a new peak on CUDA; a process's own peak cannot be reset."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Returns the most memory used: allocated on a CUDA device, resident in the process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
