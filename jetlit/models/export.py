@@ -1,0 +1,123 @@
+"""Writes a model as a Hugging Face directory in the released format, and makes one from a teacher."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from jetlit.errors import UserError
+from jetlit.models.architecture import Architecture
+from jetlit.models.hybridise import hybridise
+from jetlit.models.modeling import JetNemotronForCausalLM
+from jetlit.models.teacher import load_teacher
+
+FORMATS = ("jet_nemotron",)
+
+logger = logging.getLogger("jetlit")
+
+
+def export(
+    model: JetNemotronForCausalLM | str | Path,
+    tokenizer: PreTrainedTokenizerBase | str | Path | None,
+    out_dir: str | Path,
+    format: str = "jet_nemotron",
+) -> Path:
+    """Writes config.json, safetensors and tokenizer into a directory that appears whole or not at all.
+
+    `AutoModelForCausalLM.from_pretrained` loads it after `import jetlit`. The released Jet-Nemotron code loads it too
+    (its two Python files, named in `auto_map`, are not written) unless the model uses blocks that code does not have;
+    that is logged.
+
+    Args:
+        model: or the folder of a checkpoint.
+        tokenizer: or a folder with one; None writes none.
+        out_dir: replaced if it exists.
+        format: only "jet_nemotron".
+
+    Returns:
+        `out_dir`.
+
+    Raises:
+        UserError: an unknown format, a folder that is no checkpoint, or one that cannot be written.
+    """
+    if format not in FORMATS:
+        raise UserError(f"There is no export format {format!r}: use {', '.join(map(repr, FORMATS))}.")
+    if not isinstance(model, JetNemotronForCausalLM):
+        model = load_teacher(str(model))
+    if isinstance(tokenizer, str | Path):
+        tokenizer = load_tokenizer(tokenizer)
+    if not model.config.is_released_format:
+        logger.info("This model needs jetlit to be loaded: the released code lacks one of its blocks or settings.")
+    out_dir = Path(out_dir)
+    try:
+        _write_whole(out_dir, model, tokenizer)
+    except OSError as error:
+        raise UserError(f"Could not write {out_dir} ({error}): free some space or choose another folder.") from error
+    return out_dir
+
+
+def convert(
+    teacher: str,
+    architecture: Architecture | str | Path,
+    out_dir: str | Path,
+    *,
+    block: str | None = None,
+    block_config: dict | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> Path:
+    """Makes a hybrid from a teacher's checkpoint and writes it, with the teacher's tokenizer if it has one.
+
+    Args:
+        teacher: a folder or hub name.
+        architecture: a placement, or a file of one.
+        out_dir: replaced if it exists.
+        block: in every layer that is not attention, in place of the architecture's own.
+        block_config: that block's arguments.
+        dtype: of the weights; None keeps the teacher's.
+
+    Returns:
+        `out_dir`.
+
+    Raises:
+        UserError: the teacher, the architecture or the block does not fit.
+    """
+    if not isinstance(architecture, Architecture):
+        architecture = Architecture.load(architecture)
+    if block is not None:
+        architecture = architecture.with_block(block, block_config)
+    model = hybridise(load_teacher(teacher, dtype), architecture)
+    return export(model, _tokenizer_or_none(teacher), out_dir)
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a checkpoint; raises UserError when there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"There is no tokenizer at {path}: give the folder that holds tokenizer.json.") from error
+
+
+def _tokenizer_or_none(path: str) -> PreTrainedTokenizerBase | None:
+    try:
+        return load_tokenizer(path)
+    except UserError:
+        logger.info("%s has no tokenizer, so none is written.", path)
+        return None
+
+
+def _write_whole(out_dir: Path, model: JetNemotronForCausalLM, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}.") as temporary:
+        written = Path(temporary) / "model"
+        model.save_pretrained(written)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(written))
+        if out_dir.exists():
+            shutil.rmtree(out_dir)
+        os.replace(written, out_dir)
