@@ -73,9 +73,37 @@ def jet_decode_step(
     for name, (tensor, shape) in expected.items():
         if tensor.shape != shape:
             raise ValueError(f"jet_decode_step needs {name} of shape {list(shape)}; got {list(tensor.shape)}.")
+    if not (conv_state.is_contiguous() and recurrent_state.is_contiguous()):
+        raise ValueError("jet_decode_step updates conv_state and recurrent_state in place: pass contiguous tensors.")
     scale = key_dim**-0.5 if scale is None else scale
-    resolve_backend(backend, q)
-    return reference.jet_decode_step(
+    tensors = [q, k, v, gate, beta_logits, a, conv_kernels, A_log, dt_bias, norm_weight, conv_state, recurrent_state]
+    if resolve_backend(backend, q) == "torch":
+        return reference.jet_decode_step(*tensors, scale=scale, norm_eps=norm_eps)
+    if torch.compiler.is_compiling():
+        return _operator(*tensors, scale, norm_eps)
+    # Outside the compiler the operator's dispatch would only cost time: a step is a few microseconds.
+    return _launch(*tensors, scale, norm_eps)
+
+
+def _launch(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    gate: torch.Tensor,
+    beta_logits: torch.Tensor,
+    a: torch.Tensor,
+    conv_kernels: torch.Tensor,
+    A_log: torch.Tensor,
+    dt_bias: torch.Tensor,
+    norm_weight: torch.Tensor,
+    conv_state: torch.Tensor,
+    recurrent_state: torch.Tensor,
+    scale: float,
+    norm_eps: float,
+) -> torch.Tensor:
+    from jetlit_kernels.triton import decode_step as kernels
+
+    return kernels.jet_decode_step(
         q,
         k,
         v,
@@ -91,3 +119,13 @@ def jet_decode_step(
         scale=scale,
         norm_eps=norm_eps,
     )
+
+
+_operator = torch.library.custom_op(
+    "jetlit_kernels::jet_decode_step", _launch, mutates_args=("conv_state", "recurrent_state")
+)
+
+
+@_operator.register_fake
+def _(q, k, v, *_):
+    return v.new_empty(v.shape)

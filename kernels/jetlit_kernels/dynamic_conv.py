@@ -44,7 +44,10 @@ def dynamic_conv(
         ValueError: shapes or arguments contradict each other, or the backend cannot run here.
     """
     _check(v, hidden, weight, bias, activation, state, cu_seqlens)
-    resolve_backend(backend, v)
+    if resolve_backend(backend, v) == "triton":
+        taps = weight.shape[0] // v.shape[-1]
+        out = _operator(v, hidden, weight, bias, state, cu_seqlens, activation == "silu")
+        return out, reference.final_conv_state(v, state, taps, cu_seqlens) if output_final_state else None
     return reference.dynamic_conv(
         v,
         hidden,
@@ -89,3 +92,60 @@ def _check(
         raise ValueError(
             f"dynamic_conv needs state [N, D, W] = [{sequences}, {channels}, {taps}]; got {tuple(state.shape)}."
         )
+
+
+@torch.library.custom_op("jetlit_kernels::dynamic_conv", mutates_args=())
+def _operator(
+    v: torch.Tensor,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    state: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    silu: bool,
+) -> torch.Tensor:
+    from jetlit_kernels.triton import dynamic_conv as kernels
+
+    return kernels.forward(v, hidden, weight, bias, state, cu_seqlens, silu)
+
+
+@_operator.register_fake
+def _(v, hidden, weight, bias, state, cu_seqlens, silu):
+    return v.new_empty(v.shape)
+
+
+@torch.library.custom_op("jetlit_kernels::dynamic_conv_backward", mutates_args=())
+def _backward_operator(
+    d_out: torch.Tensor,
+    v: torch.Tensor,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    state: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    silu: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    from jetlit_kernels.triton import dynamic_conv as kernels
+
+    return kernels.backward(d_out, v, hidden, weight, bias, state, cu_seqlens, silu)
+
+
+@_backward_operator.register_fake
+def _(d_out, v, hidden, weight, bias, state, cu_seqlens, silu):
+    return v.new_empty(v.shape), hidden.new_empty(hidden.shape), weight.new_empty(weight.shape), torch.empty_like(bias)
+
+
+def _save_inputs(ctx, inputs, output):
+    *tensors, ctx.silu = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx, d_out):
+    gradients = _backward_operator(d_out, *ctx.saved_tensors, ctx.silu)
+    d_state = None
+    if ctx.needs_input_grad[4]:
+        d_state = reference.state_gradient(d_out, *ctx.saved_tensors, ctx.silu)
+    return *gradients, d_state, None, None
+
+
+_operator.register_autograd(_backward, setup_context=_save_inputs)

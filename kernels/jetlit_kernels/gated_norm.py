@@ -29,5 +29,44 @@ def gated_rms_norm(
             f"gated_rms_norm needs o and gate of one shape [..., V] and weight [V]; got {tuple(o.shape)}, "
             f"{tuple(gate.shape)} and {tuple(weight.shape)}."
         )
-    resolve_backend(backend, o)
+    if resolve_backend(backend, o) == "triton":
+        return _operator(o, gate, weight, eps)
     return reference.gated_rms_norm(o, gate, weight, eps)
+
+
+@torch.library.custom_op("jetlit_kernels::gated_rms_norm", mutates_args=())
+def _operator(o: torch.Tensor, gate: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    from jetlit_kernels.triton import gated_norm as kernels
+
+    return kernels.forward(o, gate, weight, eps)
+
+
+@_operator.register_fake
+def _(o, gate, weight, eps):
+    return o.new_empty(o.shape)
+
+
+@torch.library.custom_op("jetlit_kernels::gated_rms_norm_backward", mutates_args=())
+def _backward_operator(
+    d_out: torch.Tensor, o: torch.Tensor, gate: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    from jetlit_kernels.triton import gated_norm as kernels
+
+    return kernels.backward(d_out, o, gate, weight, eps)
+
+
+@_backward_operator.register_fake
+def _(d_out, o, gate, weight, eps):
+    return o.new_empty(o.shape), gate.new_empty(gate.shape), torch.empty_like(weight)
+
+
+def _save_inputs(ctx, inputs, output):
+    *tensors, ctx.eps = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx, d_out):
+    return *_backward_operator(d_out, *ctx.saved_tensors, ctx.eps), None
+
+
+_operator.register_autograd(_backward, setup_context=_save_inputs)

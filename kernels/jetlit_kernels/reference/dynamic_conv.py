@@ -61,6 +61,40 @@ def final_conv_state(
     return _last_inputs(padded, ends, taps)
 
 
+def state_gradient(
+    d_out: torch.Tensor,
+    v: torch.Tensor,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    state: torch.Tensor,
+    cu_seqlens: torch.Tensor | None,
+    silu: bool,
+) -> torch.Tensor:
+    """Gradient of the initial state [N, D, W], which only the first W − 1 tokens of each sequence see."""
+    dtype = accumulate_dtype(v.dtype)
+    length, channels = v.shape[1:]
+    sequences, _, taps = state.shape
+    if cu_seqlens is None:
+        lengths = torch.full((sequences,), length, device=v.device)
+        starts = torch.arange(sequences, device=v.device) * length
+    else:
+        lengths, starts = cu_seqlens.diff(), cu_seqlens[:-1]
+    d_state = torch.zeros(state.shape, dtype=dtype, device=v.device)
+    window = state.to(dtype)
+    for token in range(min(taps - 1, length)):
+        rows = (starts + token).clamp(max=v.shape[0] * length - 1)
+        window = torch.cat([window[..., 1:], v.reshape(-1, channels)[rows].to(dtype)[..., None]], dim=-1)
+        kernels = F.linear(hidden.reshape(-1, hidden.shape[-1])[rows].to(dtype), weight.to(dtype), bias.to(dtype))
+        kernels = kernels.view(sequences, channels, taps)
+        d_y = d_out.reshape(-1, channels)[rows].to(dtype) * (token < lengths)[:, None]
+        if silu:
+            y = (kernels * window).sum(-1)
+            d_y = d_y * y.sigmoid() * (1 + y * (1 - y.sigmoid()))
+        d_state[..., token + 1 :] += kernels[..., : taps - 1 - token] * d_y[..., None]
+    return d_state.to(state.dtype)
+
+
 def _with_history(
     v: torch.Tensor, state: torch.Tensor | None, taps: int, cu_seqlens: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:

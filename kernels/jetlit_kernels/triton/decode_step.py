@@ -1,0 +1,113 @@
+"""Triton decode step: one program a sequence and head, its state read once and written once."""
+
+import torch
+import triton
+import triton.language as tl
+
+BLOCK_V = 64
+
+
+@triton.jit
+def _silu(x):
+    return x / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def _softplus(x):
+    return tl.where(x > 20.0, x, tl.log(1.0 + tl.exp(tl.minimum(x, 20.0))))
+
+
+@triton.jit
+def decode_kernel(
+    q, k, v, gate, beta_logits, a, conv_kernels, A_log, dt_bias, norm_weight, conv_state, recurrent_state, out,
+    stride_q, stride_k, stride_v, stride_gate, stride_beta, stride_a, stride_kernels, scale, eps,
+    H: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
+    NVP: tl.constexpr, W: tl.constexpr, WP: tl.constexpr,
+):  # fmt: skip
+    """One token of one head: with S the old state decayed, o = Sᵀq + (k·q)·write, so one reading of S serves both."""
+    batch = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1)
+    row = tl.arange(0, KP)
+    query = _silu(tl.load(q + batch * stride_q + head * K + row, mask=row < K, other=0.0).to(tl.float32))
+    key = _silu(tl.load(k + batch * stride_k + head * K + row, mask=row < K, other=0.0).to(tl.float32))
+    query *= tl.rsqrt(tl.sum(query * query) + 1e-6) * scale
+    key *= tl.rsqrt(tl.sum(key * key) + 1e-6)
+    key_query = tl.sum(key * query)
+    beta = 1.0 / (1.0 + tl.exp(-tl.load(beta_logits + batch * stride_beta + head).to(tl.float32)))
+    step = tl.load(a + batch * stride_a + head).to(tl.float32) + tl.load(dt_bias + head).to(tl.float32)
+    decay = tl.exp(-tl.exp(tl.load(A_log + head).to(tl.float32)) * _softplus(step))
+
+    tap = tl.arange(0, WP)
+    piece = tl.arange(0, NVP)
+    result = tl.zeros([NVP, BV], dtype=tl.float32)
+    for number in range(NV):
+        column = number * BV + tl.arange(0, BV)
+        channel = head * V + column
+        state_ptr = recurrent_state + ((batch * H + head) * K + row)[:, None] * V + column[None, :]
+        mask = (row < K)[:, None] & (column < V)[None, :]
+        state = tl.load(state_ptr, mask=mask, other=0.0)
+
+        newest = tl.load(v + batch * stride_v + channel, mask=column < V, other=0.0)
+        line = (batch * H * V + channel)[:, None] * W + tap[None, :]
+        inside = (column < V)[:, None] & (tap < W)[None, :]
+        taps = tl.load(conv_kernels + batch * stride_kernels + channel[:, None] * W + tap[None, :], mask=inside, other=0.0)
+        window = tl.load(conv_state + line + 1, mask=inside & (tap < W - 1)[None, :], other=0.0)
+        window = tl.where((tap == W - 1)[None, :], newest.to(window.dtype)[:, None], window)
+        # A slot is read by one thread and written by another: all have read before any writes.
+        tl.debug_barrier()
+        tl.store(conv_state + line, window, mask=inside)
+        value = _silu(tl.sum(taps.to(tl.float32) * window.to(tl.float32), axis=1))
+
+        state *= decay
+        write = beta * (value - tl.sum(state * key[:, None], axis=0))
+        o = tl.sum(state * query[:, None], axis=0) + key_query * write
+        tl.store(state_ptr, state + key[:, None] * write[None, :], mask=mask)
+        result = tl.where((piece == number)[:, None], o[None, :], result)
+
+    column = piece[:, None] * BV + tl.arange(0, BV)[None, :]
+    mask = column < V
+    result = tl.where(mask, result, 0.0)
+    norm = tl.rsqrt(tl.sum(result * result) / V + eps)
+    z = tl.load(gate + batch * stride_gate + head * V + column, mask=mask, other=0.0).to(tl.float32)
+    w = tl.load(norm_weight + column, mask=mask, other=0.0).to(tl.float32)
+    result *= norm * w * _silu(z)
+    tl.store(out + (batch * H + head) * V + column, result.to(out.dtype.element_ty), mask=mask)
+
+
+def jet_decode_step(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    gate: torch.Tensor,
+    beta_logits: torch.Tensor,
+    a: torch.Tensor,
+    conv_kernels: torch.Tensor,
+    A_log: torch.Tensor,
+    dt_bias: torch.Tensor,
+    norm_weight: torch.Tensor,
+    conv_state: torch.Tensor,
+    recurrent_state: torch.Tensor,
+    *,
+    scale: float,
+    norm_eps: float,
+) -> torch.Tensor:
+    """One launch; arguments and result as those of `jetlit_kernels.jet_decode_step`."""
+    batch, heads, key_dim = q.shape
+    value_dim, taps = v.shape[-1], conv_kernels.shape[-1]
+    out = torch.empty(batch, heads, value_dim, dtype=v.dtype, device=v.device)
+    if not batch:
+        return out
+    per_token = [_rows(x) for x in (q, k, v, gate, beta_logits, a, conv_kernels)]
+    pieces = triton.cdiv(value_dim, BLOCK_V)
+    decode_kernel[(batch, heads)](
+        *per_token, A_log, dt_bias, norm_weight, conv_state, recurrent_state, out,
+        *(x.stride(0) for x in per_token), scale, norm_eps,
+        H=heads, K=key_dim, KP=triton.next_power_of_2(key_dim), V=value_dim, BV=BLOCK_V, NV=pieces,
+        NVP=triton.next_power_of_2(pieces), W=taps, WP=triton.next_power_of_2(taps), num_warps=4, num_stages=2,
+    )  # fmt: skip
+    return out
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """`x` as it is if each of its rows is contiguous, else a contiguous copy."""
+    return x if x[0].is_contiguous() else x.contiguous()
