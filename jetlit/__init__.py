@@ -4,6 +4,6 @@ Importing it registers the hybrid with transformers' AutoConfig and AutoModelFor
 AutoTokenizer.
 """
 
-import jetlit_data.tokenizer
+import jetlit_data.tokenizer  # noqa: F401 (registers ByteTokenizer)
 
 from jetlit import models as models

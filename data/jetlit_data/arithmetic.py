@@ -3,7 +3,6 @@
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 from jetlit.errors import UserError
 from jetlit_data.generated import Purpose, Span, generator_rng
@@ -27,13 +26,16 @@ class Arithmetic:
     problems: int = 16
     operations: str = "+-"
 
-    chance: ClassVar[float] = 0.0
-
     def __post_init__(self) -> None:
         if self.largest < 9 or self.problems < 1:
             raise UserError("Arithmetic needs operands up to 9 at least and 1 problem or more a document.")
         if not self.operations or set(self.operations) - {"+", "-"}:
             raise UserError(f'Arithmetic knows the operations "+" and "-", not "{self.operations}".')
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing a result blindly, all results taken to be equally likely."""
+        return 1 / (2 * self.largest + 1 if "+" in self.operations else self.largest + 1)
 
     def documents(self, seed: int, purpose: Purpose) -> Iterator[list[Span]]:
         """Endless documents of the given seed; those for tasks hold only problems kept out of training."""

@@ -19,6 +19,11 @@ class Span:
 class Generator(Protocol):
     """A family of documents made of spans."""
 
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing an answer blindly."""
+        ...
+
     def documents(self, seed: int, purpose: Purpose) -> Iterator[list[Span]]:
         """Endless documents: the same for the same seed, and different ones for each purpose."""
         ...

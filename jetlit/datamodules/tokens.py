@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 from jetlit_data.corpus import CorpusInfo, read_corpus
+from jetlit_data.reading import open_split
 from jetlit_data.tokenizer import check_vocabulary
 from lightning.pytorch import LightningDataModule
 from litdata import StreamingDataset
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from jetlit.datamodules.mixture import Mixture
-from jetlit.datamodules.reading import open_split
 from jetlit.datamodules.resumable import ResumableLoader
 from jetlit.errors import UserError
 

@@ -6,9 +6,9 @@ from typing import Any
 import litdata
 import numpy as np
 import torch
-from jetlit_data.corpus import check_size, sha256_of
 
 from jetlit.errors import UserError
+from jetlit_data.corpus import check_size, sha256_of
 
 
 class TokensLoader(litdata.TokensLoader):
