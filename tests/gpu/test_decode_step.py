@@ -23,7 +23,9 @@ def relative(actual, expected):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 5e-3), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("size", [(12, 96, 256, 4), (16, 128, 256, 4), (4, 256, 288, 4), (12, 64, 384, 2), (2, 40, 72, 8)])
+@pytest.mark.parametrize(
+    "size", [(12, 96, 256, 4), (16, 128, 256, 4), (4, 256, 288, 4), (12, 64, 384, 2), (2, 40, 72, 8)]
+)
 @pytest.mark.parametrize("batch", [1, 3, 128])
 def test_matches_float64(batch, size, dtype, tolerance):
     inputs = inputs_on_gpu(batch, *size, dtype)

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jetlit_kernels import dynamic_conv, jet_decode_step
 from jetlit_kernels.gates import log_decay_and_beta
 
+from tests.kernels.backends import BACKENDS, assert_near
+
 NAMES = [
     "q",
     "k",
@@ -70,17 +72,18 @@ def definition(inputs, eps=1e-5):
     return out, conv_state, state
 
 
-@pytest.mark.parametrize(("key_dim", "value_dim", "taps"), [(4, 6, 4), (3, 5, 2), (8, 4, 8)])
-def test_matches_definition(key_dim, value_dim, taps):
-    inputs = draw(3, 2, key_dim, value_dim, taps)
+@BACKENDS
+@pytest.mark.parametrize(("key_dim", "value_dim", "taps"), [(4, 6, 4), (3, 130, 2), (8, 65, 8), (12, 33, 5)])
+def test_matches_definition(key_dim, value_dim, taps, backend, dtype, tolerance):
+    inputs = draw(3, 2, key_dim, value_dim, taps, dtype)
     expected = definition(inputs)
-    out = jet_decode_step(**inputs, backend="torch")
-    for actual, exact in zip((out, inputs["conv_state"], inputs["recurrent_state"]), expected, strict=True):
-        torch.testing.assert_close(actual, exact)
+    out = jet_decode_step(**inputs, backend=backend)
+    assert_near((out, inputs["conv_state"], inputs["recurrent_state"]), expected, tolerance)
 
 
-def test_accepts_views_of_one_merged_projection():
-    inputs = draw(3, 2, 4, 6, 4)
+@BACKENDS
+def test_accepts_views_of_one_merged_projection(backend, dtype, tolerance):
+    inputs = draw(3, 2, 4, 6, 4, dtype)
     expected = definition(inputs)
     merged = torch.cat([inputs[name].flatten(1) for name in NAMES[:6]], dim=1)
     offset = 0
@@ -88,7 +91,7 @@ def test_accepts_views_of_one_merged_projection():
         width = inputs[name][0].numel()
         inputs[name] = merged[:, offset : offset + width].unflatten(1, inputs[name].shape[1:])
         offset += width
-    torch.testing.assert_close(jet_decode_step(**inputs, backend="torch"), expected[0])
+    assert_near([jet_decode_step(**inputs, backend=backend)], expected[:1], tolerance)
 
 
 def test_convolution_agrees_with_the_whole_sequence():
@@ -136,4 +139,11 @@ def test_refuses_a_wrong_shape_by_name(name):
     inputs = draw(2, 2, 4, 6, 4, torch.float32)
     inputs[name] = inputs[name][..., :-1] if name not in ("v", "conv_kernels") else inputs[name][:1]
     with pytest.raises(ValueError, match="jet_decode_step needs"):
+        jet_decode_step(**inputs)
+
+
+def test_refuses_a_state_it_cannot_update():
+    inputs = draw(2, 2, 4, 6, 4)
+    inputs["recurrent_state"] = inputs["recurrent_state"].transpose(0, 1).contiguous().transpose(0, 1)
+    with pytest.raises(ValueError, match="in place"):
         jet_decode_step(**inputs)

@@ -50,13 +50,14 @@ def decode_kernel(
         newest = tl.load(v + batch * stride_v + channel, mask=column < V, other=0.0)
         line = (batch * H * V + channel)[:, None] * W + tap[None, :]
         inside = (column < V)[:, None] & (tap < W)[None, :]
-        taps = tl.load(conv_kernels + batch * stride_kernels + channel[:, None] * W + tap[None, :], mask=inside, other=0.0)
+        weights = conv_kernels + batch * stride_kernels + channel[:, None] * W + tap[None, :]
+        weights = tl.load(weights, mask=inside, other=0.0).to(tl.float32)
         window = tl.load(conv_state + line + 1, mask=inside & (tap < W - 1)[None, :], other=0.0)
         window = tl.where((tap == W - 1)[None, :], newest.to(window.dtype)[:, None], window)
         # A slot is read by one thread and written by another: all have read before any writes.
         tl.debug_barrier()
         tl.store(conv_state + line, window, mask=inside)
-        value = _silu(tl.sum(taps.to(tl.float32) * window.to(tl.float32), axis=1))
+        value = _silu(tl.sum(weights * window.to(tl.float32), axis=1))
 
         state *= decay
         write = beta * (value - tl.sum(state * key[:, None], axis=0))
