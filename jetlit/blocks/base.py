@@ -174,6 +174,10 @@ class LinearMixer(TokenMixer):
         q, k, v = self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
         return self.split_heads(q), self.split_heads(k), self.split_heads(v)
 
+    def read_out(self, o: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Projects what the heads read, [B, T, h, V], to [B, T, hidden]; `hidden` is the block's input, for gates."""
+        return self.o_proj(o.flatten(2))
+
     def state_specs(self) -> dict[str, StateSpec]:
         """Returns name, shape and type of everything the block carries, for one sequence."""
         return {"recurrent": StateSpec((self.num_heads, self.head_dim, self.value_head_dim), torch.float32)}

@@ -61,4 +61,4 @@ class DeltaNet(ConvolvedMixer):
             cu_seqlens=cu_seqlens,
         )
         state.write("recurrent", final)
-        return self.o_proj(self.o_norm(o).flatten(2))
+        return self.read_out(self.o_norm(o), hidden)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import torch
-from jetlit_kernels import gated_delta_rule, gated_rms_norm, log_decay_and_beta
+from jetlit_kernels import gated_delta_rule, log_decay_and_beta
 from torch import nn
 from transformers import initialization as init
 
 from jetlit.blocks.base import CarriedState
-from jetlit.blocks.gates import init_decay, no_weight_decay
-from jetlit.blocks.rms_norm import RMSNorm
+from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
+from jetlit.blocks.read_out import GatedReadOut
 from jetlit.blocks.short_convolution import ConvolvedMixer
 
 
-class GatedDeltaNet(ConvolvedMixer):
+class GatedDeltaNet(GatedReadOut, ConvolvedMixer):
     """S ← α_t (I − β_t k_t k_tᵀ) S + β_t k_t ⊗ v_t with a decay α_t of each head that depends on the token.
 
     Short convolutions with SiLU on q, k and v, unit queries and keys, RMSNorm of each head and a SiLU gate on the
@@ -42,10 +42,9 @@ class GatedDeltaNet(ConvolvedMixer):
         super().__init__(hidden_size, num_heads, head_dim, expand_v, qkv_bias, norm_eps, conv_size)
         self.a_proj = nn.Linear(hidden_size, num_heads, bias=False)
         self.b_proj = nn.Linear(hidden_size, num_heads, bias=False)
-        self.g_proj = nn.Linear(hidden_size, self.value_dim, bias=False)
         self.A_log = no_weight_decay(nn.Parameter(torch.empty(num_heads)))
         self.dt_bias = no_weight_decay(nn.Parameter(torch.empty(num_heads)))
-        self.o_norm = RMSNorm(self.value_head_dim, self.norm_eps)
+        self.add_gate()
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -53,6 +52,11 @@ class GatedDeltaNet(ConvolvedMixer):
         super().init_weights()
         init_decay(self.A_log, self.dt_bias)
         init.ones_(self.o_norm.weight)
+
+    def after_inheriting(self) -> None:
+        """Opens the convolutions and lets the heads remember."""
+        super().after_inheriting()
+        spread_decay(self.A_log, self.dt_bias)
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
@@ -69,5 +73,4 @@ class GatedDeltaNet(ConvolvedMixer):
             cu_seqlens=cu_seqlens,
         )
         state.write("recurrent", final)
-        o = gated_rms_norm(o, self.split_heads(self.g_proj(hidden)), self.o_norm.weight, self.norm_eps)
-        return self.o_proj(o.flatten(2))
+        return self.read_out(o, hidden)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jetlit_kernels import gated_rms_norm, linear_attention
+from jetlit_kernels import linear_attention
 from torch import nn
 from transformers import initialization as init
 
-from jetlit.blocks.base import CarriedState, LinearMixer
+from jetlit.blocks.base import CarriedState
 from jetlit.blocks.gates import at_least_float32, no_weight_decay, spread_memory
-from jetlit.blocks.rms_norm import RMSNorm
-
-SHORTEST_MEMORY, LONGEST_MEMORY = 16.0, 1024.0  # tokens
+from jetlit.blocks.read_out import GatedReadOut
 
 
-class GLA(LinearMixer):
+class GLA(GatedReadOut):
     """S ← diag(α_t) S + k_t ⊗ v_t, where every row of the state has a decay that depends on the token.
 
     log α = logsigmoid(low-rank projection) / 16, RMSNorm of each head and a SiLU gate on the output (section 4.4 of
@@ -49,14 +47,13 @@ class GLA(LinearMixer):
             nn.Linear(hidden_size, gate_rank, bias=False), nn.Linear(gate_rank, self.key_dim, bias=True)
         )
         no_weight_decay(self.gk_proj.get_parameter("1.bias"))
-        self.g_proj = nn.Linear(hidden_size, self.value_dim, bias=False)
-        self.o_norm = RMSNorm(self.value_head_dim, self.norm_eps)
+        self.add_gate()
         self.init_weights()
 
     def init_weights(self) -> None:
         """Spreads the decays over the rows of each head; initialises the output norm."""
         bias = self.gk_proj.get_parameter("1.bias")
-        decay = spread_memory(self.head_dim, SHORTEST_MEMORY, LONGEST_MEMORY, bias) * self.gate_normaliser
+        decay = spread_memory(self.head_dim, bias) * self.gate_normaliser
         # The inverse of logsigmoid.
         init.copy_(bias, -torch.log(torch.expm1(-decay)).repeat(self.num_heads))
         init.ones_(self.o_norm.weight)
@@ -75,5 +72,4 @@ class GLA(LinearMixer):
             cu_seqlens=cu_seqlens,
         )
         state.write("recurrent", final)
-        o = gated_rms_norm(o, self.split_heads(self.g_proj(hidden)), self.o_norm.weight, self.norm_eps)
-        return self.o_proj(o.flatten(2))
+        return self.read_out(o, hidden)

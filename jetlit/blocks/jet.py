@@ -6,13 +6,13 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jetlit_kernels import dynamic_conv, gated_delta_rule, gated_rms_norm, jet_decode_step, log_decay_and_beta
+from jetlit_kernels import dynamic_conv, gated_delta_rule, jet_decode_step, log_decay_and_beta
 from torch import nn
 from transformers import initialization as init
 
-from jetlit.blocks.base import CarriedState, LinearMixer, StateSpec
-from jetlit.blocks.gates import init_decay, no_weight_decay
-from jetlit.blocks.rms_norm import RMSNorm
+from jetlit.blocks.base import CarriedState, StateSpec
+from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
+from jetlit.blocks.read_out import GatedReadOut
 from jetlit.errors import UserError
 
 
@@ -78,7 +78,7 @@ class DynamicConvolution(nn.Module):
         return v
 
 
-class JetBlock(LinearMixer):
+class JetBlock(GatedReadOut):
     """Gated DeltaNet's time mixing with a dynamic convolution on values and none on queries and keys.
 
     Args:
@@ -125,13 +125,12 @@ class JetBlock(LinearMixer):
             )
         self.a_proj = nn.Linear(hidden_size, num_heads, bias=False)
         self.b_proj = nn.Linear(hidden_size, num_heads, bias=False)
-        self.g_proj = nn.Linear(hidden_size, self.value_dim, bias=False)
         self.A_log = no_weight_decay(nn.Parameter(torch.empty(num_heads)))
         self.dt_bias = no_weight_decay(nn.Parameter(torch.empty(num_heads)))
         self.dynamic_conv1d = DynamicConvolution(
             hidden_size, self.value_dim, conv_size, dconv_generator_reduction, initializer_range
         )
-        self.o_norm = RMSNorm(self.value_head_dim, self.norm_eps)
+        self.add_gate()
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -141,7 +140,7 @@ class JetBlock(LinearMixer):
         init.ones_(self.o_norm.weight)
 
     def after_inheriting(self) -> None:
-        """Opens the current token's tap, so that the inherited values pass through the convolution.
+        """Opens the current token's tap, so that inherited values pass through, and lets the heads remember.
 
         The generator's first layer becomes random: while both its weights are zero neither has a gradient, and the
         convolution would stay static for ever. The second layer stays zero, so that it is static at first.
@@ -149,6 +148,7 @@ class JetBlock(LinearMixer):
         generator = self.dynamic_conv1d.kernel_generator
         generator.w2.bias.view(self.value_dim, -1)[:, -1] += 1
         generator.w1.weight.normal_(std=generator.initializer_range)
+        spread_decay(self.A_log, self.dt_bias)
 
     def state_specs(self) -> dict[str, StateSpec]:
         """The recurrent state and the last inputs of the convolution."""
@@ -172,8 +172,7 @@ class JetBlock(LinearMixer):
             cu_seqlens=cu_seqlens,
         )
         state.write("recurrent", final)
-        o = gated_rms_norm(o, self.split_heads(self.g_proj(hidden)), self.o_norm.weight, self.norm_eps)
-        return self.o_proj(o.flatten(2))
+        return self.read_out(o, hidden)
 
     @staticmethod
     def _decodes_in_place(hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> bool:

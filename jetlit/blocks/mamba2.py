@@ -9,7 +9,7 @@ from torch import nn
 from transformers import initialization as init
 
 from jetlit.blocks.base import CarriedState
-from jetlit.blocks.gates import at_least_float32, init_decay, no_weight_decay
+from jetlit.blocks.gates import at_least_float32, init_decay, no_weight_decay, spread_decay
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.blocks.short_convolution import ConvolvedMixer
 
@@ -57,6 +57,12 @@ class Mamba2(ConvolvedMixer):
         init.ones_(self.D)
         init.ones_(self.o_norm.weight)
 
+    def after_inheriting(self) -> None:
+        """Opens the convolutions, lets the heads remember, and closes the skip, which attention does not have."""
+        super().after_inheriting()
+        spread_decay(self.A_log, self.dt_bias)
+        self.D.zero_()
+
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
         q, k, v = self.convolved_heads(hidden, state, cu_seqlens)
@@ -74,4 +80,4 @@ class Mamba2(ConvolvedMixer):
         state.write("recurrent", final)
         o = o + self.D[:, None].to(v.dtype) * v
         o = self.o_norm(o * F.silu(self.split_heads(self.g_proj(hidden))))
-        return self.o_proj(o.flatten(2))
+        return self.read_out(o, hidden)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 
 import torch
-from jetlit_kernels import gated_rms_norm, linear_attention
-from torch import nn
+from jetlit_kernels import linear_attention
 from transformers import initialization as init
 
-from jetlit.blocks.base import CarriedState, LinearMixer, StateSpec
-from jetlit.blocks.rms_norm import RMSNorm
+from jetlit.blocks.base import CarriedState, StateSpec
+from jetlit.blocks.read_out import GatedReadOut
 from jetlit.errors import UserError
 
 
-class RetNet(LinearMixer):
+class RetNet(GatedReadOut):
     """S ← γ_h S + k_t ⊗ v_t with a fixed decay γ_h = 1 − 2^(−5−h) of each head, and rotated queries and keys.
 
     RMSNorm of each head and a SiLU gate on the output (section 2.2 of the paper, its group norm without the mean as
@@ -48,8 +47,7 @@ class RetNet(LinearMixer):
             raise UserError(f"RetNet rotates pairs of channels: head_dim must be even, not {head_dim}.")
         super().__init__(hidden_size, num_heads, head_dim, expand_v, qkv_bias, norm_eps)
         self.rope_theta = rope_theta
-        self.g_proj = nn.Linear(hidden_size, self.value_dim, bias=False)
-        self.o_norm = RMSNorm(self.value_head_dim, self.norm_eps)
+        self.add_gate()
 
     def init_weights(self) -> None:
         """Initialises the output norm."""
@@ -78,8 +76,7 @@ class RetNet(LinearMixer):
             cu_seqlens=cu_seqlens,
         )
         state.write("recurrent", final)
-        o = gated_rms_norm(o, self.split_heads(self.g_proj(hidden)), self.o_norm.weight, self.norm_eps)
-        return self.o_proj(o.flatten(2))
+        return self.read_out(o, hidden)
 
 
 def count_positions(hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:

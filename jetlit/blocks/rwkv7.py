@@ -14,7 +14,6 @@ from jetlit.blocks.base import CarriedState, LinearMixer, StateSpec
 from jetlit.blocks.gates import at_least_float32, no_weight_decay, spread_memory
 from jetlit.blocks.history import SequencesWithHistory
 
-SHORTEST_MEMORY, LONGEST_MEMORY = 4.0, 1024.0  # tokens
 # The paper's bound of the decay: w = exp(−e^(−0.5) σ(d)).
 DECAY_BOUND = math.exp(-0.5)
 
@@ -98,7 +97,7 @@ class RWKV7(LinearMixer):
 
     def init_weights(self) -> None:
         """Starts with decays spread over each head, half a learning rate and a token shift that grows by channel."""
-        decay = spread_memory(self.head_dim, SHORTEST_MEMORY, LONGEST_MEMORY, self.w_lora.up.bias)
+        decay = spread_memory(self.head_dim, self.w_lora.up.bias, shortest=4)
         init.copy_(self.w_lora.up.bias, torch.logit(-decay / DECAY_BOUND).repeat(self.num_heads))
         init.zeros_(self.w_lora.up.weight)
         init.zeros_(self.a_lora.up.weight)
