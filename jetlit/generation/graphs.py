@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -19,9 +20,7 @@ class CapturedStep:
         pool: memory shared with other graphs that never run at the same time.
     """
 
-    def __init__(
-        self, run: Callable[[], torch.Tensor], rewind: Callable[[], None], pool: tuple[int, int] | None
-    ) -> None:
+    def __init__(self, run: Callable[[], torch.Tensor], rewind: Callable[[], None], pool: Any) -> None:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

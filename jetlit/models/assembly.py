@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from jetlit.errors import UserError
 from jetlit.models.configuration import JetNemotronConfig
@@ -67,13 +68,18 @@ def assemble(
     """
     model = empty_model(config)
     replace_mixers(model, mixer)
-    fill(model, copied_tensors(source, lambda name: ".self_attn." not in name), "the teacher")
+    fill(model, copied_tensors(source, mixers=False), "the teacher")
     model.config._attn_implementation = source.config._attn_implementation
     if source.generation_config is not None:
         model.generation_config = copy.deepcopy(source.generation_config)
     return model.train(source.training)
 
 
-def copied_tensors(module: nn.Module, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, torch.Tensor]:
-    """Returns copies of a module's tensors whose name is wanted."""
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items() if wanted(name)}
+def copied_tensors(model: PreTrainedModel, *, mixers: bool = True) -> dict[str, torch.Tensor]:
+    """Returns copies of a model's tensors, a tied head once, with or without the token mixers."""
+    skipped = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    return {
+        name: tensor.detach().clone()
+        for name, tensor in model.state_dict().items()
+        if name not in skipped and (mixers or ".self_attn." not in name)
+    }

@@ -117,6 +117,7 @@ class HybridCache(Cache):
             return DynamicLayer() if self.max_length is None else StaticLayer(max_cache_len=self.max_length)
         if name == "swa":
             window = self.config.window_size
+            assert window is not None
             if self.max_length is None:
                 return DynamicSlidingWindowLayer(sliding_window=window)
             return StaticSlidingWindowLayer(max_cache_len=self.max_length, sliding_window=window)
@@ -137,7 +138,9 @@ class HybridCache(Cache):
     def mask_sizes(self, kind: str, q_length: int) -> tuple[int, int]:
         """Returns (number of keys, position of the first) for layers of a mask kind, "causal" or "sliding"."""
         name = "swa" if kind == "sliding" else "attn"
-        return self.layers[self.layer_types.index(name)].get_mask_sizes(q_length)
+        layer = self.layers[self.layer_types.index(name)]
+        assert isinstance(layer, CacheLayerMixin)
+        return layer.get_mask_sizes(q_length)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Returns the tokens seen, the same for every layer (an all-linear model counts too)."""
@@ -159,10 +162,10 @@ class HybridCache(Cache):
 
     def byte_count(self) -> int:
         """Returns the bytes of every tensor held."""
-        total = 0
-        for layer in self.layers:
-            if isinstance(layer, StateLayer):
-                total += layer.byte_count()
-            elif layer.is_initialized:
-                total += layer.keys.nbytes + layer.values.nbytes
-        return total
+        return sum(_layer_bytes(layer) for layer in self.layers)
+
+
+def _layer_bytes(layer: Any) -> int:
+    if isinstance(layer, StateLayer):
+        return layer.byte_count()
+    return layer.keys.nbytes + layer.values.nbytes if layer.is_initialized else 0

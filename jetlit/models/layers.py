@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from jetlit.blocks.base import MaskKind
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.models.configuration import JetNemotronConfig
 from jetlit.models.layer_inputs import LayerInputs
@@ -51,7 +54,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         mixed = self.self_attn(
             self.input_layernorm(hidden),
             cache=inputs.layer_cache(self.index),
-            attention_mask=inputs.mask(self.self_attn.mask_kind),
+            attention_mask=inputs.mask(cast(MaskKind, self.self_attn.mask_kind)),
             cu_seqlens=inputs.cu_seqlens,
             position_embeddings=inputs.position_embeddings,
         )

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from jetlit.blocks import TokenMixer, build_block, get_block
+from jetlit.blocks.attention import Attention
 from jetlit.models.configuration import JetNemotronConfig
 
 ATTENTION_BLOCKS = ("attn", "swa")
@@ -57,5 +58,5 @@ def build_mixer(config: JetNemotronConfig, name: str) -> TokenMixer:
 def attach_config(mixer: nn.Module, config: JetNemotronConfig) -> None:
     """Lets attention follow the model's choice of attention implementation."""
     for module in mixer.modules():
-        if hasattr(module, "config"):
+        if isinstance(module, Attention):
             module.config = config

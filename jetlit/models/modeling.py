@@ -24,6 +24,7 @@ from jetlit.models.layers import DecoderLayer
 class JetNemotronPreTrainedModel(PreTrainedModel):
     """What transformers wants to know of the model, and the initialisation of its weights."""
 
+    config: JetNemotronConfig
     config_class = JetNemotronConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -52,7 +53,8 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs.setdefault("use_safetensors", True)
         kwargs["ignore_mismatched_sizes"] = True
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
         check_loading(str(pretrained_model_name_or_path), info)
         return (model, info) if wants_info else model
 
@@ -185,7 +187,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         """The block that runs in each layer; in a super network, that of the active path."""
         return [
             getattr(layer.self_attn, "active", name)
-            for layer, name in zip(self.layers, self.config.layer_types, strict=True)
+            for layer, name in zip(self.layers, self.config.layer_types or (), strict=True)
         ]
 
     def new_cache(self, max_length: int | None = None) -> HybridCache:
@@ -285,13 +287,14 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
         """Returns an empty cache for `past_key_values`; with `max_length` keys and values are allocated once."""
         return self.model.new_cache(max_length)
 
-    def _prepare_cache_for_generation(
+    def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: Any, batch_size: int, length: int
     ) -> None:
         """Gives `generate` the hybrid's own cache in place of transformers' ones, which do not know its layers."""
         implementation = generation_config.cache_implementation
         if model_kwargs.get("past_key_values") is not None or not generation_config.use_cache:
-            super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, batch_size, length)
+            base: Any = super()._prepare_cache_for_generation  # type: ignore[misc]
+            base(generation_config, model_kwargs, generation_mode, batch_size, length)
         elif implementation in (None, "dynamic", "hybrid"):
             model_kwargs["past_key_values"] = self.new_cache()
         elif implementation == "static":

@@ -119,19 +119,19 @@ class SuperNetwork(nn.Module):
             UserError: the number of layers is wrong, or a layer does not offer its block.
         """
         path = self._checked(choices)
-        for layer, name in zip(self.model.layers, path, strict=True):
-            layer.self_attn.active = name
+        for mixer, name in zip(self._mixers(), path, strict=True):
+            mixer.active = name
 
     def get_active_subnet(self) -> list[str]:
         """Returns the active block of each layer."""
-        return [layer.self_attn.active for layer in self.model.layers]
+        return [mixer.active for mixer in self._mixers()]
 
     def extract(self, choices: Iterable[str]) -> JetNemotronForCausalLM:
         """Returns a model of its own with copies of the chosen blocks and of everything they share."""
         path = self._checked(choices)
         config = hybrid_config(self.config, Architecture(path, self._block_configs()))
-        layers = self.model.layers
-        return assemble(config, self.causal_lm, lambda index: copy.deepcopy(layers[index].self_attn.paths[path[index]]))
+        mixers = self._mixers()
+        return assemble(config, self.causal_lm, lambda index: copy.deepcopy(mixers[index].paths[path[index]]))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes weights (safetensors) and configuration into a folder, the configuration last."""
@@ -173,6 +173,10 @@ class SuperNetwork(nn.Module):
         fill(network.causal_lm, tensors, str(folder))
         return network
 
+    def _mixers(self) -> list[SwitchableMixer]:
+        mixers = [layer.self_attn for layer in self.model.layers]
+        return [mixer for mixer in mixers if isinstance(mixer, SwitchableMixer)]
+
     def _block_configs(self) -> dict[str, dict[str, Any]]:
         return {name: self.config.block_config(name) for name in self.choices[1:]}
 
@@ -194,7 +198,7 @@ def _supernet_config(
     config: JetNemotronConfig, alternatives: list[str], block_configs: dict[str, dict[str, Any]]
 ) -> JetNemotronConfig:
     """Attention everywhere, with complete settings for every alternative."""
-    settings = {}
+    settings: dict[str, dict[str, Any]] = {}
     for name in alternatives:
         architecture = Architecture([name] * config.num_hidden_layers, {name: block_configs.get(name, {})})
         architecture.validate(config)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from jetlit.errors import UserError
@@ -31,7 +32,7 @@ def load_teacher(
         UserError: there is no such checkpoint, it is of another family, or its tensors do not fit its configuration.
     """
     if isinstance(path_or_model, JetNemotronForCausalLM):
-        return path_or_model if dtype is None else path_or_model.to(dtype)
+        return path_or_model if dtype is None else _cast(path_or_model, dtype)
     if isinstance(path_or_model, PreTrainedModel):
         return _copy_model(path_or_model, dtype)
     config = convert_config(_read_config(path_or_model))
@@ -132,5 +133,12 @@ def _copy_model(model: PreTrainedModel, dtype: torch.dtype | str | None) -> JetN
     fill(copied, copied_tensors(model), f"the {model.config.model_type} model")
     copied.config._attn_implementation = "sdpa"
     if dtype is not None:
-        copied = copied.to(dtype)
+        copied = _cast(copied, dtype)
     return copied.train(model.training)
+
+
+def _cast(model: JetNemotronForCausalLM, dtype: torch.dtype | str) -> JetNemotronForCausalLM:
+    wanted = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(wanted, torch.dtype):
+        raise UserError(f"There is no dtype {dtype!r}: use float32, bfloat16 or float16.")
+    return nn.Module.to(model, wanted)
