@@ -4,6 +4,7 @@ from jetlit_data.arithmetic import Arithmetic
 from jetlit_data.corpus import CorpusInfo, read_corpus
 from jetlit_data.prepare import CorpusSpec, prepare
 from jetlit_data.recall import Recall
+from jetlit_data.repetition import Repetition
 from jetlit_data.tokenizer import ByteTokenizer, check_vocabulary, load_tokenizer
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "CorpusInfo",
     "CorpusSpec",
     "Recall",
+    "Repetition",
     "check_vocabulary",
     "load_tokenizer",
     "prepare",

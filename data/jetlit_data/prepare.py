@@ -19,7 +19,7 @@ from jetlit.errors import UserError
 from jetlit_data.chunks import ChunkWriter
 from jetlit_data.corpus import CORPUS_FILE, CorpusInfo
 from jetlit_data.progress import corpus_progress
-from jetlit_data.sources import Source, open_source
+from jetlit_data.sources import GENERATORS, Source, open_source
 from jetlit_data.tokenizer import encode_documents, load_tokenizer, vocabulary_size
 
 _DOCUMENTS_AT_ONCE = 256  # tokenized together: a fast tokenizer spreads them over its threads
@@ -31,8 +31,8 @@ class CorpusSpec:
     """One corpus to prepare.
 
     Attributes:
-        source: "stdlib" (the running Python's library), "recall", "arithmetic", "hub:NAME", or a folder of .txt, .md,
-            .py, .jsonl and .parquet files.
+        source: "stdlib" (the running Python's library), "recall", "repetition", "arithmetic", "hub:NAME", or a
+            folder of .txt, .md, .py, .jsonl and .parquet files.
         max_tokens: stop after this many tokens, training and validation together; generated sources never end by
             themselves and need it.
         options: settings of the source (attributes of `jetlit_data.Recall`, `Arithmetic`, `HubSource`; text_field
@@ -96,7 +96,7 @@ def prepare(
 
 
 def _check_limit(name: str, spec: CorpusSpec, source: Source) -> None:
-    if spec.max_tokens is None and spec.source in ("recall", "arithmetic"):
+    if spec.max_tokens is None and spec.source in GENERATORS:
         raise UserError(f'Corpus "{name}" is generated without end: give it max_tokens.')
     if spec.max_tokens is not None and spec.max_tokens < 1:
         raise UserError(f'Corpus "{name}" has max_tokens {spec.max_tokens}: give a positive number.')

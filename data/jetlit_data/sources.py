@@ -13,8 +13,13 @@ from jetlit.errors import UserError
 from jetlit_data.arithmetic import Arithmetic
 from jetlit_data.generated import Generator, text_of
 from jetlit_data.recall import Recall
+from jetlit_data.repetition import Repetition
 
-GENERATORS: dict[str, Callable[..., Generator]] = {"recall": Recall, "arithmetic": Arithmetic}
+GENERATORS: dict[str, Callable[..., Generator]] = {
+    "recall": Recall,
+    "repetition": Repetition,
+    "arithmetic": Arithmetic,
+}
 _PLAIN_SUFFIXES = (".txt", ".md", ".py")
 _SUFFIXES = (*_PLAIN_SUFFIXES, ".jsonl", ".parquet")
 _HUB_PREFIX = "hub:"
@@ -156,7 +161,7 @@ def open_source(source: str, options: dict[str, Any], seed: int) -> Source:
     """The source of a corpus.
 
     Args:
-        source: "stdlib", "recall", "arithmetic", "hub:NAME", or a folder or file.
+        source: "stdlib", "recall", "repetition", "arithmetic", "hub:NAME", or a folder or file.
         options: settings of that source: the attributes of `Recall`, `Arithmetic`, `HubSource`, or text_field.
         seed: of generated documents, and of the order in which files are read.
 
@@ -166,11 +171,11 @@ def open_source(source: str, options: dict[str, Any], seed: int) -> Source:
     if source in GENERATORS:
         return GeneratedSource(_build(GENERATORS[source], source, options), seed)
     if source.startswith(_HUB_PREFIX):
-        return _build(HubSource, source, {"name": source.removeprefix(_HUB_PREFIX), **options})
+        return _build(HubSource, source, options, name=source.removeprefix(_HUB_PREFIX))
     files = _standard_library() if source == "stdlib" else _text_files(Path(source))
     # The order of names goes by subject; a corpus cut short by max_tokens should not.
     random.Random(seed).shuffle(files)
-    return _build(FileSource, source, {"files": tuple(files), **options})
+    return _build(FileSource, source, options, files=tuple(files))
 
 
 def build_generator(kind: str, options: dict[str, Any]) -> Generator:
@@ -184,19 +189,18 @@ def build_generator(kind: str, options: dict[str, Any]) -> Generator:
     return _build(GENERATORS[kind], kind, options)
 
 
-def _build(kind: Callable[..., Any], name: str, options: dict[str, Any]) -> Any:
-    known = [field.name for field in dataclasses.fields(kind) if field.name not in ("files", "name")]  # type: ignore[arg-type]
+def _build(kind: Callable[..., Any], source: str, options: dict[str, Any], **given: Any) -> Any:
+    known = [field.name for field in dataclasses.fields(kind) if field.name not in given]  # type: ignore[arg-type]
     for option in options:
-        if option not in known and option not in ("files", "name"):
-            raise UserError(f'Source "{name}" has no option "{option}": it takes {", ".join(known)}.')
-    return kind(**options)
+        if option not in known:
+            raise UserError(f'Source "{source}" has no option "{option}": it takes {", ".join(known)}.')
+    return kind(**given, **options)
 
 
 def _text_files(path: Path) -> list[Path]:
     if not path.exists():
-        raise UserError(
-            f'There is no source "{path}": give "stdlib", "recall", "arithmetic", "hub:NAME" or an existing folder.'
-        )
+        known = ", ".join(("stdlib", *GENERATORS, "hub:NAME"))
+        raise UserError(f'There is no source "{path}": give one of {known}, or an existing folder.')
     candidates = [path] if path.is_file() else sorted(path.rglob("*"))
     files = [file for file in candidates if file.suffix in _SUFFIXES and file.is_file()]
     if not files:
