@@ -1,0 +1,21 @@
+"""Callbacks of a fit: speed and memory, NaN guard, checkpoints, export, result.json."""
+
+from jetlit.callbacks.checkpoint import AtomicCheckpointIO, StageCheckpoint, last_checkpoint
+from jetlit.callbacks.export import ExportModel
+from jetlit.callbacks.logger import StageLogger
+from jetlit.callbacks.manifest import RunManifest
+from jetlit.callbacks.nan_guard import NanGuard
+from jetlit.callbacks.progress import StepProgressBar
+from jetlit.callbacks.throughput import Throughput
+
+__all__ = [
+    "AtomicCheckpointIO",
+    "ExportModel",
+    "NanGuard",
+    "RunManifest",
+    "StageCheckpoint",
+    "StageLogger",
+    "StepProgressBar",
+    "Throughput",
+    "last_checkpoint",
+]

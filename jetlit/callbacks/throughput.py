@@ -1,0 +1,142 @@
+"""Speed and memory on the machine at hand: of training while it runs, of generation when it is done."""
+
+import statistics
+import time
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.throughput import get_available_flops
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from jetlit.models import JetNemotronForCausalLM
+from jetlit.recipes.steps import is_logged
+
+
+class Throughput(Callback):
+    """Logs training tokens/s, tokens seen, memory and MFU; at fit end measures prefill and decode.
+
+    A step's time runs from the end of one batch to the end of the next, so it holds the wait for data; steps around a
+    validation do not count, and the speed logged is the median since the last logged step. At fit end
+    `training_tokens_per_s` (median of the whole fit, warm-up left out), `prefill_tokens_per_s`,
+    `decode_tokens_per_s`, `cache_bytes` and `peak_memory_bytes` enter the trainer's callback metrics.
+
+    MFU counts the matrix products of the model and its teacher, 2 FLOP a weight and token for the forward pass, 2
+    more for gradients of activations and 2 more for those of trainable weights; attention's and recurrences' own
+    products are left out. It is logged where Lightning knows the device's peak.
+
+    Args:
+        warmup_steps: first steps of a process that do not count.
+        batch: sequences generated at a time in the measurement at fit end; None: do not measure generation.
+        context: tokens of context at which it is measured.
+        kept_steps: the newest that many step times make up the final median.
+    """
+
+    def __init__(
+        self, warmup_steps: int = 3, batch: int | None = None, context: int = 512, kept_steps: int = 512
+    ) -> None:
+        self.warmup_steps = warmup_steps
+        self.batch = batch
+        self.context = context
+        self.kept_steps = kept_steps
+        self.tokens_seen = 0
+        self._speeds: list[float] = []
+        self._unlogged: list[float] = []
+        self._steps = 0
+        self._mark: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tokens seen and step speeds go on after a resume."""
+        return {"tokens_seen": self.tokens_seen, "speeds": list(self._speeds)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up where the checkpoint was written."""
+        self.tokens_seen = state_dict["tokens_seen"]
+        self._speeds = list(state_dict["speeds"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin timing."""
+        self._steps = 0
+        self._mark = None
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The step around a validation does not count."""
+        self._mark = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any], batch_idx: int
+    ) -> None:
+        """Time the batch."""
+        tokens = batch["input_ids"].numel() * trainer.world_size
+        self.tokens_seen += tokens
+        self._steps += 1
+        now = time.perf_counter()
+        if self._mark is not None and self._steps > self.warmup_steps:
+            speed = tokens / (now - self._mark)
+            self._unlogged.append(speed)
+            self._speeds = [*self._speeds[1 - self.kept_steps :], speed]
+        self._mark = now
+        if is_logged(trainer, trainer.global_step):
+            self._log(trainer, pl_module)
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        values = {"train/tokens_seen": float(self.tokens_seen)}
+        if self._unlogged:
+            speed = statistics.median(self._unlogged)
+            self._unlogged.clear()
+            values["train/tokens_per_s"] = speed
+            peak = peak_flops(trainer, pl_module)
+            if peak is not None:
+                values["train/mfu"] = speed / trainer.world_size * training_flops_per_token(pl_module) / peak
+        if torch.cuda.is_available():
+            values["train/peak_memory_bytes"] = float(torch.cuda.max_memory_allocated())
+        pl_module.log_dict(values)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop timing."""
+        self._mark = None
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hand the final numbers to the trainer's callback metrics."""
+        final: dict[str, float] = {"tokens_seen": float(self.tokens_seen)}
+        if self._speeds:
+            final["training_tokens_per_s"] = statistics.median(self._speeds)
+        if torch.cuda.is_available():
+            final["training_peak_memory_bytes"] = float(torch.cuda.max_memory_allocated())
+        if self.batch is not None and trainer.is_global_zero and isinstance(pl_module.model, JetNemotronForCausalLM):
+            final |= self._measure_generation(trainer, pl_module.model)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in final.items()})
+
+    def _measure_generation(self, trainer: Trainer, model: Any) -> dict[str, float]:
+        from jetlit.generation import measure_generation  # not needed by a fit that does not ask for it
+
+        device = trainer.strategy.root_device
+        training = model.training
+        assert self.batch is not None
+        measured = measure_generation(model.to(device).eval(), self.batch, self.context)
+        model.train(training)
+        return {name: float(value) for name, value in measured.items() if isinstance(value, int | float)}
+
+
+def training_flops_per_token(pl_module: LightningModule) -> float:
+    """FLOP of one training step's matrix products, per token; see `Throughput`."""
+    model: Any = pl_module.model
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name]
+    head = model.lm_head.weight
+    if not any(parameter is head for parameter in matrices):
+        matrices.append(head)  # tied to the embedding, yet multiplied as a head
+    passed = sum(parameter.numel() for parameter in matrices)
+    trainable = sum(parameter.numel() for parameter in matrices if parameter.requires_grad)
+    teacher = getattr(pl_module, "teacher", None)
+    taught = 0 if teacher is None else sum(p.numel() for p in teacher.model.parameters() if p.ndim == 2)
+    return 4.0 * passed + 2.0 * trainable + 2.0 * taught
+
+
+def peak_flops(trainer: Trainer, pl_module: LightningModule) -> float | None:
+    """FLOP/s the device can do in the trainer's precision, or None where Lightning has no number for it."""
+    device = trainer.strategy.root_device
+    if device.type == "cpu":
+        return None
+    dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
+    return get_available_flops(device, dtype)

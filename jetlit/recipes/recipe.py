@@ -1,0 +1,145 @@
+"""What all recipes share: building, optimising, logging and held-out losses of a decoder on token batches."""
+
+import hashlib
+import os
+from typing import Any
+
+import torch
+from jetlit_data import check_vocabulary
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from jetlit.errors import UserError
+from jetlit.objectives import chunked_cross_entropy
+from jetlit.recipes.mean_losses import MeanLosses
+from jetlit.recipes.optimisation import WarmupCosine, parameter_groups
+from jetlit.recipes.steps import is_logged
+
+Batch = dict[str, Tensor]
+
+
+class Recipe(LightningModule):
+    """A decoder trained on batches {"input_ids": [B, T]}; a subclass says how it is built and what its losses are.
+
+    Training losses are logged as `train/NAME`, averaged since the last logged step, held-out ones as `val/NAME`, all
+    in nats per token unless said otherwise.
+
+    Args:
+        optimizer: makes the optimizer from parameter groups.
+        scheduler: makes the learning-rate schedule, advanced once a step; None keeps the rate.
+        seed: of every random choice a step makes; such a choice depends on this and on the step alone, so that a
+            resumed run equals an undisturbed one. None: that of `seed_everything`.
+        chunk: tokens whose logits are held at a time.
+        activation_checkpointing: keep only each layer's input for the backward pass and compute the rest again.
+        compile: compile the decoder layers with torch.compile.
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable = AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+        seed: int | None = None,
+        chunk: int = 1024,
+        activation_checkpointing: bool = False,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        self.chunk = chunk
+        self.activation_checkpointing = activation_checkpointing
+        self.compile_layers = compile
+        self.model: Any = None
+        self.train_losses = MeanLosses()
+        self.val_losses = MeanLosses()
+
+    def build(self) -> nn.Module:
+        """Returns the model to train: a `JetNemotronForCausalLM` or a `SuperNetwork`."""
+        raise NotImplementedError
+
+    def losses(self, input_ids: Tensor) -> dict[str, Tensor]:
+        """Scalars by name, of one training batch [B, T]; "objective" is minimised."""
+        raise NotImplementedError
+
+    def held_out_losses(self, input_ids: Tensor, batch_idx: int) -> dict[str, Tensor]:
+        """Scalars by name, of the validation batch [B, T] of that number."""
+        raise NotImplementedError
+
+    def configure_model(self) -> None:
+        """Build the model once, on the first of fit, validate and test."""
+        if self.model is not None:
+            return
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)  # new weights depend on the seed, not on what was drawn before
+            self.model = self.build()
+        if self.activation_checkpointing:
+            self.model.model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.compile_layers:
+            for layer in self.model.model.layers:
+                layer.compile()
+
+    def configure_optimizers(self) -> Any:
+        """The injected optimizer over the trainable parameters, and the injected schedule."""
+        optimizer = self.optimizer(parameter_groups(self.model))
+        if self.scheduler is None:
+            return optimizer
+        scheduler = self.scheduler(optimizer)
+        if isinstance(scheduler, WarmupCosine):
+            scheduler.end_at(int(self.trainer.estimated_stepping_batches))
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise UserError("A recipe's schedule counts steps: choose one that needs no monitored value.")
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """Refuse data whose tokens the model has no embedding for.
+
+        Raises:
+            UserError: the data's tokenizer does not fit the model.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if hasattr(data, "data_vocab_size"):
+            check_vocabulary(data.data_vocab_size, self.model.config.vocab_size)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One batch's losses; logs their running means at logging steps."""
+        losses = self.losses(batch["input_ids"])
+        self.train_losses.update(losses, weight=len(batch["input_ids"]))
+        steps_now = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        if steps_now and is_logged(self.trainer, self.global_step + 1):
+            self.log_dict(self.train_losses.take("train"), prog_bar=True)
+        return losses["objective"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Held-out losses of one batch."""
+        losses = self.held_out_losses(batch["input_ids"], batch_idx)
+        self.val_losses.update(losses, weight=len(batch["input_ids"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the held-out means over all batches and ranks."""
+        self.log_dict(self.val_losses.take("val"), prog_bar=True)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As validation; the numbers are logged as `val/NAME`."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """As at the end of validation."""
+        self.on_validation_epoch_end()
+
+    def cross_entropy(self, hidden: Tensor, input_ids: Tensor) -> Tensor:
+        """Next-token loss of final hidden states [B, T, H], in nats per token."""
+        return chunked_cross_entropy(hidden, self.model.lm_head.weight, input_ids, chunk=self.chunk)
+
+    def next_token_loss(self, input_ids: Tensor) -> Tensor:
+        """The model's own next-token loss on [B, T], in nats per token."""
+        hidden = self.model.model(input_ids, use_cache=False).last_hidden_state
+        return self.cross_entropy(hidden, input_ids)
+
+    def generator(self, *choice: int | str) -> torch.Generator:
+        """A generator that depends on the seed and `choice` (a step, a batch's number) alone, the same on all ranks."""
+        digest = hashlib.sha256(repr((self.seed, *choice)).encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)

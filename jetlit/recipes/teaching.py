@@ -1,0 +1,88 @@
+"""What the super network and stage 1 share: a student that learns from a frozen teacher."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jetlit.errors import UserError
+from jetlit.models import JetNemotronForCausalLM, load_teacher
+from jetlit.objectives import chunked_kl
+from jetlit.recipes.lockstep import FrozenTeacher, lock_step
+from jetlit.recipes.recipe import Recipe
+
+
+class TaughtRecipe(Recipe):
+    """A student trained towards a frozen teacher, by features and by logits.
+
+    Logs `objective` (the weighted sum that is minimised), `feature` (mean relative squared error of the layers'
+    outputs, no unit), `kl` (KL(teacher ‖ student), nats per token) and `loss` (the student's cross entropy, nats per
+    token): in training those with a weight, held out all of them.
+
+    Args:
+        teacher: folder or hub name of the frozen teacher (Llama, Qwen2, Qwen3 or this project's own checkpoint).
+        feature_weight: of the feature error in the objective.
+        kl_weight: of the KL in the objective.
+        kwargs: see `Recipe`.
+
+    Raises:
+        UserError: both weights are zero, or one is negative.
+    """
+
+    def __init__(self, teacher: str, feature_weight: float, kl_weight: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if min(feature_weight, kl_weight) < 0 or feature_weight + kl_weight == 0:
+            raise UserError("feature_weight and kl_weight must not be negative, and one of them must be above zero.")
+        self.teacher_path = teacher
+        self.feature_weight = feature_weight
+        self.kl_weight = kl_weight
+        self.teacher: FrozenTeacher | None = None
+
+    def load_frozen_teacher(self) -> JetNemotronForCausalLM:
+        """Load the teacher and keep it, frozen; returns its model for the student to be made from."""
+        self.teacher = FrozenTeacher(load_teacher(self.teacher_path))
+        return self.teacher.model
+
+    def on_fit_start(self) -> None:
+        """Put the teacher on the student's device, in the type it computes in."""
+        super().on_fit_start()
+        self._place_teacher()
+
+    def on_validation_start(self) -> None:
+        """As for training."""
+        self._place_teacher()
+
+    def on_test_start(self) -> None:
+        """As for training."""
+        self._place_teacher()
+
+    def _place_teacher(self) -> None:
+        if self.teacher is not None:
+            # Autocast would cast a frozen float32 matrix anew in every step.
+            dtype = torch.bfloat16 if "bf16" in str(self.trainer.precision) else None
+            self.teacher.to(self.device, dtype)
+
+    def losses(self, input_ids: Tensor) -> dict[str, Tensor]:
+        """The weighted terms and their sum."""
+        losses = self._terms(input_ids, feature=self.feature_weight > 0, kl=self.kl_weight > 0)[1]
+        weights = {"feature": self.feature_weight, "kl": self.kl_weight}
+        objective = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        return {"objective": objective, **losses}
+
+    def held_out_losses(self, input_ids: Tensor, batch_idx: int) -> dict[str, Tensor]:
+        """Feature error, KL and cross entropy of one batch."""
+        hidden, losses = self._terms(input_ids, feature=True, kl=True)
+        return {"loss": self.cross_entropy(hidden, input_ids), **losses}
+
+    def _terms(self, input_ids: Tensor, feature: bool, kl: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the student's final hidden states [B, T, H] and the terms asked for."""
+        assert self.teacher is not None
+        teacher = self.teacher.model
+        states = lock_step(self.model.model, teacher.model, input_ids, features=feature)
+        losses = {}
+        if states.feature_error is not None:
+            losses["feature"] = states.feature_error
+        if kl:
+            heads = self.model.lm_head.weight, teacher.lm_head.weight
+            losses["kl"] = chunked_kl(states.student_hidden, states.teacher_hidden, *heads, chunk=self.chunk)
+        return states.student_hidden, losses
