@@ -1,0 +1,198 @@
+"""Prefill and decode throughput of Jet-Nemotron and of a full-attention model in the same engine, on one GPU.
+
+    python benchmarks/generation.py                      # the table, and the speed-up by context (fig. 6)
+    python benchmarks/generation.py table
+    python benchmarks/generation.py curve --contexts 4096 65536
+
+Random weights in bf16. Batches are the largest powers of two whose cache and weights fit `--memory-gib`, by default
+what an 80 GB card leaves for them, so that a larger card does not change the comparison.
+"""
+
+import argparse
+import gc
+from pathlib import Path
+from typing import Any
+
+import torch
+from reporting import RESULTS, report
+
+from jetlit.generation import measure_generation
+from jetlit.generation.cache import computed_cache_bytes
+from jetlit.models import JetNemotronConfig, JetNemotronForCausalLM
+from jetlit.report.style import new_figure, save
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+CONTEXTS = [2**power * 1024 for power in range(2, 9)]
+# Paper, fig. 6: speed-up of the 2B over Qwen3-1.7B from 4K to 256K.
+PAPER_PREFILL = dict(zip(CONTEXTS, [1.14, 1.15, 1.37, 1.74, 2.54, 4.03, 6.14]))
+PAPER_DECODE = dict(zip(CONTEXTS, [15.6, 23.3, 39.6, 44.1, 47.5, 51.6, 53.6]))
+
+
+def qwen3_1b7() -> JetNemotronConfig:
+    """Qwen3-1.7B-Base's shape: full attention, 8 KV heads."""
+    return JetNemotronConfig(
+        hidden_size=2048,
+        intermediate_size=6144,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        attention_bias=False,
+        qk_norm=True,
+        max_position_embeddings=2**19,
+        tie_word_embeddings=True,
+    )
+
+
+def build(config: JetNemotronConfig) -> JetNemotronForCausalLM:
+    """Random weights in bf16 on the GPU."""
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        return JetNemotronForCausalLM(config).bfloat16().eval().requires_grad_(False)
+
+
+def released(scale: str) -> JetNemotronForCausalLM:
+    """A released configuration with random weights."""
+    return build(JetNemotronConfig.from_pretrained(str(CONFIGS / scale)))
+
+
+def copy_bandwidth() -> float:
+    """Bytes per second, read and written, of a large copy on the device."""
+    source = torch.empty(2**31, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    times = []
+    for _ in range(7):
+        start.record()
+        target.copy_(source)
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return 2 * source.numel() / (sorted(times)[len(times) // 2] / 1000)
+
+
+def step_bytes(model: JetNemotronForCausalLM, batch: int, context: int) -> int:
+    """Bytes a decode step must move: weights once, keys and values read, recurrent states read and written."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    cache = computed_cache_bytes(model, batch, context)
+    written_back = sum(
+        layer.self_attn.state_bytes(batch, context, torch.bfloat16)
+        for layer in model.model.layers
+        if layer.self_attn.mask_kind == "padding"
+    )
+    return weights + cache + written_back
+
+
+def largest_power_of_two(model: JetNemotronForCausalLM, context: int, memory_gib: float) -> int:
+    """Of sequences whose cache fits beside the weights, 6 GiB left for activations and graphs."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    free = (memory_gib - 6) * 2**30 - weights
+    count = max(1, int(free / computed_cache_bytes(model, 1, context)))
+    return min(1 << (count.bit_length() - 1), 1024)
+
+
+def row(name: str, model: JetNemotronForCausalLM, batch: int, context: int, bandwidth: float, **extra: Any) -> dict:
+    """Measure one setting; both absolute columns and the share of the bandwidth bound of decoding."""
+    torch.cuda.empty_cache()
+    prefill_batch = max(1, min(batch, 65536 // context))
+    measured = measure_generation(
+        model, batch, context, prefill_batch=prefill_batch, decode_tokens=16, prefill_chunk=8192, repeats=2
+    )
+    bound = batch / (step_bytes(model, batch, context) / bandwidth)
+    computed = computed_cache_bytes(model, batch, context)
+    return {
+        "model": name,
+        "context": context,
+        "batch": batch,
+        "decode tokens/s": measured["decode_tokens_per_s"],
+        "bandwidth bound": bound,
+        "share of bound": measured["decode_tokens_per_s"] / bound,
+        "prefill tokens/s": measured.get("prefill_tokens_per_s"),
+        "cache MiB a sequence": measured["cache_bytes"] / max(batch, prefill_batch) / 2**20,
+        "cache measured / computed": measured["cache_bytes"] / computed if batch >= prefill_batch else None,
+        "peak GiB": measured["peak_memory_bytes"] / 2**30,
+    } | extra
+
+
+def table(arguments: argparse.Namespace, bandwidth: float) -> None:
+    """The issue's table."""
+    rows = []
+    model = released("jet_nemotron_2b")
+    rows.append(row("2B", model, 128, 65536, bandwidth, paper=2885, **{"to reach": 10_000}))
+    rows.append(row("2B", model, 1, 4096, bandwidth, **{"to reach": 400}))
+    del model
+    gc.collect()
+    model = released("jet_nemotron_4b")
+    batch = largest_power_of_two(model, 65536, arguments.memory_gib)
+    rows.append(row("4B", model, batch, 65536, bandwidth, paper=1271, **{"to reach": 4500}))
+    del model
+    gc.collect()
+    notes = (
+        f"Device copy {bandwidth / 1e12:.2f} TB/s, bytes read and written; the bound is the bytes of a step over it."
+    )
+    report("generation", "Generation, bf16, random weights, one GPU", rows, notes, arguments.out)
+
+
+def curve(arguments: argparse.Namespace, bandwidth: float) -> None:
+    """Speed-up over the full-attention model by context, with both absolute columns."""
+    measured: dict[str, dict[int, dict]] = {}
+    for name, make in (("2B", lambda: released("jet_nemotron_2b")), ("Qwen3-1.7B shape", lambda: build(qwen3_1b7()))):
+        model = make()
+        measured[name] = {}
+        for context in arguments.contexts:
+            batch = largest_power_of_two(model, context, arguments.memory_gib)
+            measured[name][context] = row(name, model, batch, context, bandwidth)
+        del model
+        gc.collect()
+        torch.cuda.empty_cache()
+    fast, full = measured.values()
+    rows = [
+        {
+            "context": context,
+            "batch 2B / Qwen3": f"{fast[context]['batch']} / {full[context]['batch']}",
+            **{
+                f"{what} {label}": side[context][f"{what} tokens/s"]
+                for what in ("prefill", "decode")
+                for label, side in (("2B", fast), ("Qwen3", full))
+            },
+            "prefill speed-up": fast[context]["prefill tokens/s"] / full[context]["prefill tokens/s"],
+            "paper's prefill": PAPER_PREFILL.get(context),
+            "decode speed-up": fast[context]["decode tokens/s"] / full[context]["decode tokens/s"],
+            "paper's decode": PAPER_DECODE.get(context),
+        }
+        for context in arguments.contexts
+    ]
+    report("speedup_by_context", "2B over Qwen3-1.7B's shape in the same engine (fig. 6)", rows, folder=arguments.out)
+    draw(rows, arguments.out / "speedup_by_context.png")
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Fig. 6: speed-up by context, ours and the paper's."""
+    figure, axes = new_figure(columns=2, width=9, height=3.6)
+    contexts = [f"{row['context'] // 1024}K" for row in rows]
+    for axis, what in zip(axes, ("prefill", "decode")):
+        axis.plot(contexts, [row[f"{what} speed-up"] for row in rows], marker="o", label="measured here")
+        axis.plot(contexts, [row[f"paper's {what}"] for row in rows], marker="s", linestyle="--", label="paper")
+        axis.set(
+            title=f"{what.capitalize()} speed-up over Qwen3-1.7B", xlabel="context (tokens)", ylabel="times faster"
+        )
+        axis.legend()
+    save(figure, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=["table", "curve", "all"], default="all")
+    parser.add_argument("--contexts", type=int, nargs="+", default=CONTEXTS)
+    parser.add_argument("--memory-gib", type=float, default=79.0)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    bandwidth = copy_bandwidth()
+    if arguments.part in ("table", "all"):
+        table(arguments, bandwidth)
+    if arguments.part in ("curve", "all"):
+        curve(arguments, bandwidth)
+
+
+if __name__ == "__main__":
+    main()

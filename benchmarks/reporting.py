@@ -1,0 +1,51 @@
+"""How every benchmark reports: a Markdown table and a JSON file that say what ran on what, when and by which command."""
+
+import datetime
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from jetlit.files import write_json, write_text
+from jetlit.results import hardware, versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def report(name: str, title: str, rows: list[dict[str, Any]], notes: str = "", folder: Path = RESULTS) -> str:
+    """Write `folder/NAME.md` and `folder/NAME.json` and return the Markdown.
+
+    Args:
+        name: of the files.
+        title: of the table.
+        rows: one mapping of column name to value each; columns in the order of their first appearance.
+        notes: printed under the table.
+        folder: where both files go.
+    """
+    facts = {
+        "title": title,
+        "command": shlex.join(["python", *sys.argv]),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [f"# {title}", "", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(_cell(row.get(column)) for column in columns) + " |" for row in rows]
+    machine = facts["hardware"]
+    on = ", ".join(machine.get("gpus") or [machine.get("processor", machine["machine"])])
+    used = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
+    lines += ["", notes, "", f"`{facts['command']}` on {facts['date']}; {on}; {used}.", ""]
+    text = "\n".join(lines)
+    write_text(folder / f"{name}.md", text)
+    write_json(folder / f"{name}.json", facts | {"rows": rows, "notes": notes})
+    print(text)
+    return text
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
