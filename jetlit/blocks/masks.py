@@ -40,6 +40,7 @@ def attention_mask_for(
     window: int | None = None,
     padding: torch.Tensor | None = None,
     cu_seqlens: torch.Tensor | None = None,
+    explicit: bool = False,
 ) -> torch.Tensor | None:
     """Builds a causal mask, optionally of a sliding window, of packed sequences, or with padding.
 
@@ -56,6 +57,7 @@ def attention_mask_for(
         window: a token sees this many tokens, itself included; None means all.
         padding: [B, seen tokens] bool, True at real tokens.
         cu_seqlens: [N + 1] bounds of packed sequences; tokens of different sequences do not see each other.
+        explicit: give a mask even where sdpa could do with its own causal one, because some keys are not written yet.
 
     Returns:
         [B, 1, q_length, kv_length], [B, kv_length] for flash attention, or None.
@@ -75,7 +77,7 @@ def attention_mask_for(
         mask_function=visible,
         attention_mask=padding,
         local_size=window,
-        allow_is_causal_skip=cu_seqlens is None,
+        allow_is_causal_skip=cu_seqlens is None and not explicit,
         dtype=dtype,
         device=device,
     )

@@ -123,6 +123,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
                 window=self.config.window_size if kind == "sliding" else None,
                 padding=padding,
                 cu_seqlens=cu_seqlens,
+                explicit=cache is not None and cache.max_length is not None,
                 dtype=hidden.dtype,
                 device=hidden.device,
             )
