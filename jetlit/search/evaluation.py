@@ -127,10 +127,8 @@ class SubnetEvaluator:
         return output
 
     def _answer(self, hidden: torch.Tensor, batch: TaskBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns log-probability and greedy match of each of the batch's sequences, on the CPU."""
-        rows, columns = batch.answer_positions()
-        # The logits at a position predict the next token.
-        logits = self.supernet.lm_head(self.supernet.model.norm(hidden[rows, columns - 1]))
+        """Returns log-probability and greedy match of each of the batch's answers, on the CPU."""
+        logits = self.supernet.lm_head(self.supernet.model.norm(batch.gather(hidden)))
         logprob, greedy = answer_scores(logits, batch)
         return logprob.cpu(), greedy.cpu()
 

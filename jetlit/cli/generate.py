@@ -1,0 +1,87 @@
+"""`jetlit generate`."""
+
+import sys
+import time
+
+import torch
+
+from jetlit.cli.scoring import load_model
+from jetlit.errors import UserError
+from jetlit.generation import GenerationEngine
+from jetlit.models.export import load_tokenizer
+
+
+def generate(
+    prompt: str,
+    model: str = "runs/quickstart/export",
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    device: str = "auto",
+    dtype: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Continues a prompt: prints the text as it comes, then prefill and decode tokens/s.
+
+    Args:
+        prompt: the text to continue; "-" reads standard input.
+        model: folder of the model.
+        max_new_tokens: tokens to add at most.
+        temperature: 0 takes the most likely token.
+        top_p: nucleus sampling: the most likely tokens of this probability together.
+        device: "auto", "cpu" or "cuda".
+        dtype: "float32", "bfloat16" or "float16"; by default the checkpoint's.
+        seed: of sampling.
+    """
+    loaded = load_model(model, device, dtype)
+    tokenizer = load_tokenizer(model)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
+    if ids.shape[1] == 0:
+        raise UserError("The prompt is empty: give at least one character.")
+    engine = GenerationEngine(loaded, 1, ids.shape[1] + max_new_tokens)
+    where = loaded.lm_head.weight.device
+    stream = _TextStream(tokenizer, ids[0].tolist())
+    sys.stdout.write(text)
+    engine.generate(
+        ids.to(where),
+        max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        stop_tokens=() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,),
+        stream=stream,
+        generator=torch.Generator(where).manual_seed(seed),
+    )
+    print(f"\n\n{stream.report(ids.shape[1])}")
+
+
+class _TextStream:
+    """Prints tokens as text once they make whole characters, and keeps the time."""
+
+    def __init__(self, tokenizer, prompt: list[int]) -> None:  # type: ignore[no-untyped-def]
+        self._tokenizer = tokenizer
+        self._tokens = list(prompt)
+        self._shown = len(tokenizer.decode(prompt))
+        self._begun = time.perf_counter()
+        self._times: list[float] = []
+
+    def __call__(self, tokens: torch.Tensor) -> None:
+        self._tokens.append(int(tokens[0]))
+        self._times.append(time.perf_counter())
+        text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
+        # A character of several bytes shows as "�" until its last token is there.
+        if not text.endswith("\ufffd"):
+            sys.stdout.write(text[self._shown :])
+            sys.stdout.flush()
+            self._shown = len(text)
+
+    def report(self, prompt: int) -> str:
+        """Returns prefill and decode speed."""
+        if not self._times:
+            return "No token was generated."
+        first = self._times[0] - self._begun
+        line = f"{len(self._times)} tokens; prefill {prompt / first:,.0f} tokens/s"
+        if len(self._times) > 1:
+            decode = (len(self._times) - 1) / (self._times[-1] - self._times[0])
+            line += f", decode {decode:,.0f} tokens/s"
+        return line
