@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from jetlit.blocks.base import LinearMixer, MaskKind
 from jetlit.blocks.masks import attention_mask_for, packed_positions
@@ -19,6 +18,7 @@ from jetlit.models.checkpoint import check_loading
 from jetlit.models.configuration import JetNemotronConfig
 from jetlit.models.layer_inputs import LayerInputs
 from jetlit.models.layers import DecoderLayer
+from jetlit.models.rotary import HybridRotaryEmbedding
 
 
 class JetNemotronPreTrainedModel(PreTrainedModel):
@@ -71,7 +71,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.rotary = LlamaRotaryEmbedding(config)  # type: ignore[arg-type]
+        self.rotary = HybridRotaryEmbedding(config)  # type: ignore[arg-type]
         self.gradient_checkpointing = False
         self.post_init()
 

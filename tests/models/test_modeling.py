@@ -140,3 +140,12 @@ def test_initial_weights_follow_the_configured_range():
     assert model.model.layers[0].mlp.up_proj.weight.std().item() == pytest.approx(0.1, rel=0.05)
     assert (model.model.norm.weight == 1).all()
     assert small_config(["attn"]).head_dim == 6
+
+
+def test_rotary_frequencies_stay_exact_in_half_precision():
+    exact, half = small_model(["attn"]), small_model(["attn"]).bfloat16()
+    positions = torch.tensor([[100_003]])
+    for found, expected in zip(
+        half.model.rotary(torch.zeros(1), positions), exact.model.rotary(torch.zeros(1), positions)
+    ):
+        assert torch.equal(found, expected)
