@@ -128,7 +128,7 @@ def table(arguments: argparse.Namespace, bandwidth: float) -> None:
     del model
     gc.collect()
     notes = (
-        f"Device copy {bandwidth / 1e12:.2f} TB/s, bytes read and written; the bound is the bytes of a step over it."
+        f"Device copy {bandwidth / 1e12:.2f} TB/s, bytes read and written; the bound is a step's bytes over it."
     )
     report("generation", "Generation, bf16, random weights, one GPU", rows, notes, arguments.out)
 
@@ -174,7 +174,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axis.plot(contexts, [row[f"{what} speed-up"] for row in rows], marker="o", label="measured here")
         axis.plot(contexts, [row[f"paper's {what}"] for row in rows], marker="s", linestyle="--", label="paper")
         axis.set(
-            title=f"{what.capitalize()} speed-up over Qwen3-1.7B", xlabel="context (tokens)", ylabel="times faster"
+            title=f"{what.capitalize()} over Qwen3-1.7B", xlabel="context (tokens)", ylabel="times faster"
         )
         axis.legend()
     save(figure, path)

@@ -1,4 +1,4 @@
-"""How every benchmark reports: a Markdown table and a JSON file that say what ran on what, when and by which command."""
+"""How a benchmark reports: Markdown and JSON that say what ran on what, when and by which command."""
 
 import datetime
 import shlex

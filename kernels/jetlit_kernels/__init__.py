@@ -1,5 +1,6 @@
 """JetBlock kernels: plain-PyTorch references, Triton kernels and the dispatch between them."""
 
+from jetlit_kernels.decode_attention import decode_attention
 from jetlit_kernels.decode_step import jet_decode_step
 from jetlit_kernels.dplr_delta_rule import dplr_delta_rule
 from jetlit_kernels.dynamic_conv import dynamic_conv
@@ -9,6 +10,7 @@ from jetlit_kernels.gates import log_decay_and_beta
 from jetlit_kernels.linear_attention import linear_attention
 
 __all__ = [
+    "decode_attention",
     "dplr_delta_rule",
     "dynamic_conv",
     "gated_delta_rule",
