@@ -46,7 +46,7 @@ class SequencesWithHistory:
             lag: 0 to `depth`.
         """
         if self._places is None:
-            return rows[:, self._depth - lag :][:, : self.rows.shape[1] - self._depth]
+            return rows.narrow(1, self._depth - lag, self.rows.shape[1] - self._depth)
         return rows.index_select(1, self._places - lag)
 
     def last(self) -> torch.Tensor:

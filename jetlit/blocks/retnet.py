@@ -105,5 +105,5 @@ def rotate(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tens
     frequency = torch.exp(torch.arange(half, dtype=torch.float32, device=x.device) * (-math.log(theta) / half))
     angle = positions[..., None, None].double() * frequency.double()
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    first, second = x[..., :half], x[..., half:]
+    first, second = x.chunk(2, -1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)

@@ -78,6 +78,42 @@ def decay_to_end(summed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return F.pad(before_last, (0, 0, 0, 1), value=1.0)
 
 
+# The strongest decay over a chunk, as a log, that `FactoredDecay` takes: exp(50) = 5e21 leaves float32 room for large
+# inputs beside it.
+WEAK_DECAY = 50.0
+
+
+class FactoredDecay:
+    """The decay between two tokens of a chunk as a product, exp(G_i) · exp(-G_j), for matrix products.
+
+    The second factor exceeds 1, so this is only for chunks over which no channel decays too strongly. Above the
+    diagonal the products are large and meaningless: cut them off with `tril`.
+
+    Args:
+        g: log decays, [..., C, K].
+        dtype: type of the factors.
+
+    Attributes:
+        up: exp(G_i), [..., C, K], from the start of the chunk.
+        up_before: exp(G_{i-1}), [..., C, K], for a token that reads the state before its own decay.
+        down: exp(-G_j), [..., C, K].
+        whole: exp(G_C), [..., K, 1], over the chunk.
+    """
+
+    def __init__(self, g: torch.Tensor, dtype: torch.dtype) -> None:
+        summed = summed_decay(g, -2).to(dtype)
+        self.up, self.down = summed.exp(), (-summed).exp()
+        self.up_before = shifted(summed, 1).exp()
+        self.whole = self.up[..., -1, :, None]
+
+    @staticmethod
+    def fits(g: torch.Tensor, size: int) -> bool:
+        """Whether log decays [B, T, H, K] are weak enough over every `size` tokens; never asks a CUDA device."""
+        if g.is_cuda or torch.compiler.is_compiling() or g.numel() == 0:
+            return False
+        return bool(to_chunks(g, size).sum(-2).min() > -WEAK_DECAY)
+
+
 def run_padded(
     recurrence: Recurrence,
     sequences: Sequence[torch.Tensor | None],

@@ -75,12 +75,14 @@ def _chunked(
     q, k = q * from_start, k * decay_to_end(summed, dtype)
     keep = from_start[..., -1:, :]
 
-    outputs = []
-    for n in range(q.shape[2]):
-        update = u[:, :, n] - w[:, :, n] @ state
-        outputs.append(q[:, :, n] @ state + attention[:, :, n] @ update)
-        state = keep[:, :, n] * state + k[:, :, n].mT @ update
-    return from_chunks(torch.stack(outputs, 2), length), state
+    # unbind, for its gradient is one stack; that of n indexed reads would be n full tensors of zeros.
+    starts, updates = [], []
+    for keep_n, k_n, u_n, w_n in zip(*(t.unbind(2) for t in (keep, k, u, w))):
+        starts.append(state)
+        updates.append(u_n - w_n @ state)
+        state = keep_n * state + k_n.mT @ updates[-1]
+    o = q @ torch.stack(starts, 2) + attention @ torch.stack(updates, 2)
+    return from_chunks(o, length), state
 
 
 def recurrent_gated_delta_rule(
