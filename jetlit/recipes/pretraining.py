@@ -22,6 +22,7 @@ class DecoderShape:
         num_key_value_heads: key and value heads, shared by groups of query heads.
         max_position_embeddings: longest context meant.
         rope_theta: base of the rotary frequencies.
+        initializer_range: standard deviation of the weights at the start.
         tie_word_embeddings: whether the head is the embedding.
     """
 
@@ -33,6 +34,7 @@ class DecoderShape:
     num_key_value_heads: int
     max_position_embeddings: int = 2048
     rope_theta: float = 10000.0
+    initializer_range: float = 0.02
     tie_word_embeddings: bool = True
 
 
