@@ -62,6 +62,8 @@ class RunManifest(Callback):
     def gather(self, trainer: Trainer) -> None:
         """Add the trainer's present callback metrics."""
         for name, value in trainer.callback_metrics.items():
+            if name.startswith("lr-"):
+                continue  # the schedule's, not a measurement
             self.metrics[name] = value.item() if isinstance(value, torch.Tensor) else float(value)
 
     def write(self, config: dict[str, Any], seed: int | None, decision: Any) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, Namespace
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
@@ -92,7 +92,6 @@ class JetlitCLI(LightningCLI):
                 "checkpoint.dirpath": f"{_FOLDER}/checkpoints",
                 "trainer.default_root_dir": _FOLDER,
                 "trainer.logger": _named(StageLogger, folder=f"{_FOLDER}/tensorboard"),
-                "trainer.callbacks": [_named(StepProgressBar), _named(LearningRateMonitor)],
                 "trainer.plugins": [_named(AtomicCheckpointIO)],
                 "trainer.max_epochs": -1,
                 "trainer.max_steps": 1000,
@@ -120,6 +119,13 @@ class JetlitCLI(LightningCLI):
     def _set_seed(self) -> None:
         if self._build:
             super()._set_seed()
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if config["enable_progress_bar"] is not False:
+            callbacks.append(StepProgressBar())
+        if config["logger"]:
+            callbacks.append(LearningRateMonitor())
+        return super()._instantiate_trainer(config, callbacks)
 
     @property
     def folder(self) -> Path:
@@ -271,5 +277,10 @@ def _quieten_lightning() -> None:
     """Only warnings, and of these not the ones that do not apply to streamed, endless data."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*", ".*litlogger.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*has `__len__` defined.*",
+        ".*exists and is not empty.*",  # as it is whenever a fit is resumed
+    ):
         warnings.filterwarnings("ignore", message)

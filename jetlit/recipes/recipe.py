@@ -75,7 +75,7 @@ class Recipe(LightningModule):
             return
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)  # new weights depend on the seed, not on what was drawn before
-            self.model = self.build()
+            self.model = self.build().train()
         if self.activation_checkpointing:
             self.model.model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.compile_layers:

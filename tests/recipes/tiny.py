@@ -1,0 +1,71 @@
+"""The smallest real fits: a byte corpus, a two-layer teacher, and command lines for every recipe."""
+
+import json
+from pathlib import Path
+
+from jetlit_data import CorpusSpec, prepare
+
+from jetlit.cli.fit import JetlitCLI, run_fit
+from jetlit.models import Architecture
+
+VOCABULARY = 259
+CONFIG = {
+    "seed_everything": 3,
+    "data": {
+        "class_path": "TokenDataModule",
+        "init_args": {"block_size": 24, "batch_size": 3, "seed": 1, "val_batches": 2},
+    },
+    "model": {
+        "init_args": {
+            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
+            "scheduler": {"class_path": "WarmupCosine", "init_args": {"warmup_steps": 2}},
+        }
+    },
+    "trainer": {"accelerator": "cpu", "log_every_n_steps": 2, "max_steps": 6, "enable_progress_bar": False},
+    "checkpoint": {"every_n_train_steps": 3},
+}
+DECODER = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+RECIPES = {
+    "teacher": {"class_path": "Pretraining", "init_args": {"decoder": DECODER}},
+    "supernet": {"class_path": "SuperNetworkTraining", "init_args": {"teacher": "${run_dir}/teacher/model"}},
+    "stage1": {
+        "class_path": "Distillation",
+        "init_args": {
+            "teacher": "${run_dir}/teacher/model",
+            "architecture": "${run_dir}/architecture.json",
+            "feature_weight": 0.5,
+        },
+    },
+    "stage2": {"class_path": "FullTraining", "init_args": {"student": "${run_dir}/stage1/model"}},
+}
+
+
+def prepare_run(run_dir: Path) -> None:
+    """A corpus and an architecture in a new run folder, and the shared config file."""
+    corpora = {"recall": CorpusSpec("recall", 20_000, {"pairs": 4, "queries": 6})}
+    prepare(str(run_dir / "data"), corpora, val_fraction=0.1, chunk_tokens=24 * 40, progress=False)
+    Architecture(["gla", "attn"], {"gla": {}}).save(run_dir / "architecture.json")
+    config = json.loads(json.dumps(CONFIG))
+    config["data"]["init_args"]["corpora"] = "${run_dir}/data/recall"
+    (run_dir / "common.yaml").write_text(json.dumps(config))
+    for stage, recipe in RECIPES.items():
+        (run_dir / f"{stage}.yaml").write_text(json.dumps({"stage": stage, "model": recipe}))
+
+
+def command(run_dir: Path, stage: str, *options: str, source: Path | None = None, verb: str = "fit") -> list[str]:
+    """The command line of one stage; `source` holds its files if that is another folder than `run_dir`."""
+    source = source or run_dir
+    configs = ["--config", f"{source}/common.yaml", "--config", f"{source}/{stage}.yaml"]
+    return [verb, *configs, "--run_dir", str(run_dir), *options]
+
+
+def fit(run_dir: Path, stage: str, *options: str) -> JetlitCLI:
+    """Run one stage."""
+    return run_fit(command(run_dir, stage, *options))
