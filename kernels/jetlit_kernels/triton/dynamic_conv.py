@@ -1,8 +1,14 @@
-"""Triton dynamic convolution: the generated kernels live in registers only, forward and backward.
+"""Triton dynamic convolution.
 
-A program makes the kernels of BT tokens and BD channels with one matrix product (columns ordered tap by tap, so that a
-thread holds all taps of a channel) and uses them at once. The batch and time dimensions are one dimension of M rows;
-a row's position in its sequence says which taps look before the start, for batches and packed sequences alike.
+Forward: a program makes the kernels of BT tokens and BD channels with one matrix product (columns ordered tap by tap,
+so that a thread holds all taps of a channel) and uses them at once: they live in registers only.
+
+Backward: stretch by stretch of rows, library products make the kernels and use their gradients, and one kernel between
+them, bound by memory, does the rest; the stretch's scratch is all that is ever held of either. A fused product was
+measured slower here: see benchmarks/results/kernel_notebook.md.
+
+The batch and time dimensions are one dimension of M rows; a row's position in its sequence says which taps look before
+the start, for batches and packed sequences alike.
 """
 
 from dataclasses import dataclass
@@ -24,11 +30,11 @@ class Tile:
 
 
 # Measured on an H200 (benchmarks/results/kernel_notebook.md); float32 runs without tensor cores, in small tiles.
-FORWARD = Tile(rows=128, columns=128, inner=64, warps=4, stages=3)
-BACKWARD = Tile(rows=128, columns=128, inner=64, warps=8, stages=3)
+FORWARD = Tile(rows=128, columns=256, inner=64, warps=8, stages=3)
 SINGLE = Tile(rows=32, columns=64, inner=32, warps=4, stages=2)
-# The gradients of the kernels are held for as many rows as fit in this, between the two products that consume them.
-SCRATCH_BYTES = 192 * 2**20
+# Rows held at a time in the backward pass: fewer make its library products inefficient.
+STRETCH = 8192
+SEGMENT, BLOCK, WARPS = 64, 512, 4
 
 
 @triton.jit
@@ -116,58 +122,66 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
-    d_out, v, hidden, weight, bias, state, positions, owners, d_v, d_kernels, d_bias, first, last, M, T, D, R,
-    stride_v, W: tl.constexpr, WP: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BR: tl.constexpr,
-    EVEN_R: tl.constexpr, SILU: tl.constexpr, PACKED: tl.constexpr, HAS_STATE: tl.constexpr, PRECISION: tl.constexpr,
-    SHIFT: tl.constexpr = "gather",
+    d_out, kernels, bias, v, state, positions, owners, d_v, d_kernels, d_bias, first, last, M, T, D, stride_v,
+    segment, W: tl.constexpr, BD: tl.constexpr, SILU: tl.constexpr, PACKED: tl.constexpr, HAS_STATE: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the inputs and of the kernels for the first BT − W + 1 rows of a tile.
+    """Gradients of the inputs and of the kernels for `segment` rows and BD channels, one row after the other.
 
-    An input's gradient takes kernels of up to W − 1 later tokens, so neighbouring tiles overlap by W − 1 rows.
+    `kernels` and `d_kernels` are [rows, W, D], row 0 being row `first`; `kernels` reaches W − 1 rows further, since an
+    input's gradient takes kernels of the W − 1 tokens after it. It is summed in W − 1 registers that move on by one
+    with every row.
     """
-    OWNED: tl.constexpr = BT - W + 1
-    line = tl.arange(0, BT)
-    rows = first + tl.program_id(1) * OWNED + line
     channel = tl.program_id(0) * BD + tl.arange(0, BD)
-    in_range = (channel < D)[None, :]
-    owned = ((line < OWNED) & (rows < last))[:, None]
-    tap = tl.arange(0, WP)
-    address = rows.to(tl.int64)[:, None] * D + channel[None, :]
-    x = _window(v, state, positions, owners, rows, M, T, D, stride_v, W, WP, BD, PACKED, HAS_STATE)
-    d_y = tl.load(d_out + address, mask=(rows < M)[:, None] & in_range, other=0.0).to(tl.float32)
-    kernels = _generate(hidden, weight, bias, rows, M, D, R, W, WP, BT, BD, BR, EVEN_R, PRECISION)
-    x = x.to(tl.float32)
-    if SILU:
-        y = tl.sum(kernels * x, axis=1)
-        gate = _sigmoid(y)
-        d_y *= gate * (1.0 + y * (1.0 - gate))
-
-    d_k = x * tl.where(owned, d_y, 0.0)[:, None, :]
-    tl.store(
-        d_bias + tl.program_id(1).to(tl.int64) * D * W + channel[None, :] * W + tap[:, None],
-        tl.sum(d_k, axis=0),
-        mask=in_range & (tap < W)[:, None],
-    )
-    column = tl.arange(0, BD * WP)
-    k_channel = tl.program_id(0) * BD + column // WP
-    d_k = tl.permute(d_k.to(d_kernels.dtype.element_ty), (0, 2, 1))
-    tl.store(
-        d_kernels + (rows - first).to(tl.int64)[:, None] * D * W + (k_channel * W + column % WP)[None, :],
-        tl.reshape(d_k, [BT, BD * WP]),
-        mask=owned & ((k_channel < D) & (column % WP < W))[None, :],
-    )
-
-    part = tl.where(_inside(positions, rows, M, T, W, WP, PACKED), kernels * d_y[:, None, :], 0.0)
-    if SHIFT == "gather":
-        later = tl.minimum(line[:, None, None] + tl.maximum(W - 1 - tap, 0)[None, :, None], BT - 1)
-        total = tl.sum(tl.gather(part, tl.broadcast_to(later, [BT, WP, BD]), 0), axis=1)
-    else:
-        total = tl.zeros([BT, BD], dtype=tl.float32)
+    in_range = channel < D
+    start = first + tl.program_id(1) * segment
+    end = tl.minimum(start + segment, last)
+    zero = tl.zeros([BD], dtype=tl.float32)
+    biases, sums, pending = (), (), ()
+    for j in tl.static_range(W):
+        biases += (tl.load(bias + j * D + channel, mask=in_range, other=0.0).to(tl.float32),)
+        sums += (zero,)
+        pending += (zero,)
+    for step in range(0, end - start + W - 1):
+        row = start + step
+        exists = in_range & (row < M)
+        safe = tl.minimum(row, M - 1)
+        position = tl.load(positions + safe) if PACKED else safe % T
+        line = (row - first).to(tl.int64) * (W * D) + channel
+        y = zero
+        taps, window = (), ()
         for j in tl.static_range(W):
-            one = tl.sum(tl.where((tap == j)[None, :, None], part, 0.0), axis=1).to(hidden.dtype.element_ty)
-            shift = (line[:, None] + (W - 1 - j) == line[None, :]).to(hidden.dtype.element_ty)
-            total = tl.dot(shift, one, total, input_precision=PRECISION)
-    tl.store(d_v + address, total.to(d_v.dtype.element_ty), mask=owned & in_range)
+            tap = tl.load(kernels + line + j * D, mask=exists, other=0.0).to(tl.float32) + biases[j]
+            inside = exists & (position >= W - 1 - j)
+            x = tl.load(v + (row - (W - 1 - j)).to(tl.int64) * stride_v + channel, mask=inside, other=0.0)
+            if HAS_STATE:
+                owner = tl.load(owners + safe) if PACKED else safe // T
+                slot = (owner.to(tl.int64) * D + channel) * W + (position + j + 1)
+                x += tl.load(state + slot, mask=exists & (position < W - 1 - j), other=0.0).to(x.dtype)
+            x = x.to(tl.float32)
+            y += tap * x
+            taps += (tl.where(inside, tap, 0.0),)
+            window += (x,)
+        d_y = tl.load(d_out + row.to(tl.int64) * D + channel, mask=exists, other=0.0).to(tl.float32)
+        if SILU:
+            gate = _sigmoid(y)
+            d_y *= gate * (1.0 + y * (1.0 - gate))
+
+        own = in_range & (row < end)
+        d_y_own = tl.where(own, d_y, 0.0)
+        new_sums, moved = (), ()
+        for j in tl.static_range(W):
+            d_tap = d_y_own * window[j]
+            tl.store(d_kernels + line + j * D, d_tap.to(d_kernels.dtype.element_ty), mask=own)
+            new_sums += (sums[j] + d_tap,)
+            moved += (pending[j] + taps[j] * d_y,)
+        sums = new_sums
+        done = row - (W - 1)
+        tl.store(
+            d_v + done.to(tl.int64) * D + channel, moved[0].to(d_v.dtype.element_ty), mask=in_range & (done >= start)
+        )
+        pending = moved[1:] + (zero,)  # noqa: RUF005 - Triton has no unpacking
+    for j in tl.static_range(W):
+        tl.store(d_bias + tl.program_id(1).to(tl.int64) * (W * D) + j * D + channel, sums[j], mask=in_range)
 
 
 @dataclass(frozen=True)
@@ -198,11 +212,25 @@ def forward(
     tile: Tile | None = None,
 ) -> torch.Tensor:
     """Output [B, T, D] of the convolution; arguments as those of `jetlit_kernels.dynamic_conv`."""
-    call = _Call(v, hidden, weight, bias, state, cu_seqlens, silu, tile or (SINGLE if _exact(v) else FORWARD))
+    batch, length, channels = v.shape
+    rows, rank = batch * length, hidden.shape[2]
     out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    if out.numel():
-        grid = (call.channel_blocks, triton.cdiv(call.rows, call.tile.rows))
-        forward_kernel[grid](*call.inputs, out, *call.sizes, **call.constants)
+    if not out.numel():
+        return out
+    exact = v.dtype == torch.float32
+    tile = tile or (SINGLE if exact else FORWARD)
+    taps = weight.shape[0] // channels
+    tap_columns = triton.next_power_of_2(taps)
+    block = tile.columns // tap_columns
+    v, stride_v = _rows(v)
+    sequences = Sequences.of(cu_seqlens, rows)
+    forward_kernel[(triton.cdiv(channels, block), triton.cdiv(rows, tile.rows))](
+        v, hidden.to(v.dtype).contiguous(), weight.to(v.dtype).contiguous(), bias.contiguous(),
+        None if state is None else state.contiguous(), sequences.positions, sequences.owners, out, rows, length,
+        channels, rank, stride_v, W=taps, WP=tap_columns, BT=tile.rows, BD=block, BR=tile.inner,
+        EVEN_R=rank % tile.inner == 0, SILU=silu, PACKED=cu_seqlens is not None, HAS_STATE=state is not None,
+        PRECISION="ieee" if exact else "tf32", num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
     return out
 
 
@@ -215,50 +243,60 @@ def backward(
     state: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
     silu: bool,
-    tile: Tile | None = None,
-    scratch_bytes: int = SCRATCH_BYTES,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of v, hidden, weight and bias, each in its own type.
-
-    Stretch by stretch of rows: a kernel remakes the kernels, writes the gradient of `v` and that of the kernels into a
-    scratch, and two library products turn the scratch into the gradients of `hidden` and `weight` (summed in float32).
-    """
-    call = _Call(v, hidden, weight, bias, state, cu_seqlens, silu, tile or (SINGLE if _exact(v) else BACKWARD))
+    """Gradients of v, hidden, weight and bias, each in its own type; those of the last two are summed in float32."""
+    batch, length, channels = v.shape
+    rows, rank, outputs = batch * length, hidden.shape[2], weight.shape[0]
+    taps = outputs // channels
+    v, stride_v = _rows(v)
     d_v = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    d_hidden = torch.empty_like(call.hidden)
-    d_weight = torch.zeros(weight.shape, dtype=torch.float32, device=v.device)
-    if not v.numel():
-        return d_v, d_hidden.to(hidden.dtype), d_weight.to(weight.dtype), torch.zeros_like(bias)
+    d_hidden = torch.empty(rows, rank, dtype=v.dtype, device=v.device)
+    d_weight = torch.zeros(outputs, rank, dtype=torch.float32, device=v.device)
+    segments = triton.cdiv(rows, SEGMENT)
+    d_bias = torch.empty(segments, outputs, dtype=torch.float32, device=v.device)
 
-    owned = call.tile.rows - call.taps + 1
-    fit = max(scratch_bytes // (weight.shape[0] * v.element_size()) // owned, 1)
-    blocks = triton.cdiv(call.rows, owned)
-    blocks_each = triton.cdiv(blocks, triton.cdiv(blocks, fit))
-    step = blocks_each * owned
-    scratch = torch.empty(min(step, call.rows), weight.shape[0], dtype=v.dtype, device=v.device)
-    d_bias = torch.empty(blocks, weight.shape[0], dtype=torch.float32, device=v.device)
-    flat_hidden, flat_d_hidden = call.hidden.view(call.rows, -1), d_hidden.view(call.rows, -1)
+    hidden_rows = hidden.to(v.dtype).reshape(rows, rank)
+    tap_weight, tap_bias = _by_tap(weight.to(v.dtype), taps), _by_tap(bias, taps)
+    kernels = torch.empty(min(STRETCH + taps - 1, rows), outputs, dtype=v.dtype, device=v.device)
+    d_kernels = torch.empty(min(STRETCH, rows), outputs, dtype=v.dtype, device=v.device)
+    sequences = Sequences.of(cu_seqlens, rows)
     d_out = d_out.contiguous()
-    for number, first in enumerate(range(0, call.rows, step)):
-        last = min(first + step, call.rows)
-        partial_bias = d_bias[number * blocks_each :]
-        grid = (call.channel_blocks, triton.cdiv(last - first, owned))
-        backward_kernel[grid](
-            d_out, *call.inputs, d_v, scratch, partial_bias, first, last, *call.sizes, **call.constants
+    state = None if state is None else state.contiguous()
+    for first in range(0, rows, STRETCH):
+        last = min(first + STRETCH, rows)
+        reach = min(last + taps - 1, rows)
+        torch.mm(hidden_rows[first:reach], tap_weight.T, out=kernels[: reach - first])
+        backward_kernel[(triton.cdiv(channels, BLOCK), triton.cdiv(last - first, SEGMENT))](
+            d_out, kernels, tap_bias, v, state, sequences.positions, sequences.owners, d_v, d_kernels,
+            d_bias[first // SEGMENT :], first, last, rows, length, channels, stride_v, SEGMENT, W=taps, BD=BLOCK,
+            SILU=silu, PACKED=cu_seqlens is not None, HAS_STATE=state is not None, num_warps=WARPS,
         )  # fmt: skip
-        d_kernels = scratch[: last - first]
-        torch.mm(d_kernels, call.weight, out=flat_d_hidden[first:last])
-        _add_product(d_weight, d_kernels.T, flat_hidden[first:last])
+        torch.mm(d_kernels[: last - first], tap_weight, out=d_hidden[first:last])
+        _add_product(d_weight, d_kernels[: last - first].T, hidden_rows[first:last])
     return (
         d_v,
         d_hidden.view(hidden.shape).to(hidden.dtype),
-        d_weight.to(weight.dtype),
-        d_bias.sum(0).to(bias.dtype),
+        _by_channel(d_weight, taps).to(weight.dtype),
+        _by_channel(d_bias.sum(0), taps).to(bias.dtype),
     )
 
 
-def _exact(v: torch.Tensor) -> bool:
-    return v.dtype == torch.float32
+def _rows(v: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """`v` [B, T, D] as B·T rows a constant stride apart: itself if it is so laid out, else a copy; and the stride."""
+    batch, length, _ = v.shape
+    if v.stride(2) != 1 or (batch > 1 and v.stride(0) != length * v.stride(1)):
+        v = v.contiguous()
+    return v, v.stride(1)
+
+
+def _by_tap(x: torch.Tensor, taps: int) -> torch.Tensor:
+    """[D·W, ...] to [W·D, ...]."""
+    return x.unflatten(0, (-1, taps)).transpose(0, 1).flatten(0, 1).contiguous()
+
+
+def _by_channel(x: torch.Tensor, taps: int) -> torch.Tensor:
+    """[W·D, ...] to [D·W, ...]."""
+    return x.unflatten(0, (taps, -1)).transpose(0, 1).flatten(0, 1).contiguous()
 
 
 def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
@@ -267,49 +305,3 @@ def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
         torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
     else:
         total.addmm_(a.float(), b.float())
-
-
-class _Call:
-    """One launch's tensors, sizes and compile-time constants, the same for both directions."""
-
-    def __init__(
-        self,
-        v: torch.Tensor,
-        hidden: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        state: torch.Tensor | None,
-        cu_seqlens: torch.Tensor | None,
-        silu: bool,
-        tile: Tile,
-    ) -> None:
-        batch, length, channels = v.shape
-        self.tile = tile
-        self.rows = batch * length
-        self.taps = weight.shape[0] // channels
-        if v.stride(2) != 1 or (batch > 1 and v.stride(0) != length * v.stride(1)):
-            v = v.contiguous()
-        self.hidden = hidden.to(v.dtype).contiguous()
-        self.weight = weight.to(v.dtype).contiguous()
-        bias = bias.contiguous()
-        state = None if state is None else state.contiguous()
-        sequences = Sequences.of(cu_seqlens, self.rows)
-        tap_columns = triton.next_power_of_2(self.taps)
-        block = tile.columns // tap_columns
-        self.channel_blocks = triton.cdiv(channels, block)
-        self.inputs = (v, self.hidden, self.weight, bias, state, sequences.positions, sequences.owners)
-        self.sizes = (self.rows, length, channels, hidden.shape[2], v.stride(1))
-        self.constants = {
-            "W": self.taps,
-            "WP": tap_columns,
-            "BT": tile.rows,
-            "BD": block,
-            "BR": tile.inner,
-            "EVEN_R": hidden.shape[2] % tile.inner == 0,
-            "SILU": silu,
-            "PACKED": cu_seqlens is not None,
-            "HAS_STATE": state is not None,
-            "PRECISION": "ieee" if _exact(v) else "tf32",
-            "num_warps": tile.warps,
-            "num_stages": tile.stages,
-        }
