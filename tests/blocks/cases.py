@@ -41,3 +41,9 @@ def make(name, seed=0, dtype=torch.float32, **config):
 
 def inputs(*shape, seed=1, dtype=torch.float32):
     return torch.randn(*shape, HIDDEN, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def assert_agree(actual, expected):
+    """Equal to 2e-5 of the largest number: elements may be small differences of large sums."""
+    scale = expected.abs().max().clamp(min=1e-3)
+    torch.testing.assert_close(actual / scale, expected / scale, rtol=0, atol=2e-5)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jetlit.blocks import BLOCKS, build_block, check_block_config, get_block
 from jetlit.errors import UserError
-from tests.blocks.cases import HIDDEN, LINEAR, DictCache, inputs, make
+from tests.blocks.cases import HIDDEN, LINEAR, DictCache, assert_agree, inputs, make
 
 every_block = pytest.mark.parametrize("name", LINEAR)
 
@@ -24,7 +24,7 @@ def test_chunks_agree_with_token_by_token(name):
     with torch.no_grad():
         whole, cache = block(x), DictCache()
         tokens = torch.cat([block(x[:, t : t + 1], cache=cache) for t in range(x.shape[1])], 1)
-    torch.testing.assert_close(tokens, whole, rtol=1e-4, atol=1e-5)
+    assert_agree(tokens, whole)
 
 
 @settings(max_examples=40, deadline=None)
@@ -40,7 +40,7 @@ def test_any_split_of_the_prefill_and_decoding_agree_with_one_pass(name, cuts, t
     cache = DictCache()
     with torch.no_grad():
         parts = [block(x[:, a:b], cache=cache) for a, b in itertools.pairwise(bounds)]
-        torch.testing.assert_close(torch.cat(parts, 1), block(x), rtol=1e-4, atol=1e-5)
+        assert_agree(torch.cat(parts, 1), block(x))
 
 
 @every_block
@@ -62,9 +62,9 @@ def test_packed_sequences_are_separate(name):
         together = block(x, cu_seqlens=bounds, cache=packed)
         for n, (a, b) in enumerate(itertools.pairwise(bounds)):
             alone = DictCache()
-            torch.testing.assert_close(together[:, a:b], block(x[:, a:b], cache=alone), rtol=1e-4, atol=1e-5)
+            assert_agree(together[:, a:b], block(x[:, a:b], cache=alone))
             for key, tensor in alone.tensors.items():
-                torch.testing.assert_close(packed.tensors[key][n : n + 1], tensor, rtol=1e-4, atol=1e-5)
+                assert_agree(packed.tensors[key][n : n + 1], tensor)
 
 
 @every_block
@@ -76,10 +76,10 @@ def test_packed_sequences_continue_from_carried_state(name):
         block(x[:, :9], cache=cache)
         # Row 0 goes on for 4 tokens, row 1 for 11.
         out = block(torch.cat((x[:1, 9:13], x[1:, 9:]), 1), cache=cache, cu_seqlens=torch.tensor([0, 4, 15]))
-        torch.testing.assert_close(out[0, :4], whole[0, 9:13], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(out[0, 4:], whole[1, 9:], rtol=1e-4, atol=1e-5)
+        assert_agree(out[0, :4], whole[0, 9:13])
+        assert_agree(out[0, 4:], whole[1, 9:])
         more = block(x[:1, 13:14].expand(2, -1, -1), cache=cache)
-        torch.testing.assert_close(more[0, 0], whole[0, 13], rtol=1e-4, atol=1e-5)
+        assert_agree(more[0, 0], whole[0, 13])
 
 
 @every_block
@@ -98,9 +98,9 @@ def test_padding_touches_neither_state_nor_output(name):
         for row, sequence in enumerate(real):
             cache = DictCache()
             alone = block(sequence, cache=cache)
-            torch.testing.assert_close(padded[row][mask[row] == 1], alone[0], rtol=1e-4, atol=1e-5)
+            assert_agree(padded[row][mask[row] == 1], alone[0])
             alone = block(step[row : row + 1], cache=cache)
-            torch.testing.assert_close(decoded[row], alone[0], rtol=1e-4, atol=1e-5)
+            assert_agree(decoded[row], alone[0])
 
 
 @every_block
@@ -112,7 +112,7 @@ def test_chunk_in_which_a_row_is_all_padding_keeps_its_state(name):
     with torch.no_grad():
         whole = block(x, attention_mask=mask)
         parts = [block(x[:, a : a + 4], attention_mask=mask[:, : a + 4], cache=cache) for a in (0, 4, 8)]
-        torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-4, atol=1e-5)
+        assert_agree(torch.cat(parts, 1), whole)
         before = {key: tensor.clone() for key, tensor in cache.tensors.items()}
         assert block(x[:, :3], attention_mask=torch.zeros(2, 3), cache=cache).eq(0).all()
     assert all(torch.equal(before[key], tensor) for key, tensor in cache.tensors.items())

@@ -15,7 +15,7 @@ from jetlit_kernels.reference.common import (
     to_chunks,
 )
 
-CHUNK = 64
+CHUNK = 32
 
 
 def _prepare(
@@ -118,7 +118,7 @@ def chunk_gated_delta_rule(
     cu_seqlens: torch.Tensor | None = None,
     use_qk_l2norm: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same numbers with matrix products inside chunks of 64 tokens; differentiable by autograd.
+    """The same numbers with matrix products inside chunks of 32 tokens; differentiable by autograd.
 
     The form of Yang et al., "Gated Delta Networks" (arXiv:2412.06464), section 3.3. Every exponential has an argument
     of at most zero.

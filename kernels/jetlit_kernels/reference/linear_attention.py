@@ -15,7 +15,7 @@ from jetlit_kernels.reference.common import (
     to_chunks,
 )
 
-CHUNK = 64
+CHUNK = 32
 # A vector decay needs [chunk, chunk, K] factors inside a chunk, so its chunks are short.
 VECTOR_CHUNK = 16
 FACTORED_CHUNK = 32
