@@ -18,6 +18,10 @@ _SHORTEST_REACH = 256
 _ROPE_OF_CHANGING_LENGTH = ("dynamic", "longrope")
 
 
+class CacheDoesNotFit(UserError):
+    """The cache is larger than the device's free memory."""
+
+
 class GenerationEngine:
     """Generates with a hybrid or a full-attention model; token by token what `model.generate` gives.
 
@@ -32,7 +36,8 @@ class GenerationEngine:
         cuda_graph: "auto" captures on CUDA; True insists, False never does.
 
     Raises:
-        UserError: the cache cannot fit into the device's memory, or a graph was asked for where there is none.
+        CacheDoesNotFit: the cache cannot fit into the device's memory.
+        UserError: a graph was asked for where there is none, or a limit is not positive.
     """
 
     def __init__(
@@ -236,7 +241,7 @@ class GenerationEngine:
         free = torch.cuda.mem_get_info(self.device)[0]
         reusable = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         if needed > free + reusable:
-            raise UserError(
+            raise CacheDoesNotFit(
                 f"A cache of {self.max_batch} sequences of {self.max_context} tokens needs {needed / 2**30:.1f} GiB, "
                 f"but {(free + reusable) / 2**30:.1f} GiB are free: use a smaller batch or a shorter context."
             )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from jetlit.errors import UserError
-from jetlit.generation.engine import GenerationEngine
+from jetlit.generation.engine import CacheDoesNotFit, GenerationEngine
 from jetlit.generation.throughput import median_seconds, peak_memory_bytes, reset_peak_memory
 from jetlit.models import JetNemotronForCausalLM
 
@@ -56,6 +56,8 @@ def find_largest_batch(
     """
     device = model.lm_head.weight.device
     speeds = {chunk: _prefill_speed(model, context, chunk) for chunk in chunks if chunk <= max(context, min(chunks))}
+    if not any(speeds.values()):
+        raise UserError(f"Not even one sequence of {context} tokens fits this device: shorten the context.")
     chunk = min(size for size, speed in speeds.items() if speed >= kept_speed * max(speeds.values()))
     reset_peak_memory(device)
     batch = largest_that_runs(lambda size: _generate_once(model, size, context, chunk), limit)
@@ -85,14 +87,19 @@ def largest_that_runs(run: Callable[[int], object], limit: int) -> int:
 def _fits(run: Callable[[int], object], size: int) -> bool:
     try:
         run(size)
-    except (torch.OutOfMemoryError, MemoryError, UserError):
+    except (torch.OutOfMemoryError, MemoryError, CacheDoesNotFit):
         return False
     finally:
-        # What the failed attempt held must be gone before the next one.
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _let_go()
     return True
+
+
+def _let_go() -> None:
+    """Frees the device memory that an attempt held, before the next one."""
+    if torch.cuda.is_available():
+        # An exception's traceback may still hold tensors in a cycle.
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _generate_once(model: JetNemotronForCausalLM, batch: int, context: int, chunk: int) -> None:
@@ -104,6 +111,12 @@ def _generate_once(model: JetNemotronForCausalLM, batch: int, context: int, chun
 
 
 def _prefill_speed(model: JetNemotronForCausalLM, context: int, chunk: int) -> float:
-    engine = GenerationEngine(model, 1, context, chunk)
-    ids = torch.zeros(1, context, dtype=torch.int64, device=engine.device)
-    return context / median_seconds(lambda: engine.prefill(ids), 3, engine.device)
+    """Returns tokens per second, 0 when the chunk's activations do not fit."""
+    try:
+        engine = GenerationEngine(model, 1, context, chunk)
+        ids = torch.zeros(1, context, dtype=torch.int64, device=engine.device)
+        return context / median_seconds(lambda: engine.prefill(ids), 3, engine.device)
+    except (torch.OutOfMemoryError, MemoryError, CacheDoesNotFit):
+        return 0.0
+    finally:
+        _let_go()

@@ -1,0 +1,155 @@
+import pytest
+import torch
+
+from jetlit.errors import UserError
+from jetlit.generation import GenerationEngine, computed_cache_bytes
+from jetlit.models import SuperNetwork
+from tests.models.small import HYBRIDS, WINDOW, prompts, small_model
+
+hybrids = pytest.mark.parametrize("layers", HYBRIDS.values(), ids=HYBRIDS)
+NEW = 15
+
+
+def greedy(model, ids: torch.Tensor, new: int = NEW) -> torch.Tensor:
+    return model.generate(ids, max_new_tokens=new, do_sample=False, pad_token_id=0)
+
+
+@hybrids
+@pytest.mark.parametrize("chunk", [1, 4, WINDOW, 7, 64])
+def test_equals_transformers_token_by_token(layers, chunk):
+    model, ids = small_model(layers), prompts()
+    engine = GenerationEngine(model, 2, 17 + NEW, prefill_chunk=chunk)
+    assert torch.equal(engine.generate(ids, NEW), greedy(model, ids))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attention_bias": False, "qk_norm": True, "head_dim": 8},
+        {"tie_word_embeddings": False, "output_bias": True, "mlp_bias": True},
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}},
+        {"num_key_value_heads": 1},
+    ],
+    ids=["qwen3", "llama with biases", "scaled positions", "one key head"],
+)
+def test_full_attention_teachers_of_every_kind(changes):
+    model, ids = small_model(["attn"] * 3, **changes), prompts(3, 11)
+    engine = GenerationEngine(model, 4, 64, prefill_chunk=5)
+    assert torch.equal(engine.generate(ids, NEW), greedy(model, ids))
+
+
+def test_one_engine_serves_prompt_after_prompt_of_any_batch_and_length():
+    model = small_model(HYBRIDS["hybrid"])
+    engine = GenerationEngine(model, 3, 40, prefill_chunk=6)
+    for batch, length in ((2, 17), (2, 3), (3, 9), (1, 1), (2, 25)):
+        ids = prompts(batch, length, seed=length)
+        assert torch.equal(engine.generate(ids, NEW), greedy(model, ids))
+
+
+def test_a_window_longer_than_the_context():
+    model = small_model(["swa", "attn"], efficient_attention_config={"swa": {"window_size": 500}})
+    ids = prompts()
+    assert torch.equal(GenerationEngine(model, 2, 40, prefill_chunk=8).generate(ids, NEW), greedy(model, ids))
+
+
+def test_steps_can_be_taken_one_by_one():
+    model, ids = small_model(HYBRIDS["hybrid"]), prompts()
+    engine = GenerationEngine(model, 2, 24)
+    logits = engine.prefill(ids)
+    for token in range(5):
+        with torch.no_grad():
+            expected = model(ids).logits[:, -1]
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+        ids = torch.cat((ids, torch.tensor([[token + 3], [token + 9]])), 1)
+        logits = engine.decode_step(ids[:, -1])
+
+
+def test_a_super_network_runs_its_active_path():
+    supernet = SuperNetwork(small_model(["attn"] * 3), ("gla",))
+    path = ["gla", "attn", "gla"]
+    supernet.set_active_subnet(path)
+    expected = greedy(supernet.extract(path), prompts())
+    assert torch.equal(GenerationEngine(supernet, 2, 40).generate(prompts(), NEW), expected)
+
+
+def test_stop_tokens_end_a_sequence_and_then_the_batch():
+    model, ids = small_model(HYBRIDS["hybrid"]), prompts()
+    whole = greedy(model, ids)[:, 17:]
+    engine = GenerationEngine(model, 2, 40)
+    stop = whole[0, 4].item()
+    assert stop not in whole[0, :4]
+    out = engine.generate(ids, NEW, stop_tokens=[stop])[:, 17:]
+    assert out[0, :5].tolist() == whole[0, :5].tolist() and set(out[0, 5:].tolist()) <= {stop}
+    both = {stop, whole[1, 2].item()}
+    shorter = engine.generate(ids, NEW, stop_tokens=both)
+    assert shorter.shape[1] <= 17 + 5
+
+
+def test_tokens_are_streamed_as_they_come():
+    seen: list[list[int]] = []
+    engine = GenerationEngine(small_model(["jet"]), 2, 40)
+    out = engine.generate(prompts(), NEW, stream=lambda tokens: seen.append(tokens.tolist()))
+    assert torch.equal(torch.tensor(seen).T, out[:, 17:])
+
+
+def test_sampling_is_repeatable_with_a_generator():
+    engine = GenerationEngine(small_model(["jet", "attn"]), 2, 40)
+
+    def draw(seed: int) -> torch.Tensor:
+        return engine.generate(
+            prompts(), NEW, temperature=1.0, top_p=0.9, generator=torch.Generator().manual_seed(seed)
+        )
+
+    assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
+
+
+@hybrids
+@pytest.mark.parametrize(("batch", "context", "dtype"), [(1, 300, torch.float32), (3, 37, torch.bfloat16)])
+def test_the_cache_takes_the_computed_bytes_and_never_moves(layers, batch, context, dtype):
+    model = small_model(layers).to(dtype)
+    engine = GenerationEngine(model, batch, context)
+    ids = prompts(batch, 20)
+    engine.generate(ids, 3)
+    places = [t.data_ptr() for t in cache_tensors(engine)]
+    measured = sum(t.nbytes for t in cache_tensors(engine))
+    computed = computed_cache_bytes(model, batch, context)
+    assert engine.cache_bytes() == measured
+    assert abs(measured - computed) <= 0.02 * computed
+    engine.generate(ids, 10)
+    assert places == [t.data_ptr() for t in cache_tensors(engine)]
+
+
+def cache_tensors(engine: GenerationEngine) -> list[torch.Tensor]:
+    tensors = []
+    for layer in engine._cache.layers:
+        tensors += list(layer.states.values()) if hasattr(layer, "states") else [layer.keys, layer.values]
+    return tensors
+
+
+def test_a_request_that_does_not_fit_is_refused_before_memory_is_taken():
+    engine = GenerationEngine(small_model(HYBRIDS["hybrid"]), 2, 20)
+    with pytest.raises(UserError, match=r"prompt of 17 tokens and 4 new ones do not fit the engine's cache of 20"):
+        engine.generate(prompts(), 4)
+    with pytest.raises(UserError, match="takes 2 sequences, not 3"):
+        engine.generate(prompts(3), 1)
+    with pytest.raises(UserError, match="at least one token"):
+        engine.prefill(prompts()[:, :0])
+    with pytest.raises(UserError, match="call prefill first"):
+        engine.decode_step(torch.zeros(2, dtype=torch.int64))
+    assert engine.cache_bytes() == 0
+
+
+def test_decoding_past_the_end_is_refused():
+    engine = GenerationEngine(small_model(["attn"]), 2, 18)
+    engine.prefill(prompts())
+    engine.decode_step(torch.tensor([3, 4]))
+    with pytest.raises(UserError, match="full at 18 tokens"):
+        engine.decode_step(torch.tensor([3, 4]))
+
+
+def test_a_graph_without_a_gpu_and_sizes_of_nothing_are_refused():
+    model = small_model(["attn"])
+    with pytest.raises(UserError, match="CUDA device"):
+        GenerationEngine(model, 1, 8, cuda_graph=True)
+    with pytest.raises(UserError, match="at least 1"):
+        GenerationEngine(model, 0, 8)
