@@ -6,6 +6,7 @@ from jetlit.callbacks.logger import StageLogger
 from jetlit.callbacks.manifest import RunManifest
 from jetlit.callbacks.nan_guard import NanGuard
 from jetlit.callbacks.progress import StepProgressBar
+from jetlit.callbacks.task_scores import TaskScores
 from jetlit.callbacks.throughput import Throughput
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "StageCheckpoint",
     "StageLogger",
     "StepProgressBar",
+    "TaskScores",
     "Throughput",
     "last_checkpoint",
 ]

@@ -51,8 +51,7 @@ class RunManifest(Callback):
                 (self.folder / RESULT_FILE).unlink(missing_ok=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the trainer's numbers before another loop resets them."""
-        self.gather(trainer)
+        """Count what was trained, for how long."""
         model: Any = pl_module.model
         parameters = list(model.parameters())
         self.metrics["parameters"] = sum(p.numel() for p in parameters)
@@ -60,7 +59,7 @@ class RunManifest(Callback):
         self.metrics["steps"] = trainer.global_step
 
     def gather(self, trainer: Trainer) -> None:
-        """Add the trainer's present callback metrics."""
+        """Add the trainer's present callback metrics, which its next loop resets."""
         for name, value in trainer.callback_metrics.items():
             if name.startswith("lr-"):
                 continue  # the schedule's, not a measurement

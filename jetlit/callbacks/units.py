@@ -15,8 +15,8 @@ _ENDINGS = {"tokens_per_s": "tokens/s", "bytes": "B", "_parameters": "parameters
 
 
 def unit_of(name: str) -> str:
-    """The unit of metric `name` ("val/loss"); "1" for ratios, accuracies and whatever has none."""
-    last = name.rpartition("/")[2]
-    if last in _UNITS:
+    """The unit of metric `name` ("val/loss"); "1" for ratios, accuracies, tasks' objectives."""
+    first, _, last = name.rpartition("/")
+    if last in _UNITS and not first.startswith("task"):
         return _UNITS[last]
     return next((unit for ending, unit in _ENDINGS.items() if last.endswith(ending)), "1")

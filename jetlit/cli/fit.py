@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shutil
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from omegaconf.errors import OmegaConfBaseException
 
 import jetlit.datamodules  # noqa: F401 (its class is named in YAML without its module)
 from jetlit.callbacks import (
@@ -22,6 +26,7 @@ from jetlit.callbacks import (
     StageCheckpoint,
     StageLogger,
     StepProgressBar,
+    TaskScores,
     Throughput,
     last_checkpoint,
 )
@@ -46,8 +51,8 @@ class SaveStageConfig(SaveConfigCallback):
 class JetlitCLI(LightningCLI):
     """Recipes and data by class name, several configs, and `${...}` across them.
 
-    A fit's folder is `${run_dir}/${stage}`. Beside Lightning's own groups there are `nan_guard`, `throughput`,
-    `checkpoint`, `export` and `manifest`: callbacks that every fit has, each with its arguments.
+    A fit's folder is `${run_dir}/${stage}`. Beside Lightning's own groups there are `nan_guard`, `tasks`,
+    `throughput`, `export`, `manifest` and `checkpoint`: callbacks that every fit has, each with its arguments.
     """
 
     def __init__(self, args: list[str], build: bool = True) -> None:
@@ -78,10 +83,11 @@ class JetlitCLI(LightningCLI):
             default=None,
             help='A checkpoint to go on from or to evaluate; "last" for the newest, if any; "none" to start over.',
         )
+        parser.add_lightning_class_args(RunManifest, "manifest")
         parser.add_lightning_class_args(NanGuard, "nan_guard")
+        parser.add_lightning_class_args(TaskScores, "tasks")
         parser.add_lightning_class_args(Throughput, "throughput")
         parser.add_lightning_class_args(ExportModel, "export")
-        parser.add_lightning_class_args(RunManifest, "manifest")
         parser.add_lightning_class_args(StageCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -107,14 +113,22 @@ class JetlitCLI(LightningCLI):
         """As in the base class, without its warning where a program calls with arguments of its own."""
         try:
             config = parser.parse_args(args)
-        except ArgumentError as error:
+        except (ArgumentError, OmegaConfBaseException) as error:
             raise UserError(_one_sentence(str(error))) from None
         self.config = _with_run_dir_in_keys(config, str(config.run_dir))
 
     def instantiate_classes(self) -> None:
         """Build nothing where only the config is wanted."""
-        if self._build:
+        if not self._build:
+            return
+        try:
             super().instantiate_classes()
+        except ValueError as error:
+            # jsonargparse wraps what a constructor raises in the list of all it tried.
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, UserError):
+                cause = cause.__cause__
+            raise (cause or UserError(_one_sentence(str(error)))) from None
 
     def _set_seed(self) -> None:
         if self._build:
@@ -141,10 +155,15 @@ class JetlitCLI(LightningCLI):
         return config
 
     def run(self, verb: str) -> None:
-        """Fit, validate or test."""
+        """Fit, validate or test; a fit that a SIGTERM ended has saved a checkpoint and leaves with status 143."""
         if verb == "fit":
-            self._fit()
+            try:
+                self._fit()
+            except SIGTERMException:
+                raise SystemExit(128 + signal.SIGTERM) from None
             return
+        if verb == "test" and not is_overridden("test_dataloader", self.datamodule, LightningDataModule):
+            self.datamodule.test_dataloader = self.datamodule.val_dataloader  # token data has one held-out split
         checkpoint = self._checkpoint_to_evaluate()
         getattr(self.trainer, verb)(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=False)
 
@@ -154,9 +173,10 @@ class JetlitCLI(LightningCLI):
             if isinstance(logger, StageLogger):
                 logger.begin_at(_step_of(checkpoint))
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=False)
+        manifest = self.config_init.manifest
+        manifest.gather(self.trainer)
         # Measured anew on the final weights, so that the numbers do not depend on when the fit was interrupted.
         self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-        manifest = self.config_init.manifest
         manifest.gather(self.trainer)
         if self.trainer.is_global_zero:
             manifest.write(self.resolved(), self.config.seed_everything, decision={"model": "model"})

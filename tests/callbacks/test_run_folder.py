@@ -1,0 +1,160 @@
+"""What a fit leaves in its folder: checkpoints, curves, model, numbers."""
+
+import json
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from jetlit.callbacks import AtomicCheckpointIO, last_checkpoint
+from jetlit.callbacks.export import write_model
+from jetlit.callbacks.units import unit_of
+from jetlit.cli.fit import JetlitCLI
+from jetlit.errors import UserError
+from jetlit.results import read_result
+from tests.recipes import tiny
+
+
+def curve(run_dir, stage, name):
+    events = EventAccumulator(str(run_dir / stage / "tensorboard"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_curves_hold_losses_rate_norm_and_speed(finished_run):
+    names = ("train/loss", "lr-AdamW/pg1", "train/grad_norm", "train/tokens_seen")
+    for name in names:
+        assert [step for step, _ in curve(finished_run, "teacher", name)] == [1, 3, 5]
+    assert [value for _, value in curve(finished_run, "teacher", "train/tokens_seen")] == [144, 288, 432]
+    assert curve(finished_run, "teacher", "train/tokens_per_s")[-1][1] > 0
+
+
+class Killed(BaseException):
+    pass
+
+
+class Kill(Callback):
+    def on_train_batch_start(self, trainer, *args):
+        if trainer.global_step == 5:
+            raise Killed
+
+
+def test_curves_go_on_without_a_seam(run_dir):
+    tiny.fit(run_dir, "teacher", "--trainer.max_steps", "8", "--trainer.log_every_n_steps", "1", "--ckpt_path", "none")
+    undisturbed = curve(run_dir, "teacher", "train/loss")
+    shutil.rmtree(run_dir / "teacher")
+    options = ["--trainer.max_steps", "8", "--trainer.log_every_n_steps", "1"]
+    cli = JetlitCLI(tiny.command(run_dir, "teacher", *options)[1:])
+    cli.trainer.callbacks.append(Kill())
+    with pytest.raises(Killed):
+        cli.run("fit")
+    assert [step for step, _ in curve(run_dir, "teacher", "train/loss")] == [0, 1, 2, 3, 4]
+    tiny.fit(run_dir, "teacher", *options, "--ckpt_path", "last")
+    assert curve(run_dir, "teacher", "train/loss") == undisturbed
+
+
+def test_speed_is_the_median_of_steps_and_generation_is_measured(run_dir):
+    cli = tiny.fit(run_dir, "stage1", "--ckpt_path", "none", "--throughput.batch", "2", "--throughput.context", "48")
+    metrics = read_result(run_dir / "stage1")["metrics"]
+    throughput = cli.config_init.throughput
+    assert metrics["training_tokens_per_s"]["value"] == pytest.approx(statistics.median(throughput._speeds))
+    assert len(throughput._speeds) == 3  # six steps less three of warm-up
+    expected = {"prefill_tokens_per_s": "tokens/s", "decode_tokens_per_s": "tokens/s", "cache_bytes": "B"}
+    for name, unit in expected.items():
+        assert metrics[name]["unit"] == unit and metrics[name]["value"] > 0
+    mixers = [layer.self_attn for layer in cli.model.model.model.layers]
+    # The engine keeps float32 states and caches here; each block says itself what it needs.
+    computed = sum(mixer.state_bytes(2, 48, torch.float32) for mixer in mixers)
+    assert metrics["cache_bytes"]["value"] == pytest.approx(computed, rel=0.02)
+
+
+def test_tasks_are_scored_and_a_mistake_in_them_shows_before_training(run_dir):
+    specs = json.dumps([{"kind": "recall", "name": "easy", "documents": 4, "pairs": 4, "queries": 4}])
+    tiny.fit(run_dir, "teacher", "--ckpt_path", "none", "--tasks.specs", specs)
+    metrics = read_result(run_dir / "teacher")["metrics"]
+    assert 0 <= metrics["task/easy/accuracy"]["value"] <= 1
+    with pytest.raises(UserError, match="no kind of task"):
+        tiny.fit(run_dir, "teacher", "--ckpt_path", "none", "--tasks.specs", '[{"kind": "nothing"}]')
+    assert read_result(run_dir / "teacher") is None
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    io = AtomicCheckpointIO()
+    io.save_checkpoint({"value": 1}, tmp_path / "step=1.ckpt")
+
+    class Unwritable:
+        def __reduce__(self):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left on device.*free some space"):
+        io.save_checkpoint({"value": 2, "bad": Unwritable()}, tmp_path / "step=1.ckpt")
+    assert torch.load(tmp_path / "step=1.ckpt") == {"value": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["step=1.ckpt"]
+
+
+def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path):
+    assert last_checkpoint(tmp_path / "nowhere") is None
+    for name in ("step=00000009.ckpt", "step=00000010.ckpt", ".step=00000011.ckpt.x.tmp.ckpt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "step=00000012.ckpt").mkdir()  # sharded, and its metadata was never written
+    assert last_checkpoint(tmp_path).name == "step=00000010.ckpt"
+    (tmp_path / "step=00000012.ckpt" / "meta.pt").write_bytes(b"")
+    assert last_checkpoint(tmp_path).name == "step=00000012.ckpt"
+
+
+def test_an_export_that_fails_leaves_the_old_one(tmp_path):
+    class Model:
+        def __init__(self, works):
+            self.works = works
+
+        def save_pretrained(self, folder):
+            (folder / "part").write_text(str(self.works))
+            if not self.works:
+                raise OSError(28, "No space left on device")
+
+    write_model(Model(True), None, tmp_path / "model")
+    with pytest.raises(UserError, match="free some space"):
+        write_model(Model(False), None, tmp_path / "model")
+    assert (tmp_path / "model/part").read_text() == "True"
+    write_model(Model(True), None, tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_units():
+    assert unit_of("val/loss") == "nats/token"
+    assert unit_of("train/tokens_per_s") == unit_of("decode_tokens_per_s") == "tokens/s"
+    assert unit_of("cache_bytes") == "B"
+    assert unit_of("task/recall/objective") == unit_of("task/recall/accuracy") == "1"
+
+
+def test_sigterm_saves_and_a_rerun_goes_on_to_the_same_result(run_dir):
+    expected = tiny.fit(run_dir, "teacher", "--ckpt_path", "none", "--trainer.max_steps", "40")
+    expected = expected.trainer.callback_metrics["val/loss"].item()
+    shutil.rmtree(run_dir / "teacher")
+    options = ["--trainer.max_steps", "40", "--checkpoint.every_n_train_steps", "1000", "--ckpt_path", "last"]
+    program = (
+        "import sys, time, torch\n"
+        "from jetlit.cli.fit import main\n"
+        "torch.set_num_threads(1)\n"
+        "import jetlit.recipes.pretraining as p\n"
+        "p.Pretraining.on_train_batch_start = lambda *a: (print('step', flush=True), time.sleep(0.05)) and None\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-c", program, *tiny.command(run_dir, "teacher", *options)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for _ in range(4):
+        assert process.stdout.readline() == "step\n"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    saved = torch.load(last_checkpoint(run_dir / "teacher/checkpoints"), weights_only=False)["global_step"]
+    assert 4 <= saved < 40
+    assert read_result(run_dir / "teacher") is None
+    resumed = tiny.fit(run_dir, "teacher", *options)
+    assert resumed.trainer.callback_metrics["val/loss"].item() == expected

@@ -1,0 +1,126 @@
+"""The command line of fits: configs composed, `${...}` across them, and mistakes answered in one sentence."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from jetlit.cli.fit import resolved_config, run_fit
+from jetlit.errors import UserError
+from jetlit.results import config_hash, read_result
+from tests.recipes import tiny
+from tests.recipes.conftest import finished_run, run_dir  # noqa: F401
+
+
+def init_args(config, group="model"):
+    return config[group]["init_args"]
+
+
+def test_interpolation_across_files_and_the_command_line(run_dir):  # noqa: F811
+    config = resolved_config(tiny.command(run_dir, "stage1"))
+    assert init_args(config)["teacher"] == f"{run_dir}/teacher/model"
+    assert init_args(config, "data")["corpora"] == f"{run_dir}/data/recall"
+    assert config["export"]["folder"] == f"{run_dir}/stage1/model"
+    extra = run_dir / "extra.yaml"
+    extra.write_text(json.dumps({"run_dir": "elsewhere", "model": {"init_args": {"kl_weight": 0.25}}}))
+    argv = ["fit", "--config", f"{run_dir}/common.yaml", "--config", f"{run_dir}/stage1.yaml", "--config", str(extra)]
+    config = resolved_config([*argv, "--model.chunk", "7", "--trainer.max_steps=9"])
+    assert init_args(config)["teacher"] == "elsewhere/teacher/model"
+    assert (init_args(config)["kl_weight"], init_args(config)["feature_weight"]) == (0.25, 0.5)
+    assert init_args(config)["chunk"] == 7 and config["trainer"]["max_steps"] == 9
+    assert init_args(config)["optimizer"]["init_args"]["lr"] == 0.01  # the shared file's, kept under a named class
+    assert init_args(config)["scheduler"]["init_args"]["warmup_steps"] == 2
+
+
+def test_interpolation_in_the_names_of_weighted_corpora(run_dir):  # noqa: F811
+    mixture = {"data": {"init_args": {"corpora": {"${run_dir}/data/a": 0.5, "${run_dir}/data/b": 0.5}}}}
+    (run_dir / "mixture.yaml").write_text(json.dumps(mixture))
+    config = resolved_config(tiny.command(run_dir, "teacher", "--config", f"{run_dir}/mixture.yaml"))
+    assert init_args(config, "data")["corpora"] == {f"{run_dir}/data/a": 0.5, f"{run_dir}/data/b": 0.5}
+
+
+def test_the_hash_tells_configs_apart_and_ignores_where_and_how_a_run_goes_on(run_dir, tmp_path):  # noqa: F811
+    plain = config_hash(resolved_config(tiny.command(run_dir, "stage1")))
+    moved = tiny.command(tmp_path / "moved", "stage1", "--ckpt_path", "last", "--manifest.hash", "x", source=run_dir)
+    assert config_hash(resolved_config(moved)) == plain
+    changed = tiny.command(run_dir, "stage1", "--model.kl_weight", "2")
+    assert config_hash(resolved_config(changed)) != plain
+
+
+def test_the_folder_of_a_fit_and_the_callers_hash(run_dir):  # noqa: F811
+    cli = run_fit(tiny.command(run_dir, "teacher", "--stage", "blocks/candidates/a", "--manifest.hash", "abc"))
+    folder = run_dir / "blocks/candidates/a"
+    assert cli.folder == folder
+    assert {path.name for path in folder.iterdir()} == {"checkpoints", "tensorboard", "model", "config.yaml"} | {
+        "result.json"
+    }
+    assert read_result(folder)["hash"] == "abc"
+    again = run_fit(["fit", "--config", str(folder / "config.yaml"), "--ckpt_path", "none"])
+    assert again.trainer.callback_metrics["val/loss"] == cli.trainer.callback_metrics["val/loss"]
+
+
+def test_validate_evaluates_the_last_checkpoint(run_dir):  # noqa: F811
+    fitted = read_result(run_dir / "teacher")["metrics"]["val/loss"]["value"]
+    for verb in ("validate", "test"):
+        cli = run_fit(tiny.command(run_dir, "teacher", verb=verb))
+        if verb == "validate":
+            assert cli.trainer.callback_metrics["val/loss"].item() == fitted
+    assert read_result(run_dir / "teacher") is not None  # evaluating takes nothing back
+
+
+WRONG = {
+    "misspelt key": (["--model.kl_wieght", "2"], "no option .*kl_wieght"),
+    "misspelt group": (["--trainr.max_steps", "2"], "no option .*trainr"),
+    "unknown recipe": (["--model", "Nothing"], "Nothing"),
+    "wrong type": (["--trainer.max_steps", "many"], "max_steps"),
+    "missing config": (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    "missing teacher": (["--model.teacher", "runs/no/teacher/model"], "no teacher to load at runs/no/teacher/model"),
+    "missing architecture": (["--model.architecture", "nowhere.json"], "nowhere.json does not exist"),
+    "missing corpus": (["--data.corpora", "nowhere"], "nowhere"),
+    "missing checkpoint": (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt does not exist"),
+    "objective of nothing": (["--model.kl_weight", "0", "--model.feature_weight", "0"], "one of them must be above"),
+    "two students": (["--model.student", "x"], "leave one of them out"),
+    "no block fits": (["--data.block_size", "100000"], "longer than the largest"),
+    "warm-up too long": (["--model.scheduler.warmup_steps", "100"], "warm-up of 100 steps does not fit"),
+    "undefined interpolation": (["--model.teacher", "${nowhere}/x"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_is_answered_in_one_sentence(run_dir, case):  # noqa: F811
+    options, message = WRONG[case]
+    with pytest.raises(UserError, match=message) as raised:
+        run_fit(tiny.command(run_dir, "stage1", "--stage", "wrong", *options))
+    assert "\n" not in str(raised.value)
+    assert read_result(run_dir / "wrong") is None and not (run_dir / "wrong/model").exists()
+
+
+def test_an_earlier_fits_checkpoints_are_not_overwritten_unasked(run_dir):  # noqa: F811
+    with pytest.raises(UserError, match="--ckpt_path last.*--ckpt_path none"):
+        tiny.fit(run_dir, "teacher")
+    assert read_result(run_dir / "teacher") is not None
+
+
+def test_data_of_another_vocabulary_is_refused(run_dir):  # noqa: F811
+    with pytest.raises(UserError, match="259 tokens .* room for 100"):
+        tiny.fit(run_dir, "teacher", "--stage", "small", "--model.decoder.vocab_size", "100")
+
+
+def test_nothing_to_evaluate_is_said(run_dir):  # noqa: F811
+    with pytest.raises(UserError, match="no checkpoint in"):
+        run_fit(tiny.command(run_dir, "teacher", "--stage", "new", verb="validate"))
+
+
+def test_the_verb_comes_first():
+    with pytest.raises(UserError, match="fit, validate, test"):
+        run_fit(["--config", "x.yaml"])
+
+
+def test_exit_status_and_message_of_the_command(run_dir):  # noqa: F811
+    command = [sys.executable, "-c", "from jetlit.cli import main; import sys; sys.exit(main())"]
+    command += [*tiny.command(run_dir, "stage1", "--model.kl_wieght", "2")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("jetlit: There is no option")
+    assert "Traceback" not in done.stderr
