@@ -47,7 +47,7 @@ def exact(tensors):
 
 
 @BACKENDS
-@pytest.mark.parametrize("taps", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize("taps", [2, 3, 4, 8])
 @pytest.mark.parametrize("length", [1, 3, 37])
 def test_matches_definition(length, taps, backend, dtype, tolerance):
     inputs = [x.requires_grad_() for x in draw(2, length, 18, 5, taps, dtype)]
@@ -66,7 +66,12 @@ def test_matches_definition(length, taps, backend, dtype, tolerance):
 
 
 @BACKENDS
-def test_no_state_no_activation_and_several_tiles(backend, dtype, tolerance):
+def test_no_state_no_activation_and_several_tiles(backend, dtype, tolerance, monkeypatch):
+    if backend == "triton":  # several stretches of several segments each
+        from jetlit_kernels.triton import dynamic_conv as kernels
+
+        monkeypatch.setattr(kernels, "STRETCH", 48)
+        monkeypatch.setattr(kernels, "SEGMENT", 16)
     inputs = [x.requires_grad_() for x in draw(2, 70, 33, 40, 4, dtype)]
     upstream = torch.randn(2, 70, 33, dtype=dtype)
     out, _ = dynamic_conv(*inputs, activation=None, backend=backend)
@@ -79,7 +84,7 @@ def test_no_state_no_activation_and_several_tiles(backend, dtype, tolerance):
 
 
 @BACKENDS
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4), taps=st.integers(2, 8), seed=st.integers(0, 2**16))
 def test_chunk_after_chunk_is_one_pass(backend, dtype, tolerance, lengths, taps, seed):
     v, hidden, weight, bias = draw(2, sum(lengths), 3, 4, taps, dtype, seed)
@@ -96,7 +101,7 @@ def test_chunk_after_chunk_is_one_pass(backend, dtype, tolerance, lengths, taps,
 
 
 @BACKENDS
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     lengths=st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any),
     taps=st.integers(2, 8),

@@ -6,7 +6,7 @@ import triton.language as tl
 
 # The weight's gradient is summed per program, then over programs: a fixed number keeps the order of the sums fixed.
 PROGRAMS = 1056
-ELEMENTS = 4096
+ELEMENTS = 1024
 
 
 @triton.jit

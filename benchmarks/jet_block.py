@@ -1,0 +1,285 @@
+"""The JetBlock against one assembled from ready parts: time, memory, error, share of the floor; decode; cold start.
+
+    python benchmarks/jet_block.py                       # ours alone
+    python benchmarks/jet_block.py --opponent            # and the opponent, in the same process (fla-core autotunes)
+    python benchmarks/jet_block.py --dims 2B --shapes 8x4096
+
+The opponent: the same projections, the kernels [B, T, D, W] materialised by the generator's linear layer, a compiled
+convolution over them, fla-core's chunked gated delta rule, a compiled gated norm. fla-core refuses its gated backward
+on Hopper with the Tritons that miscompile one pattern; the guard is set aside, which gave right gradients at K 96
+and 128.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jetlit_kernels import jet_decode_step, log_decay_and_beta
+from jetlit_kernels.reference import gated_norm
+from reporting import report
+
+from jetlit.blocks.base import CarriedState
+from jetlit.blocks.jet import JetBlock
+
+DIMS = {
+    "2B": {"hidden_size": 1536, "num_heads": 12, "head_dim": 96, "expand_v": 2.6666666667},
+    "4B": {"hidden_size": 2048, "num_heads": 16, "head_dim": 128, "expand_v": 2.0},
+}
+SHAPES = ("8x4096", "2x16384", "1x32768")
+# The released block on one H100 80GB HBM3, bf16: forward ms, forward + backward ms, peak MiB; and what is wanted there.
+RELEASED = {("2B", "8x4096"): (5.35, 17.26, 4233), ("4B", "8x4096"): (8.29, 26.25, 4365)}
+WANTED = {("2B", "8x4096"): (3.2, 10.8, 1900), ("4B", "8x4096"): (5.5, 17.5, None)}
+
+
+class Opponent(JetBlock):
+    """The JetBlock from ready parts; the same parameters."""
+
+    convolve: Callable[..., torch.Tensor]
+    norm: Callable[..., torch.Tensor]
+    rule: Callable[..., Any]
+
+    def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
+        generator = self.dynamic_conv1d.kernel_generator
+        q, k = self.split_heads(F.silu(self.q_proj(hidden))), self.split_heads(F.silu(self.k_proj(hidden)))
+        kernels = generator.w2(generator.hidden(hidden)).unflatten(-1, (self.value_dim, -1))
+        v = self.split_heads(Opponent.convolve(self.v_proj(hidden), kernels))
+        g, beta = log_decay_and_beta(self.b_proj(hidden), self.a_proj(hidden), self.A_log, self.dt_bias)
+        o, _ = Opponent.rule(q, k, v, g, beta.to(q.dtype), use_qk_l2norm_in_kernel=True)
+        gate = self.split_heads(self.g_proj(hidden))
+        return self.o_proj(Opponent.norm(o, gate, self.o_norm.weight, self.norm_eps).flatten(2))
+
+
+def convolution_over_kernels(v: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
+    taps = kernels.shape[-1]
+    padded = F.pad(v, (0, 0, taps - 1, 0))
+    return F.silu(sum(kernels[..., j] * padded[:, j : j + v.shape[1]] for j in range(taps)))
+
+
+def assemble_opponent() -> str | None:
+    """Prepares the opponent's parts; returns the sentence that says why there is none, or None."""
+    try:
+        import fla.ops.common.chunk_o as chunk_o
+        from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+    except ImportError as error:
+        return f"The opponent needs fla-core ({error}): install it with `pip install jetlit[fla]` on a CUDA machine."
+    chunk_o.IS_NVIDIA_HOPPER = False
+    Opponent.rule = staticmethod(chunk_gated_delta_rule)
+    Opponent.convolve = staticmethod(torch.compile(convolution_over_kernels))
+    Opponent.norm = staticmethod(torch.compile(gated_norm.gated_rms_norm))
+    return None
+
+
+def milliseconds(call: Callable[[], Any], repeats: int = 20, warm_up: int = 4) -> float:
+    """Median of CUDA-event timings."""
+    for _ in range(warm_up):
+        call()
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
+    for start, end in events:
+        start.record()
+        call()
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.median(start.elapsed_time(end) for start, end in events)
+
+
+def ceilings() -> dict[str, float]:
+    """What this GPU does at best: bytes/s of a copy (read + written) and FLOP/s of a bf16 product."""
+    source = torch.randn(2**29, device="cuda").bfloat16()
+    target = torch.empty_like(source)
+    copy = 2 * source.nbytes / milliseconds(lambda: target.copy_(source)) * 1e3
+    a = torch.randn(8192, 8192, device="cuda").bfloat16()
+    return {"bytes": copy, "flops": 2 * 8192**3 / milliseconds(lambda: a @ a) * 1e3}
+
+
+def new_block(kind: type[JetBlock], dims: str) -> JetBlock:
+    """A block in bf16 with a generator that matters: its released initialisation is zero."""
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        block = kind(**DIMS[dims])
+    generator = block.dynamic_conv1d.kernel_generator
+    torch.nn.init.normal_(generator.w1.weight, std=0.05)
+    torch.nn.init.normal_(generator.w2.weight, std=0.05)
+    torch.nn.init.normal_(generator.w2.bias, std=0.5)
+    return block.bfloat16()
+
+
+def step(block: JetBlock, x: torch.Tensor, upstream: torch.Tensor) -> None:
+    block(x).backward(upstream)
+    x.grad = None
+    for parameter in block.parameters():
+        parameter.grad = None
+
+
+def errors(block: JetBlock, dims: str) -> tuple[float, float]:
+    """Relative error against float64 on 2 x 500 tokens: of the output, and the largest of all gradients."""
+    exact = JetBlock(**DIMS[dims]).cuda().double()
+    exact.load_state_dict(block.state_dict())
+    x = torch.randn(2, 500, DIMS[dims]["hidden_size"], device="cuda").bfloat16()
+    upstream = torch.randn_like(x)
+    results = []
+    for module, dtype in ((block, torch.bfloat16), (exact, torch.float64)):
+        inputs = x.to(dtype).requires_grad_()
+        out = module(inputs)
+        results.append([out, *torch.autograd.grad(out, [inputs, *module.parameters()], upstream.to(dtype))])
+    relative = [((a.double() - b).norm() / b.norm()).item() for a, b in zip(*results, strict=True)]
+    return relative[0], max(relative[1:])
+
+
+def floor(block: JetBlock, tokens: int, ceiling: dict[str, float]) -> tuple[float, float]:
+    """Milliseconds that the matrix products and the recurrence's bytes take at the ceilings, forward and both ways."""
+    products = 2 * tokens * sum(p.numel() for p in block.parameters() if p.ndim == 2) / ceiling["flops"]
+    recurrence = 2 * tokens * 2 * (block.key_dim + block.value_dim) / ceiling["bytes"]
+    return (products + recurrence) * 1e3, (3 * products + 3 * recurrence) * 1e3
+
+
+def measure(kind: type[JetBlock], dims: str, shape: str, ceiling: dict[str, float]) -> dict[str, Any]:
+    batch, length = map(int, shape.split("x"))
+    block = new_block(kind, dims)
+    x = torch.randn(batch, length, DIMS[dims]["hidden_size"], device="cuda").bfloat16().requires_grad_()
+    upstream = torch.randn_like(x)
+    forward = milliseconds(lambda: block(x))
+    both = milliseconds(lambda: step(block, x, upstream))
+    held = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step(block, x, upstream)
+    peak = (torch.cuda.max_memory_allocated() - held) / 2**20
+    floors = floor(block, batch * length, ceiling)
+    output, gradient = errors(block, dims)
+    name = "ours" if kind is JetBlock else "opponent"
+    return {
+        "what": f"{name}, {dims}, {shape}",
+        "forward ms": round(forward, 3),
+        "forward + backward ms": round(both, 3),
+        "peak MiB": round(peak),
+        "floor / time": f"{floors[0] / forward:.0%} / {floors[1] / both:.0%}",
+        "error, output / worst gradient": f"{output:.1e} / {gradient:.1e}",
+    }
+
+
+def decode_inputs(dims: str, batch: int) -> dict[str, torch.Tensor]:
+    heads, key = DIMS[dims]["num_heads"], DIMS[dims]["head_dim"]
+    value = int(key * DIMS[dims]["expand_v"])
+    shapes = {
+        "q": (batch, heads, key),
+        "k": (batch, heads, key),
+        "v": (batch, heads, value),
+        "gate": (batch, heads, value),
+        "beta_logits": (batch, heads),
+        "a": (batch, heads),
+        "conv_kernels": (batch, heads * value, 4),
+        "conv_state": (batch, heads * value, 4),
+    }
+    inputs = {name: torch.randn(shape, device="cuda").bfloat16() for name, shape in shapes.items()}
+    inputs |= {name: torch.randn(heads, device="cuda") for name in ("A_log", "dt_bias")}
+    inputs["norm_weight"] = torch.ones(value, device="cuda")
+    inputs["recurrent_state"] = torch.randn(batch, heads, key, value, device="cuda")
+    return inputs
+
+
+def graphed(call: Callable[[int], Any], sets: int) -> float:
+    """Milliseconds a call inside a CUDA graph, over `sets` sets of inputs in turn so that no cache holds them."""
+    for number in range(sets):
+        call(number)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(5):
+            for number in range(sets):
+                call(number)
+    return milliseconds(graph.replay) / (5 * sets)
+
+
+def measure_decode(dims: str, batch: int, ceiling: dict[str, float], opponent: bool) -> list[dict[str, Any]]:
+    sets = [decode_inputs(dims, batch) for _ in range(3)]
+    least = 2 * sets[0]["recurrent_state"].nbytes / ceiling["bytes"] * 1e3
+    times = {"ours": graphed(lambda n: jet_decode_step(**sets[n]), len(sets))}
+    if opponent:
+        times["opponent, recurrence alone"] = graphed(lambda n: fla_recurrence(sets[n]), len(sets))
+    return [
+        {
+            "what": f"{name}, {dims}, decode step, batch {batch}",
+            "forward ms": round(value, 4),
+            "floor / time": f"{least / value:.0%}",
+        }
+        for name, value in times.items()
+    ]
+
+
+def fla_recurrence(inputs: dict[str, torch.Tensor]) -> None:
+    from fla.ops.gated_delta_rule import fused_recurrent_gated_delta_rule
+
+    fused_recurrent_gated_delta_rule(
+        *(inputs[name][:, None] for name in ("q", "k", "v")),
+        g=-inputs["a"][:, None].float().abs(),
+        beta=inputs["beta_logits"][:, None].sigmoid(),
+        initial_state=inputs["recurrent_state"],
+        output_final_state=True,
+        use_qk_l2norm_in_kernel=True,
+    )
+
+
+def cold_start() -> dict[str, Any]:
+    """Seconds of the first forward and backward of a block in a process with an empty Triton cache."""
+    code = (
+        "import time, torch; from jet_block import JetBlock, new_block, step; block = new_block(JetBlock, '2B');"
+        "x = torch.randn(8, 4096, 1536, device='cuda').bfloat16().requires_grad_(); u = torch.randn_like(x);"
+        "torch.cuda.synchronize(); start = time.perf_counter(); step(block, x, u); torch.cuda.synchronize();"
+        "print('seconds', time.perf_counter() - start)"
+    )
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"TRITON_CACHE_DIR": cache}
+        run = subprocess.run(
+            [sys.executable, "-c", code], env=environment, cwd=os.path.dirname(os.path.abspath(__file__)),
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    seconds = float(run.stdout.split("seconds")[1])
+    return {"what": "ours, 2B, 8x4096, cold start, s", "forward + backward ms": None, "seconds": round(seconds, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--opponent", action="store_true", help="also time the opponent (needs fla-core)")
+    parser.add_argument("--dims", nargs="+", choices=DIMS, default=list(DIMS))
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--no-cold-start", action="store_true", help="leave the cold start out")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("benchmarks/jet_block.py times CUDA kernels: run it on a machine with an NVIDIA GPU.")
+    missing = assemble_opponent() if arguments.opponent else "Run with --opponent for the opponent's rows."
+    ceiling = ceilings()
+    rows: list[dict[str, Any]] = []
+    for dims in arguments.dims:
+        for shape in arguments.shapes:
+            rows.append(measure(JetBlock, dims, shape, ceiling))
+            print(rows[-1], flush=True)
+            if missing is None:
+                rows.append(measure(Opponent, dims, shape, ceiling))
+                print(rows[-1], flush=True)
+            if figures := RELEASED.get((dims, shape)):
+                columns = ("forward ms", "forward + backward ms", "peak MiB")
+                rows.append(
+                    {"what": f"released, {dims}, {shape}, on an H100"} | dict(zip(columns, figures, strict=True))
+                )
+                wanted = WANTED[dims, shape]
+                rows.append({"what": f"wanted, {dims}, {shape}, on an H100"} | dict(zip(columns, wanted, strict=True)))
+        for batch in (1, 128):
+            rows += measure_decode(dims, batch, ceiling, missing is None)
+    if not arguments.no_cold_start:
+        rows.append(cold_start())
+    notes = (
+        f"Ceilings measured here: copy {ceiling['bytes'] / 1e12:.2f} TB/s, bf16 product {ceiling['flops'] / 1e12:.0f} "
+        "TFLOP/s. Floor: the block's matrix products (three times as many both ways) and the recurrence's inputs and "
+        "outputs at these rates; decode: the state read and written once. Forward runs with the graph recorded. Errors "
+        f"against float64 on 2x500 tokens. Medians of CUDA events. {missing or ''}"
+    )
+    report("jet_block", "JetBlock in bf16", rows, notes)
+
+
+if __name__ == "__main__":
+    main()
