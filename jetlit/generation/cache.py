@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from jetlit_kernels import decode_attention
 
 from jetlit.blocks.attention import Attention
 from jetlit.blocks.base import LinearMixer, TokenMixer
-from jetlit.generation.decode_attention import chunk_attention, masked_chunk_attention, token_attention
+from jetlit.generation.chunk_attention import chunk_attention, masked_chunk_attention
 from jetlit.models import JetNemotronForCausalLM
 from jetlit.models.cache import StateLayer
 
@@ -29,9 +30,9 @@ class Clock:
     seen: int = 0
     decoding: bool = False
     reach: int = 0
-    _masks: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[int | str, ...], torch.Tensor] = field(default_factory=dict)
 
-    def mask(self, key: tuple[int, ...], build: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def mask(self, key: tuple[int | str, ...], build: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Returns this step's mask `key`, built by the first layer that asks."""
         if key not in self._masks:
             self._masks[key] = build()
@@ -57,7 +58,6 @@ class KeyValueLayer:
         self.values = torch.zeros_like(self.keys)
         self.slots = slots
         self.clock = clock
-        self.index = torch.arange(slots, device=weight.device)
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
         """Stores the new keys and values [B, KV heads, T, D] and attends: queries and result [B, heads, T, D]."""
@@ -74,6 +74,11 @@ class KeyValueLayer:
     def _token(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
         raise NotImplementedError
 
+    def _attend_to(self, keys: torch.Tensor, values: torch.Tensor, query: torch.Tensor, scaling: float) -> torch.Tensor:
+        """One token's attention to the slots written so far; a full ring has as many as it has slots."""
+        written = self.clock.mask(("written",), lambda: self.clock.position + 1)
+        return decode_attention(query[:, :, 0], keys, values, written, scale=scaling)[:, :, None]
+
     def _chunk(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
         raise NotImplementedError
 
@@ -86,8 +91,7 @@ class FullLayer(KeyValueLayer):
         self.keys.index_copy_(2, clock.position, key)
         self.values.index_copy_(2, clock.position, value)
         reach = clock.reach
-        visible = clock.mask((reach,), lambda: self.index[:reach] <= clock.position)
-        return token_attention(query, self.keys[:, :, :reach], self.values[:, :, :reach], visible, scaling)
+        return self._attend_to(self.keys[:, :, :reach], self.values[:, :, :reach], query, scaling)
 
     def _chunk(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
         start, end = self.clock.seen, self.clock.seen + key.shape[2]
@@ -104,8 +108,7 @@ class RingLayer(KeyValueLayer):
         slot = clock.position % self.slots
         self.keys.index_copy_(2, slot, key)
         self.values.index_copy_(2, slot, value)
-        visible = clock.mask((self.slots, -1), lambda: self.index <= clock.position)
-        return token_attention(query, self.keys, self.values, visible, scaling)
+        return self._attend_to(self.keys, self.values, query, scaling)
 
     def _chunk(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
         seen, length = self.clock.seen, key.shape[2]
@@ -120,8 +123,8 @@ class RingLayer(KeyValueLayer):
         return masked_chunk_attention(query, all_keys, all_values, visible, scaling)
 
     def _window(self, past: int, length: int) -> torch.Tensor:
-        query = torch.arange(past, past + length, device=self.index.device)[:, None]
-        key = torch.arange(past + length, device=self.index.device)[None]
+        query = torch.arange(past, past + length, device=self.keys.device)[:, None]
+        key = torch.arange(past + length, device=self.keys.device)[None]
         return (key <= query) & (key > query - self.slots)
 
 
