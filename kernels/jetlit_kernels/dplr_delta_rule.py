@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from jetlit_kernels.dispatch import announce, resolve_backend
+from jetlit_kernels.fla import fla_dplr_delta_rule, wants_fla
 from jetlit_kernels.reference.dplr_delta_rule import chunk_dplr_delta_rule
 from jetlit_kernels.validation import check_packing, check_sequences, check_shape
 
@@ -61,6 +62,10 @@ def dplr_delta_rule(
     if backend == "triton":
         raise ValueError('dplr_delta_rule has no Triton kernels; pass backend="torch" or "auto".')
     resolve_backend(backend, r)
+    if backend == "auto" and wants_fla(r):
+        announce("dplr_delta_rule", "fla-core")
+        o, state = fla_dplr_delta_rule(r, w, k, v, a, b, scale, initial_state, cu_seqlens)
+        return o.to(v.dtype), state if output_final_state else None
     announce("dplr_delta_rule", f"plain PyTorch on {r.device.type}")
     o, state = chunk_dplr_delta_rule(r, w, k, v, a, b, scale=scale, initial_state=initial_state, cu_seqlens=cu_seqlens)
     return o, state if output_final_state else None

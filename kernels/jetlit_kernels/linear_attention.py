@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from jetlit_kernels.dispatch import announce, resolve_backend
+from jetlit_kernels.fla import fla_linear_attention, wants_fla
 from jetlit_kernels.reference.linear_attention import chunk_linear_attention
 from jetlit_kernels.validation import check_packing, check_sequences
 
@@ -55,6 +56,10 @@ def linear_attention(
     if backend == "triton":
         raise ValueError('linear_attention has no Triton kernels yet; pass backend="torch" or "auto".')
     resolve_backend(backend, q)
+    if backend == "auto" and g is not None and g.dim() == 4 and wants_fla(q):
+        announce("linear_attention with a vector decay", "fla-core")
+        o, state = fla_linear_attention(q, k, v, g, scale, initial_state, cu_seqlens)
+        return o.to(v.dtype), state if output_final_state else None
     announce("linear_attention", f"plain PyTorch on {q.device.type}")
     o, state = chunk_linear_attention(q, k, v, g, scale=scale, initial_state=initial_state, cu_seqlens=cu_seqlens)
     return o, state if output_final_state else None

@@ -108,8 +108,14 @@ class FactoredDecay:
 
     @staticmethod
     def fits(g: torch.Tensor, size: int) -> bool:
-        """Whether log decays [B, T, H, K] are weak enough over every `size` tokens; never asks a CUDA device."""
-        if g.is_cuda or torch.compiler.is_compiling() or g.numel() == 0:
+        """Whether log decays [B, T, H, K] are weak enough over every `size` tokens.
+
+        The answer depends on numbers: on CUDA it costs a synchronisation, and while a graph is traced or captured it
+        is no.
+        """
+        if torch.compiler.is_compiling() or (g.is_cuda and torch.cuda.is_current_stream_capturing()):
+            return False
+        if g.numel() == 0:
             return False
         return bool(to_chunks(g, size).sum(-2).min() > -WEAK_DECAY)
 
