@@ -9,6 +9,7 @@ from jetlit_kernels import linear_attention
 from transformers import initialization as init
 
 from jetlit.blocks.base import CarriedState, StateSpec
+from jetlit.blocks.gates import at_least_float32
 from jetlit.blocks.read_out import GatedReadOut
 from jetlit.errors import UserError
 
@@ -104,6 +105,7 @@ def rotate(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tens
     half = x.shape[-1] // 2
     frequency = torch.exp(torch.arange(half, dtype=torch.float32, device=x.device) * (-math.log(theta) / half))
     angle = positions[..., None, None].double() * frequency.double()
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    first, second = x.chunk(2, -1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+    exact = at_least_float32(x)
+    cos, sin = angle.cos().to(exact.dtype), angle.sin().to(exact.dtype)
+    first, second = exact.chunk(2, -1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)
