@@ -2,10 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
+
 from jetlit.errors import UserError
+
+# Old Llama checkpoints carry the rotary buffer; it is computed anew.
+IGNORED_TENSORS = r"rotary_emb\.inv_freq$"
+
+
+def check_files(folder: Path, expected: Mapping[str, torch.Tensor], tied: Iterable[str]) -> None:
+    """Compares the names and shapes in a folder's safetensors with a model's, without reading a tensor.
+
+    Args:
+        folder: of a checkpoint; one without safetensors is left to transformers to refuse.
+        expected: the model's state, on any device.
+        tied: names that a checkpoint may leave out.
+
+    Raises:
+        UserError: tensors are missing, left over or of the wrong shape, or a file is damaged.
+    """
+    found = _declared_shapes(folder)
+    if found is None:
+        return
+    shapes = {name: list(tensor.shape) for name, tensor in expected.items()}
+    info = {
+        "missing_keys": set(shapes) - set(found) - set(tied),
+        "unexpected_keys": {name for name in set(found) - set(shapes) if not re.search(IGNORED_TENSORS, name)},
+        "mismatched_keys": [
+            (name, found[name], shapes[name])
+            for name in sorted(set(found) & set(shapes))
+            if found[name] != shapes[name]
+        ],
+    }
+    check_loading(str(folder), info)
 
 
 def check_loading(source: str, info: Any) -> None:
@@ -35,6 +71,25 @@ def check_loading(source: str, info: Any) -> None:
             f"The checkpoint {source} {' and '.join(problems)}: it does not belong to its config.json; "
             "correct the configuration, or get the files again."
         )
+
+
+def _declared_shapes(folder: Path) -> dict[str, list[int]] | None:
+    """Returns names and shapes from the files' headers; None where there are no safetensors."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    elif (folder / "model.safetensors").is_file():
+        files = ["model.safetensors"]
+    else:
+        return None
+    shapes: dict[str, list[int]] = {}
+    for file in files:
+        try:
+            with safe_open(folder / file, framework="pt") as tensors:
+                shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{folder / file} is missing or damaged ({error}): get the file again.") from None
+    return shapes
 
 
 def _first(names: Iterable[str], shown: int = 3) -> str:

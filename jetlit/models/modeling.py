@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from jetlit.blocks.masks import attention_mask_for, packed_positions
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.errors import UserError
 from jetlit.models.cache import HybridCache
-from jetlit.models.checkpoint import check_loading
+from jetlit.models.checkpoint import IGNORED_TENSORS, check_files, check_loading
 from jetlit.models.configuration import JetNemotronConfig
 from jetlit.models.layer_inputs import LayerInputs
 from jetlit.models.layers import DecoderLayer
@@ -33,8 +34,7 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_attention_backend = True
-    # Old Llama checkpoints carry the rotary buffer.
-    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq$"]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [IGNORED_TENSORS]  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -50,6 +50,7 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
         Raises:
             UserError: tensors are missing, left over, or of another shape than the configuration says.
         """
+        cls._check_before_loading(pretrained_model_name_or_path, kwargs.get("config"))
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs.setdefault("use_safetensors", True)
         kwargs["ignore_mismatched_sizes"] = True
@@ -57,6 +58,19 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
         model, info = loaded
         check_loading(str(pretrained_model_name_or_path), info)
         return (model, info) if wants_info else model
+
+    @classmethod
+    def _check_before_loading(cls, source: Any, config: Any) -> None:
+        """Compares a local checkpoint's headers with the configuration, before any memory is taken for tensors."""
+        folder = Path(str(source))
+        # The decoder without a head may be loaded from a checkpoint with one; transformers sorts that out.
+        if not folder.is_dir() or not hasattr(cls, "_tied_weights_keys") or cls._tied_weights_keys is None:
+            return
+        if not isinstance(config, JetNemotronConfig):
+            config = JetNemotronConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            expected = cls(config).state_dict()
+        check_files(folder, expected, cls._tied_weights_keys if config.tie_word_embeddings else ())
 
 
 class JetNemotronModel(JetNemotronPreTrainedModel):

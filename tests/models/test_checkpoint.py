@@ -3,10 +3,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from jetlit.errors import UserError
-from jetlit.models import JetNemotronForCausalLM
+from jetlit.models import JetNemotronForCausalLM, JetNemotronModel
 from tests.models.small import HYBRIDS, prompts, small_model
 
 
@@ -77,6 +77,26 @@ def test_a_tensor_of_the_wrong_shape_is_named_with_both_shapes(saved):
     change_tensors(saved[1], lambda tensors: tensors.update({"model.norm.weight": torch.ones(35)}))
     with pytest.raises(UserError, match=r"model.norm.weight is \[35\] and should be \[36\]"):
         AutoModelForCausalLM.from_pretrained(saved[1])
+
+
+def test_what_does_not_fit_is_refused_before_a_tensor_is_read(saved, monkeypatch):
+    change_tensors(saved[1], lambda tensors: tensors.pop("model.norm.weight"))
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", None)  # would be called to load
+    with pytest.raises(UserError, match="lacks tensors"):
+        JetNemotronForCausalLM.from_pretrained(saved[1])
+
+
+def test_a_damaged_file_is_one_sentence(saved):
+    weights = saved[1] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:3000])
+    with pytest.raises(UserError, match="missing or damaged"):
+        AutoModelForCausalLM.from_pretrained(saved[1])
+
+
+def test_the_decoder_alone_loads_from_the_same_folder(saved):
+    model, folder = saved
+    decoder = JetNemotronModel.from_pretrained(folder)
+    assert all(torch.equal(a, b) for a, b in zip(decoder.state_dict().values(), model.model.state_dict().values()))
 
 
 def test_pickled_weights_are_never_read(saved):
