@@ -55,8 +55,8 @@ class RetNet(GatedReadOut):
         init.ones_(self.o_norm.weight)
 
     def log_decay(self, device: torch.device) -> torch.Tensor:
-        """Returns log γ of each head: [h], float32."""
-        return torch.log1p(-torch.exp2(-5 - torch.arange(self.num_heads, dtype=torch.float32, device=device)))
+        """Returns log γ of each head: [h], float64."""
+        return torch.log1p(-torch.exp2(-5 - torch.arange(self.num_heads, dtype=torch.float64, device=device)))
 
     def state_specs(self) -> dict[str, StateSpec]:
         """The recurrent state and the number of tokens seen."""
@@ -67,11 +67,12 @@ class RetNet(GatedReadOut):
         q, k, v = self.heads(hidden)
         positions = count_positions(hidden, state, cu_seqlens)
         q, k = rotate(q, positions, self.rope_theta), rotate(k, positions, self.rope_theta)
+        g = self.log_decay(hidden.device).to(torch.promote_types(q.dtype, torch.float32))
         o, final = linear_attention(
             q,
             k,
             v,
-            self.log_decay(hidden.device).expand(*hidden.shape[:2], -1),
+            g.expand(*hidden.shape[:2], -1),
             initial_state=state.read("recurrent"),
             output_final_state=state.kept,
             cu_seqlens=cu_seqlens,
@@ -103,8 +104,8 @@ def count_positions(hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch
 def rotate(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tensor:
     """Rotates the pairs (i, i + K/2) of [B, T, h, K] by position · theta^(−2i/K)."""
     half = x.shape[-1] // 2
-    frequency = torch.exp(torch.arange(half, dtype=torch.float32, device=x.device) * (-math.log(theta) / half))
-    angle = positions[..., None, None].double() * frequency.double()
+    frequency = torch.exp(torch.arange(half, dtype=torch.float64, device=x.device) * (-math.log(theta) / half))
+    angle = positions[..., None, None] * frequency
     exact = at_least_float32(x)
     cos, sin = angle.cos().to(exact.dtype), angle.sin().to(exact.dtype)
     first, second = exact.chunk(2, -1)
