@@ -9,6 +9,7 @@ from jetlit_data import check_vocabulary
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -16,6 +17,7 @@ from jetlit.errors import UserError
 from jetlit.objectives import chunked_cross_entropy
 from jetlit.recipes.mean_losses import MeanLosses
 from jetlit.recipes.optimisation import WarmupCosine, parameter_groups
+from jetlit.recipes.sharding import shard_recipe
 from jetlit.recipes.steps import is_logged
 
 Batch = dict[str, Tensor]
@@ -81,6 +83,12 @@ class Recipe(LightningModule):
         if self.compile_layers:
             for layer in self.model.model.layers:
                 layer.compile()
+        if self._device_mesh is not None:  # ModelParallelStrategy
+            self.shard(self._device_mesh["data_parallel"])
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Spread the weights over the data-parallel processes of `mesh`."""
+        shard_recipe(self, self.model.model, mesh)
 
     def configure_optimizers(self) -> Any:
         """The injected optimizer over the trainable parameters, and the injected schedule."""
@@ -120,7 +128,7 @@ class Recipe(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the held-out means over all batches and ranks."""
-        self.log_dict(self.val_losses.take("val"), prog_bar=True)
+        self.log_dict(self.val_losses.take("val"), prog_bar=True, sync_dist=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """As validation; the numbers are logged as `val/NAME`."""
@@ -129,6 +137,20 @@ class Recipe(LightningModule):
     def on_test_epoch_end(self) -> None:
         """As at the end of validation."""
         self.on_validation_epoch_end()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does, but let a fused optimizer in where no gradient scaler stands in its way."""
+        fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+        by_norm = gradient_clip_algorithm in (None, "norm")
+        if fused and by_norm and gradient_clip_val and "bf16" in str(self.trainer.precision):
+            self.trainer.precision_plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def cross_entropy(self, hidden: Tensor, input_ids: Tensor) -> Tensor:
         """Next-token loss of final hidden states [B, T, H], in nats per token."""
