@@ -14,8 +14,10 @@ the start, for batches and packed sequences alike.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Tile:
 
 
 # Measured on an H200 (benchmarks/results/kernel_notebook.md); float32 runs without tensor cores, in small tiles.
-FORWARD = Tile(rows=128, columns=256, inner=64, warps=8, stages=3)
+FORWARD = Tile(rows=128, columns=128, inner=64, warps=4, stages=3)
 SINGLE = Tile(rows=32, columns=64, inner=32, warps=4, stages=2)
 # Rows held at a time in the backward pass: fewer make its library products inefficient.
 STRETCH = 8192
@@ -44,38 +46,17 @@ def _sigmoid(x):
 
 @triton.jit
 def _generate(
-    hidden, weight, bias, rows, M, D, R, W: tl.constexpr, WP: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
-    BR: tl.constexpr, EVEN_R: tl.constexpr, PRECISION: tl.constexpr,
+    hidden, weight, bias, R, WP: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BR: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Kernels of a tile, [BT, WP, BD] float32; rows, channels and taps out of range hold copies of the last ones."""
-    column = tl.arange(0, WP * BD)
-    channel = tl.minimum(tl.program_id(0) * BD + column % BD, D - 1)
-    source = channel * W + tl.minimum(column // BD, W - 1)
-    r = tl.arange(0, BR)
-    h_ptr = hidden + tl.minimum(rows, M - 1).to(tl.int64)[:, None] * R + r[None, :]
-    w_ptr = weight + source.to(tl.int64)[None, :] * R + r[:, None]
+    """Kernels of a tile, [BT, WP, BD] float32; `hidden` and `weight` are descriptors, which read zeros out of range."""
+    first = tl.program_id(0) * (WP * BD)
     total = tl.zeros([BT, WP * BD], dtype=tl.float32)
-    for start in range(0, R, BR):
-        if EVEN_R:
-            h = tl.load(h_ptr)
-            w = tl.load(w_ptr)
-        else:
-            h = tl.load(h_ptr, mask=r[None, :] < R - start, other=0.0)
-            w = tl.load(w_ptr, mask=r[:, None] < R - start, other=0.0)
-        total = tl.dot(h, w, total, input_precision=PRECISION)
-        h_ptr += BR
-        w_ptr += BR
-    total += tl.load(bias + source).to(tl.float32)[None, :]
+    for r in range(0, R, BR):
+        h = hidden.load([tl.program_id(1) * BT, r])
+        total = tl.dot(h, weight.load([first, r]).T, total, input_precision=PRECISION)
+    total += tl.load(bias + first + tl.arange(0, WP * BD)).to(tl.float32)[None, :]
     return tl.reshape(total, [BT, WP, BD])
-
-
-@triton.jit
-def _inside(positions, rows, M, T, W: tl.constexpr, WP: tl.constexpr, PACKED: tl.constexpr):
-    """Whether the input under each tap lies inside the row's sequence, [BT, WP, 1]; false for taps past W."""
-    safe = tl.minimum(rows, M - 1)
-    position = tl.load(positions + safe) if PACKED else safe % T
-    back = W - 1 - tl.arange(0, WP)[None, :, None]
-    return (back >= 0) & (position[:, None, None] >= back)
 
 
 @triton.jit
@@ -91,27 +72,27 @@ def _window(
     channel = (tl.program_id(0) * BD + tl.arange(0, BD))[None, None, :]
     back = W - 1 - tl.arange(0, WP)[None, :, None]
     safe = tl.minimum(rows, M - 1)
-    inside = _inside(positions, rows, M, T, W, WP, PACKED) & (channel < D)
-    x = tl.load(v + (safe[:, None, None] - back).to(tl.int64) * stride_v + channel, mask=inside, other=0.0)
+    position = (tl.load(positions + safe) if PACKED else safe % T)[:, None, None]
+    tap = (back >= 0) & (channel < D)
+    source = v + (safe[:, None, None] - back).to(tl.int64) * stride_v + channel
+    x = tl.load(source, mask=tap & (position >= back), other=0.0)
     if HAS_STATE:
-        position = (tl.load(positions + safe) if PACKED else safe % T)[:, None, None]
         owner = (tl.load(owners + safe) if PACKED else safe // T)[:, None, None]
-        before = (back >= 0) & (position < back) & (channel < D)
-        line = (owner.to(tl.int64) * D + channel) * W
-        x += tl.load(state + line + (W + position - back), mask=before, other=0.0).to(x.dtype)
+        slot = (owner.to(tl.int64) * D + channel) * W + (W + position - back)
+        x += tl.load(state + slot, mask=tap & (position < back), other=0.0).to(x.dtype)
     return x
 
 
 @triton.jit
 def forward_kernel(
     v, hidden, weight, bias, state, positions, owners, out, M, T, D, R, stride_v, W: tl.constexpr, WP: tl.constexpr,
-    BT: tl.constexpr, BD: tl.constexpr, BR: tl.constexpr, EVEN_R: tl.constexpr, SILU: tl.constexpr,
-    PACKED: tl.constexpr, HAS_STATE: tl.constexpr, PRECISION: tl.constexpr,
+    BT: tl.constexpr, BD: tl.constexpr, BR: tl.constexpr, SILU: tl.constexpr, PACKED: tl.constexpr,
+    HAS_STATE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One tile of the output, [BT, BD]."""
     rows = tl.program_id(1) * BT + tl.arange(0, BT)
     x = _window(v, state, positions, owners, rows, M, T, D, stride_v, W, WP, BD, PACKED, HAS_STATE)
-    kernels = _generate(hidden, weight, bias, rows, M, D, R, W, WP, BT, BD, BR, EVEN_R, PRECISION)
+    kernels = _generate(hidden, weight, bias, R, WP, BT, BD, BR, PRECISION)
     y = tl.sum(kernels * x.to(tl.float32), axis=1)
     if SILU:
         y *= _sigmoid(y)
@@ -222,13 +203,14 @@ def forward(
     taps = weight.shape[0] // channels
     tap_columns = triton.next_power_of_2(taps)
     block = tile.columns // tap_columns
+    hidden_rows = _described(hidden.to(v.dtype).reshape(rows, rank), [tile.rows, tile.inner])
+    tile_weight = _described(_by_tile(weight.to(v.dtype), taps, block), [tile.columns, tile.inner])
     v, stride_v = _rows(v)
     sequences = Sequences.of(cu_seqlens, rows)
     forward_kernel[(triton.cdiv(channels, block), triton.cdiv(rows, tile.rows))](
-        v, hidden.to(v.dtype).contiguous(), weight.to(v.dtype).contiguous(), bias.contiguous(),
-        None if state is None else state.contiguous(), sequences.positions, sequences.owners, out, rows, length,
-        channels, rank, stride_v, W=taps, WP=tap_columns, BT=tile.rows, BD=block, BR=tile.inner,
-        EVEN_R=rank % tile.inner == 0, SILU=silu, PACKED=cu_seqlens is not None, HAS_STATE=state is not None,
+        v, hidden_rows, tile_weight, _by_tile(bias, taps, block), None if state is None else state.contiguous(),
+        sequences.positions, sequences.owners, out, rows, length, channels, rank, stride_v, W=taps, WP=tap_columns,
+        BT=tile.rows, BD=block, BR=tile.inner, SILU=silu, PACKED=cu_seqlens is not None, HAS_STATE=state is not None,
         PRECISION="ieee" if exact else "tf32", num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return out
@@ -287,6 +269,22 @@ def _rows(v: torch.Tensor) -> tuple[torch.Tensor, int]:
     if v.stride(2) != 1 or (batch > 1 and v.stride(0) != length * v.stride(1)):
         v = v.contiguous()
     return v, v.stride(1)
+
+
+def _described(x: torch.Tensor, block: list[int]) -> TensorDescriptor:
+    """A descriptor of `x` [M, R], which loads blocks of it and zeros out of range; its rows must lie on 16 bytes."""
+    per_16_bytes = 16 // x.element_size()
+    x = F.pad(x, (0, -x.shape[1] % per_16_bytes)).contiguous()
+    if x.data_ptr() % 16:
+        x = x.clone()
+    return TensorDescriptor.from_tensor(x, block)
+
+
+def _by_tile(x: torch.Tensor, taps: int, block: int) -> torch.Tensor:
+    """[D·W, ...] to [D / block · WP · block, ...]: a tile's rows together, tap by tap, zeros where there is none."""
+    x = x.unflatten(0, (-1, taps))
+    padding = (0, 0) * (x.ndim - 2) + (0, triton.next_power_of_2(taps) - taps, 0, -x.shape[0] % block)
+    return F.pad(x, padding).unflatten(0, (-1, block)).transpose(1, 2).flatten(0, 2).contiguous()
 
 
 def _by_tap(x: torch.Tensor, taps: int) -> torch.Tensor:
