@@ -1,5 +1,6 @@
 """Writing tokens into litdata chunks, with a checksum for each."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -59,7 +60,9 @@ class ChunkWriter:
         index = json.loads(index_path.read_text())
         for chunk in index["chunks"]:
             chunk["sha256"] = sha256_of(self.folder / chunk["filename"])
-        index.pop("updated_at", None)  # the same documents give the same bytes, whenever they are prepared
+        # litdata caches a remote corpus under its address and this value, the time by default: the content's own digest
+        # keeps a cached copy from being taken for another corpus, and the same documents give the same bytes.
+        index["updated_at"] = hashlib.sha256(json.dumps(index["chunks"], sort_keys=True).encode()).hexdigest()[:32]
         write_text(index_path, json.dumps(index, sort_keys=True))
         chunks = [
             ChunkInfo(chunk["filename"], chunk["dim"], chunk["chunk_bytes"], chunk["sha256"])

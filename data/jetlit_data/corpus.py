@@ -1,6 +1,8 @@
 """What a prepared corpus says of itself (corpus.json), and how damage to it is noticed."""
 
 import hashlib
+import io
+import json
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -136,14 +138,13 @@ def sha256_of(path: str | Path) -> str:
 
 
 def _fetch_json(url: str) -> dict[str, Any]:
-    """Read a JSON file of an object store through litdata's own downloader."""
+    """Read a JSON file of an object store through litdata's own client."""
     from litdata.streaming.downloader import get_downloader
 
-    remote, _, filename = url.rpartition("/")
-    with tempfile.TemporaryDirectory() as scratch:
-        local = Path(scratch) / filename
-        try:
-            get_downloader(remote, scratch, []).download_file(url, str(local))
-        except Exception as error:  # every object store raises its own
-            raise UserError(f"{url} could not be read ({error}): check the path and your credentials.") from error
-        return read_json(local)
+    content = io.BytesIO()
+    try:
+        get_downloader(url.rpartition("/")[0], tempfile.gettempdir(), []).download_fileobj(url, content)
+        return json.loads(content.getvalue())
+    except Exception as error:  # every object store raises its own
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{url} could not be read ({reason}): check the path and your credentials.") from error
