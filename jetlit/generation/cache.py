@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
 import torch
 from jetlit_kernels import decode_attention
 
@@ -15,37 +12,39 @@ from jetlit.models import JetNemotronForCausalLM
 from jetlit.models.cache import StateLayer
 
 
-@dataclass
 class Clock:
     """Where generation stands; all layers share it.
 
+    A captured graph sees only the tensors, the host only the numbers; both say the same between steps.
+
+    Args:
+        device: of the tensors.
+
     Attributes:
-        position: [1] int64 on the device, of the next token; a captured graph reads it.
-        seen: the same number for the host.
-        decoding: one token at a time (possibly inside a captured graph), rather than a chunk of the prompt.
-        reach: a decode step looks at this many cached positions at most; a graph is captured for each value.
+        position: [1] int64, of the next token.
+        count: [1] int64, tokens visible to it, itself included.
+        seen: tokens before it.
+        decoding: one token at a time, rather than a chunk of the prompt.
+        capturing: the step is being captured, so that it must not depend on `seen`.
     """
 
-    position: torch.Tensor
-    seen: int = 0
-    decoding: bool = False
-    reach: int = 0
-    _masks: dict[tuple[int | str, ...], torch.Tensor] = field(default_factory=dict)
+    def __init__(self, device: torch.device) -> None:
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)
+        self.count = torch.ones(1, dtype=torch.int64, device=device)
+        self.seen = 0
+        self.decoding = False
+        self.capturing = False
 
-    def mask(self, key: tuple[int | str, ...], build: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Returns this step's mask `key`, built by the first layer that asks."""
-        if key not in self._masks:
-            self._masks[key] = build()
-        return self._masks[key]
-
-    def start_step(self) -> None:
-        """Forgets the masks of the step before."""
-        self._masks.clear()
+    def tick(self) -> None:
+        """Moves the tensors to the next token; the host's number is moved by whoever runs or replays the step."""
+        self.position.add_(1)
+        self.count.add_(1)
 
     def move_to(self, position: int) -> None:
-        """Sets both views of the position."""
+        """Sets every view of the position."""
         self.seen = position
         self.position.fill_(position)
+        self.count.fill_(position + 1)
 
 
 class KeyValueLayer:
@@ -72,12 +71,14 @@ class KeyValueLayer:
         """Nothing to forget: what is stored is overwritten before it is visible."""
 
     def _token(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        raise NotImplementedError
-
-    def _attend_to(self, keys: torch.Tensor, values: torch.Tensor, query: torch.Tensor, scaling: float) -> torch.Tensor:
-        """One token's attention to the slots written so far; a full ring has as many as it has slots."""
-        written = self.clock.mask(("written",), lambda: self.clock.position + 1)
-        return decode_attention(query[:, :, 0], keys, values, written, scale=scaling)[:, :, None]
+        clock = self.clock
+        slot = clock.position % self.slots
+        self.keys.index_copy_(2, slot, key)
+        self.values.index_copy_(2, slot, value)
+        # A graph's shapes are fixed, and its kernel stops at the count; outside of one there is less to look at.
+        filled = self.slots if clock.capturing else min(clock.seen + 1, self.slots)
+        keys, values = self.keys[:, :, :filled], self.values[:, :, :filled]
+        return decode_attention(query[:, :, 0], keys, values, clock.count, scale=scaling)[:, :, None]
 
     def _chunk(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
         raise NotImplementedError
@@ -85,13 +86,6 @@ class KeyValueLayer:
 
 class FullLayer(KeyValueLayer):
     """Every token keeps its place."""
-
-    def _token(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        clock = self.clock
-        self.keys.index_copy_(2, clock.position, key)
-        self.values.index_copy_(2, clock.position, value)
-        reach = clock.reach
-        return self._attend_to(self.keys[:, :, :reach], self.values[:, :, :reach], query, scaling)
 
     def _chunk(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
         start, end = self.clock.seen, self.clock.seen + key.shape[2]
@@ -103,13 +97,6 @@ class FullLayer(KeyValueLayer):
 class RingLayer(KeyValueLayer):
     """The last `slots` tokens; token t lies in slot t mod slots, which attention does not mind: keys are rotated."""
 
-    def _token(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        clock = self.clock
-        slot = clock.position % self.slots
-        self.keys.index_copy_(2, slot, key)
-        self.values.index_copy_(2, slot, value)
-        return self._attend_to(self.keys, self.values, query, scaling)
-
     def _chunk(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
         seen, length = self.clock.seen, key.shape[2]
         past = torch.arange(max(0, seen - self.slots + 1), seen, device=key.device) % self.slots
@@ -119,10 +106,10 @@ class RingLayer(KeyValueLayer):
         slots = torch.arange(seen + length - kept, seen + length, device=key.device) % self.slots
         self.keys[:, :, slots] = key[:, :, -kept:]
         self.values[:, :, slots] = value[:, :, -kept:]
-        visible = self.clock.mask((self.slots, len(past), length), lambda: self._window(len(past), length))
-        return masked_chunk_attention(query, all_keys, all_values, visible, scaling)
+        return masked_chunk_attention(query, all_keys, all_values, self._window(len(past), length), scaling)
 
     def _window(self, past: int, length: int) -> torch.Tensor:
+        """Returns which of past + length keys each of `length` queries sees."""
         query = torch.arange(past, past + length, device=self.keys.device)[:, None]
         key = torch.arange(past + length, device=self.keys.device)[None]
         return (key <= query) & (key > query - self.slots)
@@ -140,7 +127,8 @@ class EngineCache:
     def __init__(self, model: JetNemotronForCausalLM, batch: int, max_context: int) -> None:
         device = model.lm_head.weight.device
         self.batch, self.max_context = batch, max_context
-        self.clock = Clock(torch.zeros(1, dtype=torch.int64, device=device), reach=max_context)
+        self.layer_types = model.model.layer_types
+        self.clock = Clock(device)
         self.layers = [self._layer(mixer) for mixer in active_mixers(model)]
 
     def _layer(self, mixer: TokenMixer) -> KeyValueLayer | StateLayer:

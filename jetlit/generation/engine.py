@@ -8,12 +8,11 @@ from typing import Literal
 import torch
 
 from jetlit.errors import UserError
-from jetlit.generation.cache import EngineCache, computed_cache_bytes
+from jetlit.generation.cache import Clock, EngineCache, computed_cache_bytes
 from jetlit.generation.graphs import CapturedStep
 from jetlit.generation.sampling import Sampling
 from jetlit.models import JetNemotronForCausalLM, LayerInputs, SuperNetwork
 
-_SHORTEST_REACH = 256
 # These change their frequencies with the length, which a captured graph cannot.
 _ROPE_OF_CHANGING_LENGTH = ("dynamic", "longrope")
 
@@ -25,8 +24,7 @@ class CacheDoesNotFit(UserError):
 class GenerationEngine:
     """Generates with a hybrid or a full-attention model; token by token what `model.generate` gives.
 
-    On CUDA a decode step is one captured graph. Full attention looks at the next power of two of the tokens seen, with
-    a graph for each, so that a short context does not pay for a long cache.
+    On CUDA a decode step is one captured graph, which follows the position on the device and so serves every length.
 
     Args:
         model: in evaluation mode, on the device and in the type to generate with.
@@ -57,7 +55,7 @@ class GenerationEngine:
         self._check_memory()
         self._cache: EngineCache | None = None
         self._tokens = torch.zeros(0, dtype=torch.int64, device=self.device)
-        self._graphs: dict[int, CapturedStep] = {}
+        self._graph: CapturedStep | None = None
 
     @torch.inference_mode()
     def generate(
@@ -87,9 +85,9 @@ class GenerationEngine:
         Raises:
             UserError: the prompts and answers do not fit the cache; nothing is allocated then.
         """
-        batch, length = self._check_request(input_ids, max_new_tokens)
+        batch = self._check_request(input_ids, max_new_tokens)
         sampling = Sampling(temperature, top_p, generator)
-        self._prepare(batch, length, length + max_new_tokens)
+        self._prepare(batch)
         logits = self._prefill(input_ids.to(self.device))
         stops = torch.tensor(sorted(stop_tokens), dtype=torch.int64, device=self.device)
         finished = torch.zeros(batch, dtype=torch.bool, device=self.device)
@@ -112,8 +110,7 @@ class GenerationEngine:
     @torch.inference_mode()
     def prefill(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Starts new sequences: runs prompts [B, T] in chunks and returns the last token's logits [B, V]."""
-        batch, length = self._check_request(input_ids, 0)
-        self._prepare(batch, length, self.max_context)
+        self._prepare(self._check_request(input_ids, 0))
         return self._prefill(input_ids.to(self.device))
 
     @torch.inference_mode()
@@ -131,8 +128,7 @@ class GenerationEngine:
         if cache.clock.seen >= self.max_context:
             raise UserError(f"The cache is full at {self.max_context} tokens: make max_context larger.")
         self._tokens.copy_(tokens)
-        cache.clock.reach = self._reach(cache.clock.seen + 1)
-        logits = self._graphs.get(cache.clock.reach, self._decode)()
+        logits = self._decode() if self._graph is None else self._graph()
         cache.clock.seen += 1
         return logits
 
@@ -145,7 +141,7 @@ class GenerationEngine:
         """
         if not (1 <= batch <= self.max_batch and 1 <= seen < self.max_context):
             raise UserError(f"{batch} sequences of {seen} tokens are outside of the engine's limits.")
-        self._prepare(batch, seen, self.max_context)
+        self._prepare(batch)
         assert self._cache is not None
         self._cache.clock.move_to(seen)
 
@@ -159,7 +155,6 @@ class GenerationEngine:
         clock.decoding = False
         hidden = None
         for chunk in input_ids.split(self.prefill_chunk, 1):
-            clock.start_step()
             positions = torch.arange(clock.seen, clock.seen + chunk.shape[1], device=self.device)[None]
             hidden = self._layers(chunk, positions)
             clock.move_to(clock.seen + chunk.shape[1])
@@ -171,9 +166,8 @@ class GenerationEngine:
         assert self._cache is not None
         clock = self._cache.clock
         clock.decoding = True
-        clock.start_step()
         hidden = self._layers(self._tokens[:, None], clock.position[None])
-        clock.position.add_(1)
+        clock.tick()
         return self._head(hidden)
 
     def _layers(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -187,29 +181,28 @@ class GenerationEngine:
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.model.lm_head(self.model.model.norm(hidden[:, -1]))
 
-    def _prepare(self, batch: int, length: int, end: int) -> None:
-        """Allocates for `batch` sequences and captures what decoding from `length` to `end` tokens will need."""
-        if self._cache is None or self._cache.batch != batch:
+    def _prepare(self, batch: int) -> None:
+        """Makes an empty cache for `batch` sequences, and a graph of its decode step."""
+        if self._cache is None or self._cache.batch != batch or self._cache.layer_types != self.model.model.layer_types:
             # The old one first, or both would be there for a moment.
-            self._graphs.clear()
+            self._graph = None
             self._cache = None
             self._cache = EngineCache(self.model, batch, self.max_context)
             self._tokens = torch.zeros(batch, dtype=torch.int64, device=self.device)
-        if self.uses_graphs:
-            self._capture({self._reach(seen) for seen in (*_doublings(length + 1, end), end)})
+            if self.uses_graphs:
+                self._graph = self._capture(self._cache.clock)
         self._cache.reset()
 
-    def _capture(self, reaches: set[int]) -> None:
-        assert self._cache is not None
-        clock = self._cache.clock
-        for reach in sorted(reaches - set(self._graphs), reverse=True):
-            clock.reach = reach
-            pool = next(iter(self._graphs.values())).graph.pool() if self._graphs else None
-            self._graphs[reach] = CapturedStep(self._decode, lambda: clock.move_to(0), pool)
-
-    def _reach(self, seen: int) -> int:
-        """How many cached positions a step over `seen` tokens looks at."""
-        return min(self.max_context, max(_SHORTEST_REACH, 1 << (seen - 1).bit_length()))
+    def _capture(self, clock: Clock) -> CapturedStep:
+        clock.capturing = True
+        try:
+            return CapturedStep(self._decode, rewind=lambda: clock.move_to(0))
+        except Exception:
+            # Without its graph the cache must not look ready.
+            self._cache = None
+            raise
+        finally:
+            clock.capturing = False
 
     def _decide_on_graphs(self, wish: bool | Literal["auto"]) -> bool:
         rope_type = (self.model.config.rope_parameters or {}).get("rope_type", "default")
@@ -221,7 +214,8 @@ class GenerationEngine:
             )
         return possible and wish is not False
 
-    def _check_request(self, input_ids: torch.Tensor, new_tokens: int) -> tuple[int, int]:
+    def _check_request(self, input_ids: torch.Tensor, new_tokens: int) -> int:
+        """Returns the batch of a request that fits."""
         batch, length = input_ids.shape
         if batch > self.max_batch:
             raise UserError(f"The engine takes {self.max_batch} sequences, not {batch}: make max_batch larger.")
@@ -232,7 +226,7 @@ class GenerationEngine:
                 f"A prompt of {length} tokens and {new_tokens} new ones do not fit the engine's cache of "
                 f"{self.max_context} tokens: shorten the prompt or make max_context larger."
             )
-        return batch, length
+        return batch
 
     def _check_memory(self) -> None:
         if self.device.type != "cuda":
@@ -245,11 +239,3 @@ class GenerationEngine:
                 f"A cache of {self.max_batch} sequences of {self.max_context} tokens needs {needed / 2**30:.1f} GiB, "
                 f"but {(free + reusable) / 2**30:.1f} GiB are free: use a smaller batch or a shorter context."
             )
-
-
-def _doublings(start: int, end: int) -> list[int]:
-    values = []
-    while start < end:
-        values.append(start)
-        start *= 2
-    return values

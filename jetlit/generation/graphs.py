@@ -1,9 +1,8 @@
-"""A decode step captured in a CUDA graph, one for each reach of attention."""
+"""A step captured in a CUDA graph."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -17,10 +16,9 @@ class CapturedStep:
         run: reads and writes tensors that stay where they are, and returns its result. It is run a few times before
             the capture, so the state it changes must be reset afterwards.
         rewind: called before each of those runs.
-        pool: memory shared with other graphs that never run at the same time.
     """
 
-    def __init__(self, run: Callable[[], torch.Tensor], rewind: Callable[[], None], pool: Any) -> None:
+    def __init__(self, run: Callable[[], torch.Tensor], rewind: Callable[[], None]) -> None:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -29,7 +27,7 @@ class CapturedStep:
                 run()
         torch.cuda.current_stream().wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
+        with torch.cuda.graph(self.graph):
             self.result = run()
 
     def __call__(self) -> torch.Tensor:
