@@ -8,14 +8,14 @@ import os
 import pytest
 import torch
 
-_interpreted = pytest.mark.skipif(
+INTERPRETED = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="runs in Triton's interpreter, from test_interpreter.py"
 )
 BACKENDS = pytest.mark.parametrize(
     ("backend", "dtype", "tolerance"),
     [
         pytest.param("torch", torch.float64, 1e-12, id="torch"),
-        pytest.param("triton", torch.float32, 1e-5, id="triton", marks=_interpreted),
+        pytest.param("triton", torch.float32, 1e-5, id="triton", marks=INTERPRETED),
     ],
 )
 

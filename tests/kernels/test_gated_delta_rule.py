@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from jetlit_kernels import gated_delta_rule
 from jetlit_kernels.reference.gated_delta_rule import recurrent_gated_delta_rule
 
+from tests.kernels.backends import INTERPRETED
 from tests.kernels.recurrence_cases import assert_close, relative_error, run_with_gradients, upstream_like
 
 
@@ -142,3 +143,84 @@ def test_arguments_that_disagree_are_refused() -> None:
         gated_delta_rule(**tensors, backend="triton")
     with pytest.raises(ValueError, match="backend must be"):
         gated_delta_rule(**tensors, backend="cuda")
+
+
+@INTERPRETED
+class TestTriton:
+    """The Triton kernels in the interpreter, in float32, whose chunks hold 32 tokens; tests/gpu has the large cases."""
+
+    def check(self, tensors: dict[str, torch.Tensor], **options: object) -> None:
+        tensors = {name: t.float() for name, t in tensors.items()}
+        upstream = upstream_like(tensors["v"], tensors["initial_state"])
+        expected = run_with_gradients(recurrent_gated_delta_rule, tensors, upstream, dtype=torch.float64, **options)
+        actual = run_with_gradients(
+            gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True, **options
+        )
+        assert_close(actual, expected, 1e-5)
+
+    @pytest.mark.parametrize("T", [1, 31, 33, 70])
+    def test_triton_lengths(self, T: int) -> None:
+        self.check(draw(1, T, H=1))
+
+    @pytest.mark.parametrize(("K", "V"), [(48, 40), (160, 72)])
+    def test_triton_widths(self, K: int, V: int) -> None:
+        self.check(draw(1, 40, H=1, K=K, V=V))
+
+    def test_triton_backward_in_groups_of_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from jetlit_kernels.triton import gated_delta_rule as launcher
+
+        monkeypatch.setattr(launcher, "INTERVAL", 2)
+        monkeypatch.setattr(launcher, "GROUP_TILES", 4)
+        self.check(draw(2, 200, H=1))
+
+    def test_triton_packed_sequences_in_groups_of_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from jetlit_kernels.triton import gated_delta_rule as launcher
+
+        monkeypatch.setattr(launcher, "INTERVAL", 1)
+        monkeypatch.setattr(launcher, "GROUP_TILES", 2)
+        bounds = torch.tensor([0, 0, 1, 33, 97, 97, 140])
+        tensors = {name: t.float() for name, t in draw(1, 140, H=1, N=6).items()}
+        upstream = upstream_like(tensors["v"], tensors["initial_state"])
+        arguments = {"cu_seqlens": bounds}
+        expected = run_with_gradients(recurrent_gated_delta_rule, tensors, upstream, dtype=torch.float64, **arguments)
+        actual = run_with_gradients(
+            gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True, **arguments
+        )
+        assert_close(actual, expected, 1e-5)
+
+    @pytest.mark.parametrize(("decay", "beta"), [(0.0, 1.0), (0.1, 0.0), (30.0, 1e-4), (1000.0, 1e-4)])
+    def test_triton_extreme_gates(self, decay: float, beta: float) -> None:
+        tensors = draw(1, 70, H=1, decay=decay)
+        tensors["beta"][:, ::3] = beta
+        self.check(tensors)
+
+    def test_triton_weak_decay_after_strong_decay_keeps_its_digits(self) -> None:
+        tensors = draw(1, 64, H=1, decay=0.05)
+        tensors["g"][:, ::7] = -3000.0
+        self.check(tensors)
+
+    def test_triton_equal_keys_do_not_overflow_the_inverse(self) -> None:
+        tensors = draw(1, 64, H=1, decay=0.0)
+        tensors["k"][:] = tensors["k"][:, :1]
+        tensors["beta"].fill_(1.0)
+        self.check(tensors)
+
+    def test_triton_without_norm_without_decay(self) -> None:
+        tensors = {name: t.float() for name, t in draw(1, 40, H=1, K=32).items() if name != "g"}
+        tensors["k"] = torch.nn.functional.normalize(tensors["k"], dim=-1)
+        upstream = upstream_like(tensors["v"], tensors["initial_state"])
+        options: dict[str, object] = {"g": None, "use_qk_l2norm": False, "scale": 0.4}
+        expected = run_with_gradients(recurrent_gated_delta_rule, tensors, upstream, dtype=torch.float64, **options)
+        actual = run_with_gradients(
+            gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True, **options
+        )
+        assert_close(actual, expected, 1e-5)
+
+    def test_triton_operator_is_complete(self) -> None:
+        """Autograd, fake tensors and AOT tracing of the custom operator agree with its eager form."""
+        from jetlit_kernels.gated_delta_rule_op import gated_delta_rule_op
+
+        tensors = [t.float().requires_grad_() for t in draw(1, 40, H=1).values()]
+        torch.library.opcheck(gated_delta_rule_op, (*tensors, None, 0.25, True, True))
+        packed = (*tensors[:5], None, torch.tensor([0, 30, 40]), 0.25, True, True)
+        torch.library.opcheck(gated_delta_rule_op, packed)

@@ -9,7 +9,10 @@ import pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["test_dynamic_conv", "test_decode_step", "test_gated_norm", "test_decode_attention"])
+@pytest.mark.parametrize(
+    "name",
+    ["test_dynamic_conv", "test_decode_step", "test_gated_delta_rule", "test_gated_norm", "test_decode_attention"],
+)
 def test_triton_cases_pass(name):
     pytest.importorskip("triton")
     file = Path(__file__).with_name(f"{name}.py")

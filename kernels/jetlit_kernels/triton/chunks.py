@@ -15,6 +15,11 @@ import triton
 import triton.language as tl
 
 
+def cdiv(a: int, b: int) -> int:
+    """Returns a / b rounded up; Triton's function of that name costs more on the host than a launch allows."""
+    return -(-a // b)
+
+
 @dataclass(frozen=True)
 class Chunking:
     """The chunks of a batch [B, T] or of N sequences packed into one row.
@@ -36,11 +41,11 @@ class Chunking:
         """The number of sequences."""
         return self.rows if self.bounds is None else self.bounds.shape[0] - 1
 
-    @property
+    @cached_property
     def per_row(self) -> int:
         """Chunks of a row; for packed sequences an upper bound that needs no look at the bounds on the device."""
         if self.bounds is None:
-            return triton.cdiv(self.length, self.size)
+            return cdiv(self.length, self.size)
         return (self.length + (self.size - 1) * self.sequences) // self.size
 
     @cached_property
@@ -52,7 +57,7 @@ class Chunking:
         """[chunks, filled up to whole groups] int32: the packed sequence of every chunk, N where there is none."""
         if self.bounds is None:
             return None
-        chunks = torch.arange(triton.cdiv(self.per_row, group) * group, device=self.bounds.device)
+        chunks = torch.arange(cdiv(self.per_row, group) * group, device=self.bounds.device)
         return torch.searchsorted(self._ends, chunks, right=True, out_int32=True)
 
     @cached_property

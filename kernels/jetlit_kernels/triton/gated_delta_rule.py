@@ -8,11 +8,12 @@ and so needs little of it at any length.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import triton
 
-from jetlit_kernels.triton.chunks import Chunking
+from jetlit_kernels.triton.chunks import Chunking, cdiv
 from jetlit_kernels.triton.gated_delta_rule_backward_kernels import (
     SUM_ROWS,
     inner_gradient_kernel,
@@ -22,24 +23,36 @@ from jetlit_kernels.triton.gated_delta_rule_backward_kernels import (
 from jetlit_kernels.triton.gated_delta_rule_kernels import GATE_ROWS, prepare_kernel, scan_kernel
 
 INTERVAL = 8  # chunks between two kept states
-GROUP_TILES = 1024  # chunks times heads in a group of the backward pass: fills a GPU, bounds the scratch memory
+GROUP_TILES = 2048  # chunks times heads in a group of the backward pass: fills a GPU, bounds the scratch memory
 
 
 @dataclass(frozen=True)
 class Config:
-    """How a kernel is cut: columns of V a program or step, warps, and stages of the loads' pipeline."""
+    """How a kernel is cut and compiled.
+
+    Attributes:
+        columns: columns of V a program or step.
+        warps: warps a program.
+        stages: stages of the loads' pipeline.
+        registers: limit for a thread, so that more programs share a multiprocessor; None for no limit.
+    """
 
     columns: int
     warps: int
     stages: int
+    registers: int | None = None
+
+    def options(self) -> dict[str, int | None]:
+        """Returns the compiler's options."""
+        return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
 
 
 # One fixed configuration a kernel and width of K (bfloat16, then float32): nothing is tuned at run time.
 CONFIGS = {
     ("prepare", torch.bfloat16): {64: Config(0, 4, 1), 128: Config(0, 4, 1), 256: Config(0, 4, 1)},
-    ("scan", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(32, 4, 1)},
-    ("states", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(32, 4, 1)},
-    ("reverse", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(32, 4, 1)},
+    ("scan", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 1)},
+    ("states", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 1)},
+    ("reverse", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 1)},
     ("inner", torch.bfloat16): {64: Config(64, 4, 3), 128: Config(64, 4, 3), 256: Config(64, 4, 2)},
     ("outer", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(32, 8, 3), 256: Config(32, 8, 3)},
     ("prepare", torch.float32): {64: Config(0, 4, 1), 128: Config(0, 4, 1), 256: Config(0, 4, 1)},
@@ -50,7 +63,8 @@ CONFIGS = {
     ("outer", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 8, 1), 256: Config(32, 8, 1)},
 }
 CHUNK = {torch.bfloat16: 64, torch.float32: 32}
-PRECISION = {torch.bfloat16: "tf32", torch.float32: "ieee"}  # of the products; bfloat16 operands are always exact
+PRECISION = {torch.bfloat16: "tf32", torch.float32: "tf32x3"}  # three tf32 products: as good as float32
+PAIR_KEYS = 64  # columns of K a step of the products between tokens
 OUTER_KEYS = 128  # columns of K that the last backward kernel holds at once
 
 
@@ -63,7 +77,7 @@ def key_block(K: int) -> int:
     return max(16, triton.next_power_of_2(K))
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Problem:
     """The shapes of one call, and the arguments that every kernel takes."""
 
@@ -80,16 +94,16 @@ class _Problem:
     def heads(self) -> int:
         return self.q.shape[2]
 
-    @property
+    @cached_property
     def interval(self) -> int:
         return min(INTERVAL, self.chunking.per_row)
 
     @property
     def checkpoints(self) -> int:
         """States kept of every row: where an interval begins, but at the row's start."""
-        return triton.cdiv(self.chunking.per_row, self.interval) - 1
+        return cdiv(self.chunking.per_row, self.interval) - 1
 
-    @property
+    @cached_property
     def group(self) -> int:
         """Chunks of every row in a group of the backward pass: whole intervals, or all."""
         intervals = max(1, GROUP_TILES // (self.chunking.rows * self.heads * self.interval))
@@ -100,16 +114,20 @@ class _Problem:
         slots = self.chunking.rows * group
         return torch.empty(slots, self.heads, *shape, dtype=dtype or self.q.dtype, device=self.q.device)
 
-    def geometry(self) -> dict[str, object]:
+    @cached_property
+    def common(self) -> dict[str, object]:
+        """The arguments that every kernel takes."""
         cut = self.chunking
-        return {"length": cut.length, "chunks": cut.per_row, "bounds": cut.bounds, "base": cut.base, "H": self.heads}
-
-    def constants(self) -> dict[str, object]:
         return {
+            "length": cut.length,
+            "chunks": cut.per_row,
+            "bounds": cut.bounds,
+            "base": cut.base,
+            "H": self.heads,
             "K": self.q.shape[3],
             "V": self.v.shape[3],
-            "C": self.chunking.size,
-            "PACKED": self.chunking.bounds is not None,
+            "C": cut.size,
+            "PACKED": cut.bounds is not None,
             "PRECISION": PRECISION[self.q.dtype],
         }
 
@@ -126,8 +144,6 @@ def _prepare(
 ) -> None:
     block = key_block(problem.q.shape[3])
     config = _config("prepare", problem.q.dtype, block)
-    constants = problem.constants()
-    del constants["V"]
     prepare_kernel[(problem.chunking.rows * group, problem.heads)](
         *tensors,
         *outputs,
@@ -136,13 +152,11 @@ def _prepare(
         sequences=problem.chunking.sequences,
         owners=owners,
         scale=scale,
-        BK=block,
+        BK=min(block, PAIR_KEYS),
         L2NORM=l2norm,
         SOLVE_PRECISION=PRECISION[problem.q.dtype],
-        **problem.geometry(),
-        **constants,
-        num_warps=config.warps,
-        num_stages=config.stages,
+        **problem.common,
+        **config.options(),
     )
 
 
@@ -160,9 +174,9 @@ def _scan(
     block = key_block(problem.q.shape[3])
     config = _config(kernel, problem.q.dtype, block)
     grid = (
-        triton.cdiv(problem.v.shape[3], config.columns),
+        cdiv(problem.v.shape[3], config.columns),
         problem.chunking.sequences * problem.heads,
-        triton.cdiv(group, window),
+        cdiv(group, window),
     )
     scan_kernel[grid](
         *tensors,
@@ -177,10 +191,8 @@ def _scan(
         STORE_OUTPUT=kernel == "scan",
         STORE_CHECKPOINTS=save,
         STORE_STATES=kernel == "states",
-        **problem.geometry(),
-        **problem.constants(),
-        num_warps=config.warps,
-        num_stages=config.stages,
+        **problem.common,
+        **config.options(),
     )
 
 
@@ -286,7 +298,7 @@ def backward(
     has_initial = initial_state is not None
     states = (cut.sequences, problem.heads, q.shape[3], v.shape[3]) if has_initial else (0,)
     d_initial = torch.empty(states, dtype=torch.float32, device=q.device)
-    for number in reversed(range(triton.cdiv(cut.per_row, group))):
+    for number in reversed(range(cdiv(cut.per_row, group))):
         first = number * group
         s = scratch
         _prepare(problem, (q, k, g, beta), (s.inverses, s.attentions, s.gates), first, group, owners, scale, l2norm)
@@ -319,7 +331,7 @@ def _reverse_scan(
 ) -> None:
     block = key_block(problem.q.shape[3])
     config = _config("reverse", problem.q.dtype, block)
-    grid = (triton.cdiv(problem.v.shape[3], config.columns), problem.chunking.sequences * problem.heads)
+    grid = (cdiv(problem.v.shape[3], config.columns), problem.chunking.sequences * problem.heads)
     reverse_scan_kernel[grid](
         *inputs,
         scratch.inverses,
@@ -338,10 +350,8 @@ def _reverse_scan(
         BV=config.columns,
         HAS_D_FINAL=d_final is not None,
         STORE_D_INITIAL=has_initial,
-        **problem.geometry(),
-        **problem.constants(),
-        num_warps=config.warps,
-        num_stages=config.stages,
+        **problem.common,
+        **config.options(),
     )
 
 
@@ -366,8 +376,7 @@ def _chunk_gradients(
         "group": group,
         "sequences": problem.chunking.sequences,
         "owners": owners,
-        **problem.geometry(),
-        **problem.constants(),
+        **problem.common,
     }
     config = _config("inner", q.dtype, block)
     inner_gradient_kernel[grid](
@@ -382,11 +391,10 @@ def _chunk_gradients(
         s.sums,
         dbeta,
         scale=scale,
-        BK=block,
+        BK=min(block, PAIR_KEYS),
         BV=config.columns,
         **shared,
-        num_warps=config.warps,
-        num_stages=config.stages,
+        **config.options(),
     )
     config = _config("outer", q.dtype, block)
     outer_gradient_kernel[grid](
@@ -408,6 +416,5 @@ def _chunk_gradients(
         BV=config.columns,
         L2NORM=l2norm,
         **shared,
-        num_warps=config.warps,
-        num_stages=config.stages,
+        **config.options(),
     )

@@ -121,7 +121,7 @@ def reverse_scan_kernel(
         tl.store(d_states + offsets, b_d_state, mask=mask)
         d_update = tl.dot(b_k, b_d_state, input_precision=PRECISION) * write[:, None]
         d_update = tl.dot(attention_transposed, b_do, d_update, input_precision=PRECISION)
-        d_target = tl.dot(inverse_transposed, d_update.to(b_k.dtype), input_precision=PRECISION)
+        d_target = tl.dot(inverse_transposed, d_update.to(b_k.dtype), d_update, input_precision=PRECISION)
         store_tokens(dv, d_target * b_beta[:, None], begin, end, head, H, V, column, C, BV)
         b_do_read = (b_do.to(tl.float32) * read[:, None]).to(b_k.dtype)
         d_state = tl.dot(tl.trans(b_q), b_do_read, d_state * keep, input_precision=PRECISION)
@@ -205,10 +205,15 @@ def inner_gradient_kernel(
     tl.store(d_attentions + tile, d_attention.to(d_attentions.dtype.element_ty))
     tl.store(d_lowers + tile, d_lower.to(d_lowers.dtype.element_ty))
 
-    b_q = load_tokens(q, begin, end, head, H, K, 0, C, BK)
-    b_k = load_tokens(k, begin, end, head, H, K, 0, C, BK)
-    by_attention = d_attention * tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
-    by_lower = d_lower * tl.dot(b_k, tl.trans(b_k), input_precision=PRECISION)
+    q_k = tl.zeros((C, C), tl.float32)
+    k_k = tl.zeros((C, C), tl.float32)
+    for column in range(0, K, BK):
+        b_q = load_tokens(q, begin, end, head, H, K, column, C, BK)
+        b_k = load_tokens(k, begin, end, head, H, K, column, C, BK)
+        q_k = tl.dot(b_q, tl.trans(b_k), q_k, input_precision=PRECISION)
+        k_k = tl.dot(b_k, tl.trans(b_k), k_k, input_precision=PRECISION)
+    by_attention = d_attention * q_k
+    by_lower = d_lower * k_k
     lower_rows = tl.sum(by_lower, axis=1)
     lower_columns = tl.sum(by_lower, axis=0)
     # The diagonal does not depend on the decays; left in, it would cancel but for rounding.
@@ -246,7 +251,7 @@ def _through_state(
     d_read = tl.zeros((C, BK), tl.float32)
     d_erased = tl.zeros((C, BK), tl.float32)
     d_written = tl.zeros((C, BK), tl.float32)
-    overlap = tl.zeros((BK,), tl.float32)
+    overlap = tl.zeros((BK, BV), tl.float32)
     for column in range(0, V, BV):
         b_do = load_tokens(do, begin, end, head, H, V, column, C, BV)
         b_dv = load_tokens(dv, begin, end, head, H, V, column, C, BV)
@@ -261,8 +266,8 @@ def _through_state(
         d_read = tl.dot(b_do, tl.trans(b_state), d_read, input_precision=PRECISION)
         d_erased = tl.dot(b_dv, tl.trans(b_state), d_erased, input_precision=PRECISION)
         d_written = tl.dot(b_u, tl.trans(b_d_state), d_written, input_precision=PRECISION)
-        overlap += tl.sum(b_state.to(tl.float32) * b_d_state.to(tl.float32), axis=1)
-    return d_read, d_erased, d_written, tl.sum(overlap, axis=0)
+        overlap += b_state.to(tl.float32) * b_d_state.to(tl.float32)
+    return d_read, d_erased, d_written, tl.sum(tl.sum(overlap, axis=1), axis=0)
 
 
 @triton.jit
@@ -350,10 +355,6 @@ def outer_gradient_kernel(
     k_dk = tl.load(row + K_DK * C) + by_erased + by_written
     tile = (slot * H + head) * C * C + c[:, None] * C + c[None, :]
     transposed = (slot * H + head) * C * C + c[:, None] + c[None, :] * C
-    b_z = tl.load(d_attentions + tile)
-    b_z_transposed = tl.load(d_attentions + transposed)
-    b_n = tl.load(d_lowers + tile)
-    b_n_transposed = tl.load(d_lowers + transposed)
     for block in tl.static_range(BLOCKS):
         if BLOCKS > 1:
             d_read, d_erased, d_written, block_overlap = _through_state(
@@ -361,11 +362,11 @@ def outer_gradient_kernel(
             )
         b_q = load_tokens(q, begin, end, head, H, K, block * BK, C, BK)
         b_k = load_tokens(k, begin, end, head, H, K, block * BK, C, BK)
-        b_dq = tl.dot(b_z, b_k, d_read * read[:, None], input_precision=PRECISION)
+        b_dq = tl.dot(tl.load(d_attentions + tile), b_k, d_read * read[:, None], input_precision=PRECISION)
         b_dk = d_erased * erased[:, None] + d_written * write[:, None]
-        b_dk = tl.dot(b_z_transposed, b_q, b_dk, input_precision=PRECISION)
-        b_dk = tl.dot(b_n, b_k, b_dk, input_precision=PRECISION)
-        b_dk = tl.dot(b_n_transposed, b_k, b_dk, input_precision=PRECISION)
+        b_dk = tl.dot(tl.load(d_attentions + transposed), b_q, b_dk, input_precision=PRECISION)
+        b_dk = tl.dot(tl.load(d_lowers + tile), b_k, b_dk, input_precision=PRECISION)
+        b_dk = tl.dot(tl.load(d_lowers + transposed), b_k, b_dk, input_precision=PRECISION)
         if L2NORM:
             # Through x |x|⁻¹ passes what is perpendicular to x; the first factor |x|⁻¹ is in the products already.
             b_dq -= b_q.to(tl.float32) * (q_factor * q_factor * q_dq)[:, None]

@@ -31,7 +31,7 @@ Q_FACTOR = tl.constexpr(7)  # |q|⁻¹
 
 # U and dV are proportional to β, and dβ = U·dV / β². A smaller β is replaced by this number: small enough to write
 # nothing that any result could show, large enough that U and dV keep their digits.
-SMALLEST_BETA = tl.constexpr(2.0**-30)
+SMALLEST_BETA = tl.constexpr(2.0**-50)
 
 
 @triton.jit
@@ -74,30 +74,55 @@ def summed_difference(high, low):
 
 
 @triton.jit
-def unit_lower_inverse(lower, lower_transposed, C: tl.constexpr, PRECISION: tl.constexpr):
-    """Inverts I + lower for a strictly lower triangular [C, C]: by substitution in blocks of 16, then by merging."""
-    BLOCKS: tl.constexpr = C // 16
-    block = tl.arange(0, BLOCKS)
-    same_block = (block[:, None] == block[None, :])[:, None, :, None]
-    # [block, column, row] of the blocks on the diagonal.
-    diagonal = tl.sum(tl.where(same_block, tl.reshape(lower_transposed, (BLOCKS, 16, BLOCKS, 16)), 0.0), axis=2)
+def diagonal_blocks(x, C: tl.constexpr, SIZE: tl.constexpr):
+    """Cuts the [SIZE, SIZE] blocks on the diagonal out of [C, C]: [C / SIZE, SIZE, SIZE]."""
+    block = tl.arange(0, C // SIZE)
+    same = (block[:, None] == block[None, :])[:, None, :, None]
+    return tl.sum(tl.where(same, tl.reshape(x, (C // SIZE, SIZE, C // SIZE, SIZE)), 0.0), axis=2)
+
+
+@triton.jit
+def block_diagonal(x, C: tl.constexpr, SIZE: tl.constexpr):
+    """Puts [C / SIZE, SIZE, SIZE] on the diagonal of [C, C]."""
+    block = tl.arange(0, C // SIZE)
+    same = (block[:, None] == block[None, :])[:, None, :, None]
+    return tl.reshape(tl.where(same, x[:, :, None, :], 0.0), (C, C))
+
+
+@triton.jit
+def merge_blocks(inverse, lower, WIDTH: tl.constexpr, SIZE: tl.constexpr, PRECISION: tl.constexpr):
+    """Inverts I + lower [.., WIDTH, WIDTH] in blocks of 2 · SIZE, given the inverse in blocks of SIZE."""
+    c = tl.arange(0, WIDTH)
+    below = ((c[:, None] // (2 * SIZE)) == (c[None, :] // (2 * SIZE))) & ((c[:, None] // SIZE) > (c[None, :] // SIZE))
+    if len(inverse.shape) == 3:
+        below = below[None, :, :]
+    step = tl.dot(inverse, tl.where(below, lower, 0.0), input_precision=PRECISION)
+    return inverse - tl.dot(step, inverse, input_precision=PRECISION)
+
+
+@triton.jit
+def unit_lower_inverse(lower, C: tl.constexpr, PRECISION: tl.constexpr):
+    """Returns (I + lower)⁻¹ - I for a strictly lower triangular [C, C].
+
+    Blocks of 8 by (I + X)(I + X²)(I + X⁴) with X = -lower, exact since X⁸ = 0: short enough that equal keys, whose
+    powers grow like binomial coefficients before they cancel, lose two digits of float32 at most. Blocks of 16, 32
+    and 64 by merging.
+    """
+    diagonal = diagonal_blocks(lower, C, 16)
     r = tl.arange(0, 16)
-    inverse = tl.zeros((BLOCKS, 16, 16), tl.float32) + tl.where(r[:, None] == r[None, :], 1.0, 0.0)[None, :, :]
-    for i in range(1, 16):
-        row = tl.sum(tl.where((r == i)[None, None, :], diagonal, 0.0), axis=2)
-        solved = tl.where((r == i)[None, :], 1.0, 0.0) - tl.sum(row[:, :, None] * inverse, axis=1)
-        inverse = tl.where((r == i)[None, :, None], solved[:, None, :], inverse)
-    whole = tl.reshape(tl.where(same_block, inverse[:, :, None, :], 0.0), (C, C))
-    c = tl.arange(0, C)
+    power = tl.where(((r[:, None] // 8) == (r[None, :] // 8))[None, :, :], -diagonal, 0.0)
+    inverse = power + tl.where(r[:, None] == r[None, :], 1.0, 0.0)[None, :, :]
+    for _ in tl.static_range(2):
+        power = tl.dot(power, power, input_precision="tf32x3")
+        inverse += tl.dot(inverse, power, input_precision="tf32x3")
+    inverse = merge_blocks(inverse, diagonal, 16, 8, "tf32x3")
+    whole = block_diagonal(inverse, C, 16)
     if C >= 32:
-        below = ((c[:, None] // 32) == (c[None, :] // 32)) & ((c[:, None] // 16) > (c[None, :] // 16))
-        step = tl.dot(whole, tl.where(below, lower, 0.0), input_precision=PRECISION)
-        whole = whole - tl.dot(step, whole, input_precision=PRECISION)
+        whole = merge_blocks(whole, lower, C, 16, PRECISION)
     if C >= 64:
-        below = (c[:, None] // 32) > (c[None, :] // 32)
-        step = tl.dot(whole, tl.where(below, lower, 0.0), input_precision=PRECISION)
-        whole = whole - tl.dot(step, whole, input_precision=PRECISION)
-    return whole
+        whole = merge_blocks(whole, lower, C, 32, PRECISION)
+    c = tl.arange(0, C)
+    return tl.where(c[:, None] == c[None, :], 0.0, whole)
 
 
 @triton.jit
@@ -120,6 +145,7 @@ def prepare_kernel(
     scale,
     H,
     K: tl.constexpr,
+    V: tl.constexpr,
     C: tl.constexpr,
     BK: tl.constexpr,
     L2NORM: tl.constexpr,
@@ -127,7 +153,7 @@ def prepare_kernel(
     PRECISION: tl.constexpr,
     SOLVE_PRECISION: tl.constexpr,
 ):
-    """Writes A and P [slots, H, C, C] and the gates of one chunk and head. Grid: (slots, H)."""
+    """Writes A - I and P [slots, H, C, C] and the gates of one chunk and head. Grid: (slots, H)."""
     slot = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     real, begin, end = chunk_of_slot(
@@ -145,25 +171,31 @@ def prepare_kernel(
     b_beta = tl.load(beta + (begin + c) * H + head, mask=inside, other=0.0).to(tl.float32)
     b_beta = tl.where(tl.abs(b_beta) < SMALLEST_BETA, SMALLEST_BETA, b_beta)
 
-    b_k = load_tokens(k, begin, end, head, H, K, 0, C, BK)
-    b_q = load_tokens(q, begin, end, head, H, K, 0, C, BK)
+    k_k = tl.zeros((C, C), tl.float32)
+    q_k = tl.zeros((C, C), tl.float32)
+    k_square = tl.zeros((C,), tl.float32)
+    q_square = tl.zeros((C,), tl.float32)
+    for column in range(0, K, BK):
+        b_k = load_tokens(k, begin, end, head, H, K, column, C, BK)
+        b_q = load_tokens(q, begin, end, head, H, K, column, C, BK)
+        k_k = tl.dot(b_k, tl.trans(b_k), k_k, input_precision=PRECISION)
+        q_k = tl.dot(b_q, tl.trans(b_k), q_k, input_precision=PRECISION)
+        k_wide = b_k.to(tl.float32)
+        q_wide = b_q.to(tl.float32)
+        k_square += tl.sum(k_wide * k_wide, axis=1)
+        q_square += tl.sum(q_wide * q_wide, axis=1)
     k_factor = tl.full((C,), 1.0, tl.float32)
     q_factor = tl.full((C,), 1.0, tl.float32)
     if L2NORM:
-        k_wide = b_k.to(tl.float32)
-        q_wide = b_q.to(tl.float32)
-        k_factor = tl.rsqrt(tl.sum(k_wide * k_wide, axis=1) + 1e-6)
-        q_factor = tl.rsqrt(tl.sum(q_wide * q_wide, axis=1) + 1e-6)
+        k_factor = tl.rsqrt(k_square + 1e-6)
+        q_factor = tl.rsqrt(q_square + 1e-6)
 
     difference = summed_difference(high, low)
     on_or_below = c[:, None] >= c[None, :]
     decay = tl.exp(tl.where(on_or_below, difference, float("-inf")))
-    k_k = tl.dot(b_k, tl.trans(b_k), input_precision=PRECISION) * (k_factor[:, None] * k_factor[None, :])
+    k_k *= k_factor[:, None] * k_factor[None, :]
     lower = tl.where(c[:, None] > c[None, :], k_k * decay * b_beta[:, None], 0.0)
-    decay_transposed = tl.exp(tl.where(c[:, None] < c[None, :], -difference, float("-inf")))
-    lower_transposed = k_k * decay_transposed * b_beta[None, :]
-    inverse = unit_lower_inverse(lower, lower_transposed, C, SOLVE_PRECISION)
-    q_k = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
+    inverse = unit_lower_inverse(lower, C, SOLVE_PRECISION)
     attention = q_k * decay * (scale * q_factor[:, None] * k_factor[None, :])
 
     tile = (slot * H + head) * C * C + c[:, None] * C + c[None, :]
@@ -246,9 +278,10 @@ def scan_kernel(
         tile = (slot * H + head) * C * C + c[:, None] * C + c[None, :]
         if STORE_CHECKPOINTS:
             number = shift + chunk
-            save = (number % interval == 0) & (chunk > 0)
-            offsets, mask = state_offsets(((number // interval - 1) * rows + row) * H + head, column, K, V, BK, BV)
-            tl.store(checkpoints + offsets, state, mask=mask & save)
+            if (number % interval == 0) & (chunk > 0):
+                kept = ((number // interval - 1) * rows + row) * H + head
+                kept_offsets, kept_mask = state_offsets(kept, column, K, V, BK, BV)
+                tl.store(checkpoints + kept_offsets, state, mask=kept_mask)
         b_k = load_tokens(k, begin, end, head, H, K, 0, C, BK)
         b_v = load_tokens(v, begin, end, head, H, V, column, C, BV)
         b_inverse = tl.load(inverses + tile)
@@ -261,12 +294,13 @@ def scan_kernel(
         b_state = state.to(b_k.dtype)
         seen = tl.dot(b_k, b_state, input_precision=PRECISION)
         target = b_v.to(tl.float32) * b_beta[:, None] - seen * read_erased[:, None]
-        update = tl.dot(b_inverse, target.to(b_k.dtype), input_precision=PRECISION)
+        # The identity in (I + L)⁻¹ stays outside the product, and with it the rounding of most of the result.
+        update = tl.dot(b_inverse, target.to(b_k.dtype), target, input_precision=PRECISION)
         if STORE_STATES:
             offsets, mask = state_offsets(slot * H + head, column, K, V, BK, BV)
             tl.store(states + offsets, b_state, mask=mask)
-            offsets, mask = state_offsets(slot * H + head, column, C, V, C, BV)
-            tl.store(updates + offsets, update.to(b_k.dtype), mask=mask)
+            tile_offsets, tile_mask = state_offsets(slot * H + head, column, C, V, C, BV)
+            tl.store(updates + tile_offsets, update.to(b_k.dtype), mask=tile_mask)
         if STORE_OUTPUT:
             b_q = load_tokens(q, begin, end, head, H, K, 0, C, BK)
             b_attention = tl.load(attentions + tile)
