@@ -8,9 +8,12 @@ from typing import Any
 
 from jetlit_data import load_tokenizer
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
+from jetlit.recipes.sharding import is_sharded
 
 
 class ExportModel(Callback):
@@ -28,14 +31,29 @@ class ExportModel(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write `folder`."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        model: Any = pl_module.model
+        weights = gather_weights(model) if is_sharded(model) else None  # every process takes part
         if trainer.is_global_zero:
             tokenizer = load_tokenizer(data.tokenizer_path) if hasattr(data, "tokenizer_path") else None
-            write_model(pl_module.model, tokenizer, self.folder)
+            write_model(model, tokenizer, self.folder, weights)
         trainer.strategy.barrier("ExportModel")
 
 
-def write_model(model: Any, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
+def gather_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The whole weights of a sharded model, on the CPU of the first process; the others get an empty dictionary."""
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def write_model(
+    model: Any, tokenizer: PreTrainedTokenizerBase | None, folder: Path, weights: dict[str, Tensor] | None = None
+) -> None:
     """Write a model (anything with `save_pretrained`) and its tokenizer to `folder`, replacing it at once.
+
+    Args:
+        model: what to write.
+        tokenizer: written beside it; None: none.
+        folder: the directory.
+        weights: in place of the model's own, where those are sharded.
 
     Raises:
         UserError: the file system refused the write.
@@ -44,7 +62,8 @@ def write_model(model: Any, tokenizer: PreTrainedTokenizerBase | None, folder: P
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
-            model.save_pretrained(temporary)
+            settings = {} if weights is None else {"state_dict": weights}
+            model.save_pretrained(temporary, **settings)
             if tokenizer is not None:
                 tokenizer.save_pretrained(temporary)
             temporary.chmod(0o755)

@@ -9,6 +9,7 @@ from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from jetlit.models import JetNemotronForCausalLM
+from jetlit.recipes.sharding import is_sharded
 from jetlit.recipes.steps import is_logged
 
 
@@ -26,7 +27,8 @@ class Throughput(Callback):
 
     Args:
         warmup_steps: first steps of a process that do not count.
-        batch: sequences generated at a time in the measurement at fit end; None: do not measure generation.
+        batch: sequences generated at a time in the measurement at fit end; None: do not measure generation (nor is a
+            super network's measured, or that of weights sharded over processes).
         context: tokens of context at which it is measured.
         kept_steps: the newest that many step times make up the final median.
     """
@@ -104,7 +106,8 @@ class Throughput(Callback):
             final["training_tokens_per_s"] = statistics.median(self._speeds)
         if torch.cuda.is_available():
             final["training_peak_memory_bytes"] = float(torch.cuda.max_memory_allocated())
-        if self.batch is not None and trainer.is_global_zero and isinstance(pl_module.model, JetNemotronForCausalLM):
+        whole = isinstance(pl_module.model, JetNemotronForCausalLM) and not is_sharded(pl_module.model)
+        if self.batch is not None and trainer.is_global_zero and whole:
             final |= self._measure_generation(trainer, pl_module.model)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in final.items()})
 

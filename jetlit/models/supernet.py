@@ -133,12 +133,20 @@ class SuperNetwork(nn.Module):
         mixers = self._mixers()
         return assemble(config, self.causal_lm, lambda index: copy.deepcopy(mixers[index].paths[path[index]]))
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes weights (safetensors) and configuration into a folder, the configuration last."""
+    def save_pretrained(self, folder: str | Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Writes weights (safetensors) and configuration into a folder, the configuration last.
+
+        Args:
+            folder: to write into.
+            state_dict: weights in place of the network's own, where those are spread over processes.
+        """
         folder = Path(folder)
+        weights = self.state_dict() if state_dict is None else state_dict
         tied = "lm_head.weight" if self.config.tie_word_embeddings else None
         tensors = {
-            name: tensor.detach().contiguous() for name, tensor in self.causal_lm.state_dict().items() if name != tied
+            name.removeprefix("causal_lm."): tensor.detach().contiguous()
+            for name, tensor in weights.items()
+            if name != f"causal_lm.{tied}"
         }
         with atomic_path(folder / _WEIGHTS_FILE) as path:
             save_file(tensors, path, metadata={"format": "pt"})

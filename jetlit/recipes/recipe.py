@@ -17,6 +17,7 @@ from jetlit.errors import UserError
 from jetlit.objectives import chunked_cross_entropy
 from jetlit.recipes.mean_losses import MeanLosses
 from jetlit.recipes.optimisation import WarmupCosine, parameter_groups
+from jetlit.recipes.optimizer_state import name_states
 from jetlit.recipes.sharding import shard_recipe
 from jetlit.recipes.steps import is_logged
 
@@ -101,6 +102,12 @@ class Recipe(LightningModule):
         if isinstance(scheduler, ReduceLROnPlateau):
             raise UserError("A recipe's schedule counts steps: choose one that needs no monitored value.")
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the optimizer's states by parameters, for resuming with any number of processes."""
+        if "optimizer_states" in checkpoint:
+            states = checkpoint["optimizer_states"]
+            checkpoint["optimizer_states"] = name_states(states, self.trainer.optimizers, self)
 
     def on_fit_start(self) -> None:
         """Refuse data whose tokens the model has no embedding for.

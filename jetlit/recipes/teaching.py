@@ -4,12 +4,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from jetlit.errors import UserError
 from jetlit.models import JetNemotronForCausalLM, load_teacher
 from jetlit.objectives import chunked_kl
 from jetlit.recipes.lockstep import FrozenTeacher, lock_step
 from jetlit.recipes.recipe import Recipe
+from jetlit.recipes.sharding import shard_layers
 
 
 class TaughtRecipe(Recipe):
@@ -23,25 +25,37 @@ class TaughtRecipe(Recipe):
         teacher: folder or hub name of the frozen teacher (Llama, Qwen2, Qwen3 or this project's own checkpoint).
         feature_weight: of the feature error in the objective.
         kl_weight: of the KL in the objective.
+        shard_teacher: spread the teacher's layers over processes too, where the student's are; otherwise every process
+            holds all of it.
         kwargs: see `Recipe`.
 
     Raises:
         UserError: both weights are zero, or one is negative.
     """
 
-    def __init__(self, teacher: str, feature_weight: float, kl_weight: float, **kwargs: Any) -> None:
+    def __init__(
+        self, teacher: str, feature_weight: float, kl_weight: float, shard_teacher: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if min(feature_weight, kl_weight) < 0 or feature_weight + kl_weight == 0:
             raise UserError("feature_weight and kl_weight must not be negative, and one of them must be above zero.")
         self.teacher_path = teacher
         self.feature_weight = feature_weight
         self.kl_weight = kl_weight
+        self.shard_teacher = shard_teacher
         self.teacher: FrozenTeacher | None = None
 
     def load_frozen_teacher(self) -> JetNemotronForCausalLM:
         """Load the teacher and keep it, frozen; returns its model for the student to be made from."""
         self.teacher = FrozenTeacher(load_teacher(self.teacher_path))
         return self.teacher.model
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Spread the student over processes, and the teacher if so set."""
+        super().shard(mesh)
+        if self.shard_teacher:
+            assert self.teacher is not None
+            shard_layers(self.teacher.model.model, mesh)
 
     def on_fit_start(self) -> None:
         """Put the teacher on the student's device, in the type it computes in."""

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 import torch
-from lightning.pytorch import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from jetlit.callbacks import AtomicCheckpointIO, last_checkpoint
@@ -35,25 +34,14 @@ def test_curves_hold_losses_rate_norm_and_speed(finished_run):
     assert curve(finished_run, "teacher", "train/tokens_per_s")[-1][1] > 0
 
 
-class Killed(BaseException):
-    pass
-
-
-class Kill(Callback):
-    def on_train_batch_start(self, trainer, *args):
-        if trainer.global_step == 5:
-            raise Killed
-
-
 def test_curves_go_on_without_a_seam(run_dir):
     tiny.fit(run_dir, "teacher", "--trainer.max_steps", "8", "--trainer.log_every_n_steps", "1", "--ckpt_path", "none")
     undisturbed = curve(run_dir, "teacher", "train/loss")
     shutil.rmtree(run_dir / "teacher")
     options = ["--trainer.max_steps", "8", "--trainer.log_every_n_steps", "1"]
     cli = JetlitCLI(tiny.command(run_dir, "teacher", *options)[1:])
-    cli.trainer.callbacks.append(Kill())
-    with pytest.raises(Killed):
-        cli.run("fit")
+    with pytest.raises(tiny.Killed):
+        tiny.interrupted_cli(cli).run("fit")
     assert [step for step, _ in curve(run_dir, "teacher", "train/loss")] == [0, 1, 2, 3, 4]
     tiny.fit(run_dir, "teacher", *options, "--ckpt_path", "last")
     assert curve(run_dir, "teacher", "train/loss") == undisturbed

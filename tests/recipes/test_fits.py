@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from lightning.pytorch import Callback
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jetlit.callbacks import last_checkpoint
@@ -66,8 +65,8 @@ def test_a_resumed_fit_equals_an_undisturbed_one(run_dir, stage, tmp_path):
     shutil.rmtree(run_dir / stage)
     if stage == "teacher":
         shutil.rmtree(run_dir / "stage1")
-    with pytest.raises(Killed):
-        interrupted(run_dir, stage)
+    with pytest.raises(tiny.Killed):
+        tiny.interrupted_cli(JetlitCLI(tiny.command(run_dir, stage, "--trainer.max_steps", "8")[1:])).run("fit")
     assert read_result(run_dir / stage) is None
     assert last_checkpoint(run_dir / stage / "checkpoints").name == "step=00000003.ckpt"
     resumed = tiny.fit(run_dir, stage, "--trainer.max_steps", "8", "--ckpt_path", "last")
@@ -76,21 +75,6 @@ def test_a_resumed_fit_equals_an_undisturbed_one(run_dir, stage, tmp_path):
     same = [name for name in expected_metrics if name.startswith("val/") or name in ("tokens_seen", "steps")]
     assert {name: metrics[name] for name in same} == {name: expected_metrics[name] for name in same}
     assert metrics["train/objective"] == expected_metrics["train/objective"]
-
-
-class Killed(BaseException):
-    """Ends a fit as a kill would: nothing handles it."""
-
-
-def interrupted(run_dir, stage):
-    class Kill(Callback):
-        def on_train_batch_start(self, trainer, *args):
-            if trainer.global_step == 5:
-                raise Killed
-
-    cli = JetlitCLI(tiny.command(run_dir, stage, "--trainer.max_steps", "8")[1:])
-    cli.trainer.callbacks.append(Kill())
-    cli.run("fit")
 
 
 def test_resuming_a_finished_fit_writes_the_same_result_again(run_dir):

@@ -1,0 +1,125 @@
+"""Two processes (gloo) train as one does on the same global batches; a checkpoint may change hands between them.
+
+Tolerance: losses and gradient norms agree to 1e-4, the rounding of float32 sums taken in another order.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from jetlit.cli.fit import JetlitCLI, run_fit
+from jetlit.models import SuperNetwork, load_teacher
+from jetlit.results import read_result
+from tests.recipes import distributed_fits, tiny
+
+ROOT = Path(__file__).parents[2]
+ACCUMULATION = ["--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.5"]
+CLOSE = {"rel": 1e-4, "abs": 1e-6}
+
+
+def torchrun(run_dir, plan, processes=2, nodes=1):
+    """Run a plan of fits in `processes` processes, as one node or as several."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    port = 20000 + os.getpid() % 20000
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes // nodes)]
+    script = ["-m", "tests.recipes.distributed_fits", str(run_dir), json.dumps(plan), str(processes), str(nodes)]
+    rendezvous = ["--nnodes", str(nodes), "--master_addr", "127.0.0.1", "--master_port", str(port)]
+    running = [
+        subprocess.Popen(
+            [*launch, *rendezvous, "--node_rank", str(node), *script],
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for node in range(nodes)
+    ]
+    outputs = [process.communicate(timeout=240)[0] for process in running]
+    assert [process.returncode for process in running] == [0] * nodes, "\n".join(outputs)[-4000:]
+
+
+def curve(run_dir, folder, name):
+    events = EventAccumulator(str(run_dir / folder / "tensorboard"))
+    events.Reload()
+    return [event.value for event in events.Scalars(name)]
+
+
+def one_process(run_dir, stage, folder, *options):
+    return run_fit(distributed_fits.command(str(run_dir), stage, folder, None, 1, *options))
+
+
+@pytest.fixture(scope="module")
+def run(finished_run, tmp_path_factory):
+    """All fits of this file: those of one process here, those of two in one launch."""
+    run_dir = tmp_path_factory.mktemp("distributed") / "run"
+    shutil.copytree(finished_run, run_dir)
+    config = json.loads(json.dumps(tiny.CONFIG))
+    config["data"] = {"class_path": "tests.recipes.striped.StripedTokens"}
+    config["trainer"] |= {"use_distributed_sampler": False, "log_every_n_steps": 1}
+    (run_dir / "striped.yaml").write_text(json.dumps(config))
+    for stage in ("stage1", "supernet", "stage2"):
+        options = ACCUMULATION if stage == "stage1" else []
+        one_process(run_dir, stage, f"{stage}_one", *options)
+    cli = JetlitCLI(distributed_fits.command(str(run_dir), "stage1", "one_to_two", None, 1, *ACCUMULATION)[1:])
+    with pytest.raises(tiny.Killed):
+        tiny.interrupted_cli(cli).run("fit")
+    fit = {"options": [], "kill": False}
+    plan = [
+        fit | {"stage": stage, "folder": f"{stage}_{strategy}", "strategy": strategy}
+        for strategy in ("ddp", "fsdp2")
+        for stage in ("supernet", "stage2")
+    ]
+    accumulated = {"stage": "stage1", "strategy": "fsdp2", "options": ACCUMULATION}
+    teacher_too = [*ACCUMULATION, "--model.shard_teacher", "true"]
+    plan += [
+        accumulated | {"folder": "stage1_ddp", "strategy": "ddp"},
+        accumulated | {"folder": "stage1_fsdp2", "options": teacher_too},
+        accumulated | {"folder": "one_to_two", "options": [*ACCUMULATION, "--ckpt_path", "last"]},
+        accumulated | {"folder": "two_to_one", "kill": True},
+    ]
+    torchrun(run_dir, plan)
+    one_process(run_dir, "stage1", "two_to_one", *ACCUMULATION, "--ckpt_path", "last")
+    return run_dir
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("stage", ["supernet", "stage1", "stage2"])
+def test_two_processes_train_as_one_does(run, stage, strategy):
+    for name in ("train/objective", "train/grad_norm"):
+        assert curve(run, f"{stage}_{strategy}", name) == pytest.approx(curve(run, f"{stage}_one", name), **CLOSE)
+    one, two = (read_result(run / f"{stage}_{which}")["metrics"] for which in ("one", strategy))
+    for name in ("val/loss", "tokens_seen", "parameters", "steps"):
+        assert two[name]["value"] == pytest.approx(one[name]["value"], **CLOSE)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("stage", ["supernet", "stage1", "stage2"])
+def test_the_export_of_two_processes_is_that_of_one(run, stage, strategy):
+    load = SuperNetwork.from_pretrained if stage == "supernet" else load_teacher
+    one, two = (load(str(run / f"{stage}_{which}/model")).state_dict() for which in ("one", strategy))
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("folder", ["one_to_two", "two_to_one"])
+def test_a_checkpoint_changes_hands(run, folder):
+    for name in ("train/objective", "train/grad_norm"):
+        assert curve(run, folder, name) == pytest.approx(curve(run, "stage1_one", name), **CLOSE)
+    assert read_result(run / folder)["metrics"]["val/kl"]["value"] == pytest.approx(
+        read_result(run / "stage1_one")["metrics"]["val/kl"]["value"], **CLOSE
+    )
+
+
+@pytest.mark.slow
+def test_two_nodes_train_as_one_process_does(run):
+    plan = [{"stage": "stage2", "folder": "stage2_nodes", "strategy": "fsdp2", "options": [], "kill": False}]
+    torchrun(run, plan, processes=2, nodes=2)
+    expected = curve(run, "stage2_one", "train/objective")
+    assert curve(run, "stage2_nodes", "train/objective") == pytest.approx(expected, **CLOSE)
