@@ -24,6 +24,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalises [..., size], keeping shape and type."""
+        if x.dtype == self.weight.dtype:
+            # PyTorch's own kernel computes in float32 and casts last, in one pass; autocast may widen its result.
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps).to(x.dtype)
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         return F.rms_norm(exact, self.weight.shape, self.weight.to(exact.dtype), self.eps).to(x.dtype)
 
