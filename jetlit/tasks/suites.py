@@ -1,0 +1,130 @@
+"""Suites of lm-evaluation-harness tasks, as in configs/eval/."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from transformers import PreTrainedTokenizerBase
+from yaml import YAMLError
+
+from jetlit.errors import UserError
+from jetlit.models import JetNemotronForCausalLM
+
+
+@dataclass
+class SuiteTask:
+    """One task or group of the harness.
+
+    Attributes:
+        task: its name there.
+        num_fewshot: worked examples before each question.
+        metric: the metric to report, with the filter after a comma, such as "acc_norm,none".
+    """
+
+    task: str
+    num_fewshot: int = 0
+    metric: str = "acc,none"
+
+
+@dataclass
+class Suite:
+    """Tasks that are reported together.
+
+    Attributes:
+        name: of the suite.
+        tasks: what it holds.
+    """
+
+    name: str = ""
+    tasks: list[SuiteTask] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Suite":
+        """Read a suite from YAML.
+
+        Raises:
+            UserError: there is no such file, it is not YAML, it has other keys, or no tasks.
+        """
+        try:
+            loaded = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.load(path)))
+        except OSError as error:
+            raise UserError(f"There is no suite {path} ({error.strerror}): give a file of configs/eval.") from error
+        except (OmegaConfBaseException, YAMLError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{path} is not a suite of tasks ({reason}): see configs/eval.") from error
+        assert isinstance(loaded, cls)
+        if not loaded.tasks:
+            raise UserError(f"Suite {path} names no task: list some under tasks.")
+        return loaded
+
+
+def run_suite(
+    model: JetNemotronForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    suite: Suite,
+    limit: int | None = None,
+    local_data: str | None = None,
+    **settings: Any,
+) -> dict[str, dict[str, float]]:
+    """Score a model on a suite with lm-evaluation-harness.
+
+    Args:
+        model: the model, on its device.
+        tokenizer: the model's.
+        suite: what to score it on.
+        limit: questions of each task at most.
+        local_data: folder of the harness' own task files (YAML); they go before its built-in ones of the same name, so
+            that a task can read data from local files where no hub can be reached.
+        settings: of `jetlit.tasks.lm_eval.HarnessModel`.
+
+    Returns:
+        For each task "value" (of its metric), "stderr", "num_fewshot" and "questions".
+
+    Raises:
+        UserError: the harness is not installed, knows no such task, or the task has no such metric.
+    """
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise UserError("Suites need lm-evaluation-harness: pip install 'jetlit[eval]'.") from None
+    from jetlit.tasks.lm_eval import HarnessModel
+
+    harness = HarnessModel(model, tokenizer, **settings)
+    manager = TaskManager(include_path=local_data)
+    for task in suite.tasks:
+        if task.task not in manager.all_tasks:
+            raise UserError(f'lm-evaluation-harness knows no task "{task.task}": see lm_eval --tasks list.')
+    report: dict[str, dict[str, float]] = {}
+    for task in suite.tasks:
+        found = simple_evaluate(
+            model=harness,
+            tasks=[task.task],
+            num_fewshot=task.num_fewshot,
+            limit=limit,
+            task_manager=manager,
+            bootstrap_iters=1000,
+            log_samples=False,
+        )
+        report[task.task] = _report(task, found)
+    return report
+
+
+def _report(task: SuiteTask, found: Any) -> dict[str, float]:
+    results = found["results"][task.task]
+    name, _, kind = task.metric.partition(",")
+    if task.metric not in results:
+        known = sorted(key for key in results if "," in key and "_stderr" not in key)
+        raise UserError(f'Task {task.task} has no metric "{task.metric}": set metric to one of {"; ".join(known)}.')
+    error = results.get(f"{name}_stderr,{kind}")
+    samples = found.get("n-samples", {})
+    subtasks = found.get("group_subtasks", {}).get(task.task) or [task.task]
+    questions = sum(samples[part]["effective"] for part in subtasks if part in samples)
+    return {
+        "value": float(results[task.metric]),
+        "stderr": float(error) if isinstance(error, (int, float)) else 0.0,
+        "num_fewshot": float(task.num_fewshot),
+        "questions": float(questions),
+    }

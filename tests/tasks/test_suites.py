@@ -1,0 +1,228 @@
+"""Suites of lm-evaluation-harness, run by the real harness on local files where it is installed."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from jetlit_data import load_tokenizer
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from jetlit.errors import UserError
+from jetlit.models import load_teacher
+from jetlit.tasks.suites import Suite, SuiteTask, run_suite
+from jetlit.tasks.text import read_records
+from tests.tasks.models import VOCABULARY, Oracle, random_model
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "eval").glob("*.yaml"))
+DATA = Path(__file__).resolve().parents[2] / "jetlit" / "tasks" / "data"
+TOKENIZER = load_tokenizer("bytes")
+harness = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-evaluation-harness is not installed (extra eval)")
+
+
+@pytest.fixture(scope="module")
+def qwen():
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+    )
+    return Qwen2ForCausalLM(config).eval()
+
+
+@pytest.fixture
+def model(qwen):
+    from jetlit.tasks.lm_eval import HarnessModel
+
+    def make(**settings):
+        return HarnessModel(load_teacher(qwen), TOKENIZER, **settings)
+
+    return make
+
+
+def requests(*arguments):
+    return [SimpleNamespace(args=each) for each in arguments]
+
+
+@torch.no_grad()
+def reference(qwen, context: list[int], continuation: list[int]) -> tuple[float, bool]:
+    """Log-probability and greedy match from transformers' own model, one row at a time."""
+    tokens = torch.tensor(context + continuation)
+    logprobs = qwen(input_ids=tokens[None, :-1]).logits[0, -len(continuation) :].double().log_softmax(-1)
+    targets = tokens[-len(continuation) :]
+    return float(logprobs.gather(1, targets[:, None]).sum()), bool((logprobs.argmax(-1) == targets).all())
+
+
+@harness
+def test_log_likelihoods_are_those_of_transformers(qwen, model):
+    pairs = [("The sky is", " blue"), ("a", "b"), ("", "no context"), ("trailing space ", "here"), ("x" * 50, "y" * 20)]
+    found = model(batch_tokens=100).loglikelihood(requests(*pairs))
+    for (context, continuation), (logprob, greedy) in zip(pairs, found, strict=True):
+        if context:
+            spaces = len(context) - len(context.rstrip())
+            split = (
+                TOKENIZER.encode(context.rstrip()),
+                TOKENIZER.encode(context[len(context) - spaces :] + continuation),
+            )
+        else:
+            split = [TOKENIZER.eos_token_id], TOKENIZER.encode(continuation)
+        expected = reference(qwen, *split)
+        assert logprob == pytest.approx(expected[0], abs=1e-3) and greedy == expected[1]
+
+
+@harness
+@pytest.mark.parametrize("shift", [0, 1])
+def test_what_the_model_would_have_said_is_called_greedy(shift):
+    from jetlit.tasks.lm_eval import HarnessModel
+
+    pairs = [("The sky is", " blue"), ("", "no context")]
+    found = HarnessModel(Oracle(shift=shift), TOKENIZER).loglikelihood(requests(*pairs))
+    assert [greedy for _, greedy in found] == [shift == 0] * 2
+
+
+@harness
+def test_long_contexts_lose_their_beginning(qwen, model):
+    context, continuation = "0123456789" * 5, "abc"
+    ((logprob, _),) = model(max_length=16).loglikelihood(requests((context, continuation)))
+    assert logprob == pytest.approx(
+        reference(qwen, TOKENIZER.encode(context)[-13:], TOKENIZER.encode(continuation))[0], abs=1e-3
+    )
+
+
+@harness
+@pytest.mark.parametrize("max_length", [8, 64])
+def test_rolling_log_likelihoods_foretell_every_token_once(qwen, model, max_length):
+    texts = ["A short one.", "", "Something rather longer than the window of eight tokens."]
+    found = model(max_length=max_length).loglikelihood_rolling(requests(*[(text,) for text in texts]))
+    window = max_length - 1
+    for text, total in zip(texts, found, strict=True):
+        ids = [TOKENIZER.eos_token_id, *TOKENIZER.encode(text)]
+        expected, start = 0.0, 1
+        while start < len(ids):
+            stop = min(start + window, len(ids))
+            first = 0 if start == 1 else stop - window - 1
+            expected += reference(qwen, ids[first:start], ids[start:stop])[0]
+            start = stop
+        assert total == pytest.approx(expected, abs=1e-2)
+
+
+@harness
+def test_generation_is_that_of_transformers_up_to_the_stop_string(qwen, model):
+    prompts = ["The sky", "is blue", "A much longer prompt of other length", ""]
+    settings = {"until": [], "max_gen_toks": 12}
+    found = model(batch_size=2).generate_until(requests(*[(prompt, settings) for prompt in prompts]))
+    for prompt, answer in zip(prompts, found, strict=True):
+        ids = torch.tensor([TOKENIZER.encode(prompt) or [TOKENIZER.eos_token_id]])
+        expected = qwen.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=258, pad_token_id=256)
+        assert answer == TOKENIZER.decode(expected[0, ids.shape[1] :], skip_special_tokens=True)
+    stop = found[0][3:5]
+    (cut,) = model().generate_until(requests((prompts[0], {"until": [stop], "max_gen_toks": 12})))
+    assert cut == found[0].partition(stop)[0]
+
+
+@pytest.fixture
+def local_tasks(tmp_path):
+    """A task of the harness that reads one of the package's own files."""
+    (tmp_path / "local_knowledge.yaml").write_text(
+        f"""
+task: local_knowledge
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {DATA / "general_knowledge.jsonl"}}}
+test_split: test
+fewshot_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{prompt}}}}"
+doc_to_choice: choices
+doc_to_target: answer
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
+metadata: {{version: 1.0}}
+"""
+    )
+    return str(tmp_path)
+
+
+@harness
+def test_the_real_harness_runs_a_suite_from_local_files(qwen, local_tasks, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    suite = Suite("mine", [SuiteTask("local_knowledge")])
+    report = run_suite(load_teacher(qwen), TOKENIZER, suite, local_data=local_tasks)["local_knowledge"]
+    right = []
+    for record, _ in read_records("general_knowledge", None):
+        scores = [
+            reference(qwen, TOKENIZER.encode(record["prompt"]), TOKENIZER.encode(" " + choice))[0]
+            for choice in record["choices"]
+        ]
+        right.append(scores.index(max(scores)) == record["answer"])
+    assert report["value"] == pytest.approx(sum(right) / len(right))
+    assert report["questions"] == len(right) == 36 and 0 < report["stderr"] < 0.1
+    limited = run_suite(load_teacher(qwen), TOKENIZER, suite, limit=5, local_data=local_tasks)["local_knowledge"]
+    assert limited["questions"] == 5 and limited["value"] == pytest.approx(sum(right[:5]) / 5)
+
+
+@harness
+def test_unknown_tasks_and_metrics_are_refused(local_tasks):
+    with pytest.raises(UserError, match='knows no task "no_such_task"'):
+        run_suite(random_model(), TOKENIZER, Suite("x", [SuiteTask("no_such_task")]))
+    suite = Suite("x", [SuiteTask("local_knowledge", metric="f1,none")])
+    with pytest.raises(UserError, match='no metric "f1,none": set metric to one of acc,none; acc_norm,none'):
+        run_suite(random_model(), TOKENIZER, suite, limit=2, local_data=local_tasks)
+
+
+@harness
+def test_the_harness_knows_every_task_of_the_shipped_suites():
+    from lm_eval.tasks import TaskManager
+
+    known = set(TaskManager().all_tasks)
+    named = {task.task for path in CONFIGS for task in Suite.load(path).tasks}
+    assert named and not named - known
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_suites_load_under_their_own_name(path):
+    suite = Suite.load(path)
+    assert suite.name == path.stem and suite.tasks
+
+
+def test_the_paper_s_shots_are_kept():
+    shots = {task.task: task.num_fewshot for path in CONFIGS for task in Suite.load(path).tasks}
+    assert {name: count for name, count in shots.items() if count} == {
+        "gsm8k": 4,
+        "minerva_math": 4,
+        "mmlu_pro": 5,
+        "gpqa_main_n_shot": 5,
+    }
+
+
+def test_without_the_harness_it_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
+    with pytest.raises(UserError, match="pip install 'jetlit"):
+        run_suite(random_model(), TOKENIZER, Suite("x", [SuiteTask("mmlu")]))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\ntasks: []\n", "names no task"),
+        ("name: x\ntask: []\n", "is not a suite of tasks"),
+        ("name: x\ntasks:\n  - {task: mmlu, shots: 3}\n", "is not a suite of tasks"),
+        ("name: [\n", "is not a suite of tasks"),
+    ],
+)
+def test_wrong_suites_are_refused(tmp_path, text, message):
+    (tmp_path / "suite.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        Suite.load(tmp_path / "suite.yaml")
+
+
+def test_a_missing_suite_is_named(tmp_path):
+    with pytest.raises(UserError, match="There is no suite"):
+        Suite.load(tmp_path / "none.yaml")
