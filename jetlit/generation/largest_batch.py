@@ -20,8 +20,8 @@ class LargestBatch:
 
     Attributes:
         batch: the largest that ran.
-        prefill_chunk: tokens of the prompt at once, the fewest that keep the prefill within 5% of its best speed.
-        prefill_tokens_per_s: with that chunk.
+        prefill_chunk: tokens of each prompt at once, for this batch.
+        prefill_tokens_per_s: of all sequences together, with this batch and chunk.
         peak_memory_bytes: of the device, while that batch ran.
     """
 
@@ -41,31 +41,34 @@ def find_largest_batch(
 ) -> LargestBatch:
     """Finds the largest batch of sequences of `context` tokens that a model can generate with on its device.
 
-    First the prefill chunk is chosen on one sequence, because its activations take room from the cache. Then batches
-    are tried: the cache is allocated, a chunk is prefilled and a token decoded, with running out of memory caught.
+    First the number of tokens to prefill at once is chosen on one sequence, the fewest that are nearly as fast as the
+    best, because their activations take room from the cache; a batch shares them, though no sequence gets less than
+    the smallest chunk. Then batches are tried: the cache is allocated, a chunk is prefilled and a token decoded, with
+    running out of memory caught.
 
     Args:
         model: in evaluation mode, on the device.
         context: tokens of a sequence.
-        chunks: prefill chunks to choose from.
+        chunks: numbers of tokens to choose from.
         limit: no larger batch is tried.
-        kept_speed: share of the best prefill speed that the chosen chunk must keep.
+        kept_speed: share of the best prefill speed that the chosen number must keep.
 
     Raises:
         UserError: not even one sequence fits.
     """
     device = model.lm_head.weight.device
     speeds = {chunk: _prefill_speed(model, context, chunk) for chunk in chunks if chunk <= max(context, min(chunks))}
-    if not any(speeds.values()):
-        raise UserError(f"Not even one sequence of {context} tokens fits this device: shorten the context.")
-    chunk = min(size for size, speed in speeds.items() if speed >= kept_speed * max(speeds.values()))
-    reset_peak_memory(device)
-    batch = largest_that_runs(lambda size: _generate_once(model, size, context, chunk), limit)
+    at_once = min(size for size, speed in speeds.items() if speed >= kept_speed * max(speeds.values()))
+
+    def chunk_of(batch: int) -> int:
+        return max(min(chunks), at_once // batch)
+
+    batch = largest_that_runs(lambda size: _generate_once(model, size, context, chunk_of(size)), limit)
     if batch == 0:
         raise UserError(f"Not even one sequence of {context} tokens fits this device: shorten the context.")
     reset_peak_memory(device)
-    _generate_once(model, batch, context, chunk)
-    return LargestBatch(batch, chunk, speeds[chunk], peak_memory_bytes(device))
+    speed = _generate_once(model, batch, context, chunk_of(batch))
+    return LargestBatch(batch, chunk_of(batch), speed, peak_memory_bytes(device))
 
 
 def largest_that_runs(run: Callable[[int], object], limit: int) -> int:
@@ -102,16 +105,18 @@ def _let_go() -> None:
         torch.cuda.empty_cache()
 
 
-def _generate_once(model: JetNemotronForCausalLM, batch: int, context: int, chunk: int) -> None:
+def _generate_once(model: JetNemotronForCausalLM, batch: int, context: int, chunk: int) -> float:
+    """Prefills some chunks and decodes the last token; returns the prefill's tokens per second."""
     engine = GenerationEngine(model, batch, context, chunk)
-    tokens = torch.zeros(batch, min(chunk, context - 1), dtype=torch.int64, device=engine.device)
-    engine.prefill(tokens)
+    tokens = torch.zeros(batch, min(2 * chunk, context - 1), dtype=torch.int64, device=engine.device)
+    seconds = median_seconds(lambda: engine.prefill(tokens), 1, engine.device)
     engine.jump(batch, context - 1)
     engine.decode_step(tokens[:, 0])
+    return tokens.numel() / seconds
 
 
 def _prefill_speed(model: JetNemotronForCausalLM, context: int, chunk: int) -> float:
-    """Returns tokens per second, 0 when the chunk's activations do not fit."""
+    """Returns one sequence's tokens per second, 0 when the chunk's activations do not fit."""
     try:
         engine = GenerationEngine(model, 1, context, chunk)
         ids = torch.zeros(1, context, dtype=torch.int64, device=engine.device)

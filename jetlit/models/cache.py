@@ -150,6 +150,11 @@ class HybridCache(Cache):
         """Returns the longest context, or −1 when there is no limit."""
         return -1 if self.max_length is None else self.max_length
 
+    @property
+    def is_compileable(self) -> bool:
+        """No: the tokens seen are counted on the host, so `generate` must not compile around this cache."""
+        return False
+
     def reset(self) -> None:
         """Forgets the past."""
         super().reset()

@@ -36,5 +36,5 @@ def test_a_cache_that_is_known_not_to_fit_counts_as_out_of_memory_and_other_erro
 
 def test_a_real_model_is_run_up_to_the_limit():
     found = find_largest_batch(small_model(HYBRIDS["hybrid"]), 24, chunks=(4, 16), limit=3)
-    assert found.batch == 3 and found.prefill_chunk in (4, 16)
+    assert found.batch == 3 and found.prefill_chunk in (4, 5)  # 4 or 16 tokens shared by 3 sequences
     assert found.prefill_tokens_per_s > 0 and found.peak_memory_bytes > 0
