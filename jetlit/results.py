@@ -89,7 +89,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 def _relative(value: Any, run_dir: str | None) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _relative(item, run_dir) for key, item in value.items()}
+        return {_relative(str(key), run_dir): _relative(item, run_dir) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_relative(item, run_dir) for item in value]
     if isinstance(value, str | Path) and run_dir and _is_under(str(value), run_dir):

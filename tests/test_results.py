@@ -62,7 +62,8 @@ def test_the_hash_depends_on_content_not_on_order(config):
 
 def test_a_moved_run_keeps_its_hash():
     def config(run_dir):
-        return {"run_dir": run_dir, "model": {"teacher": f"{run_dir}/teacher/model", "corpora": [f"{run_dir}/data/a"]}}
+        corpora = {f"{run_dir}/data/a": 0.5, "elsewhere/b": 0.5}
+        return {"run_dir": run_dir, "model": {"teacher": f"{run_dir}/teacher/model", "corpora": corpora}}
 
     assert config_hash(config("runs/one")) == config_hash(config("/elsewhere/two"))
     assert config_hash(config("runs/one")) != config_hash({**config("runs/one"), "extra": "runs/one-b/x"})

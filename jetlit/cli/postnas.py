@@ -50,6 +50,7 @@ def postnas(
     """
     check_stages(stages)
     folder = Path(run_dir)
+    run_dir = str(folder)
     with run_lock(folder):
         Run(folder, [_stage(name, stages[name], run_dir, seed) for name in NEEDS]).run()
         arguments = [] if report_config is None else ["--config", str(report_config.absolute)]

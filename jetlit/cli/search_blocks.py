@@ -75,5 +75,12 @@ def search_blocks(
     }
     save_figures(block_figures(result), folder)
     save_table(block_markdown(result), folder)
-    write_result(folder, stage="blocks", seed=seed, seconds=time.monotonic() - begun, hash=hash, **result)
+    write_result(
+        folder,
+        stage="blocks",
+        seed=settings["fit"]["seed_everything"],
+        seconds=time.monotonic() - begun,
+        hash=hash,
+        **result,
+    )
     print(f"The most accurate block is {found.chosen}.")

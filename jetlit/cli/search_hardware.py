@@ -96,7 +96,14 @@ def search_hardware(
     }
     save_figures(hardware_figures(result), Path(out_dir))
     save_table(hardware_markdown(result), Path(out_dir))
-    write_result(out_dir, stage="hardware", seed=seed, seconds=time.monotonic() - begun, hash=hash, **result)
+    write_result(
+        out_dir,
+        stage="hardware",
+        seed=settings["fit"]["seed_everything"],
+        seconds=time.monotonic() - begun,
+        hash=hash,
+        **result,
+    )
     print(f"The most accurate shape of {block} is d_K {row.key_dim}, d_V {row.value_dim}, {row.heads} heads.")
 
 

@@ -178,7 +178,7 @@ def _stages(content: RunContent) -> str:
         seed = "-" if result["seed"] is None else str(result["seed"])
         rows.append([stage, _decision(stage, result), f"{result['seconds']:.1f}", seed, result["hash"][:12]])
     total = sum(result["seconds"] for result in content.results.values())
-    return markdown(["stage", "decision", "seconds", "seed", "hash"], rows) + f"\n{total:.0f} s in all.\n"
+    return markdown(["stage", "decision", "seconds", "seed", "hash"], rows, texts=2) + f"\n{total:.0f} s in all.\n"
 
 
 def _decision(stage: str, result: Mapping[str, Any]) -> str:
@@ -250,7 +250,8 @@ def _hardware(content: RunContent) -> str:
     if "hardware" not in content.results:
         return ""
     table = hardware_markdown(content.results["hardware"])
-    return table + "\n" + _figure(content, "hardware/pareto.png", "Accuracy against decode throughput")
+    pictures = _figure(content, "hardware/table.png", "Rows of the grid")
+    return f"{table}\n{pictures}\n" + _figure(content, "hardware/pareto.png", "Accuracy against decode throughput")
 
 
 def _training(content: RunContent) -> str:

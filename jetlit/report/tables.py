@@ -45,10 +45,10 @@ def candidate_table(
     return header, rows
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], chosen: int | None = None) -> str:
-    """Returns a Markdown table; the chosen row is bold."""
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], chosen: int | None = None, texts: int = 1) -> str:
+    """Returns a Markdown table; the chosen row is bold, the first `texts` columns are left-aligned."""
     lines = ["| " + " | ".join(text.replace("\n", " ") for text in header) + " |"]
-    lines.append("|" + "|".join("---" if column == 0 else "---:" for column in range(len(header))) + "|")
+    lines.append("|" + "|".join("---" if column < texts else "---:" for column in range(len(header))) + "|")
     for index, row in enumerate(rows):
         cells = [f"**{cell}**" for cell in row] if index == chosen else list(row)
         lines.append("| " + " | ".join(cells) + " |")

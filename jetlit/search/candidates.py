@@ -38,7 +38,7 @@ def evaluate_candidate(
         folder: the candidate's own folder.
         train: trains it.
         measure: measures the outcome.
-        settings: everything else that the outcome depends on, JSON values only.
+        settings: everything else that the outcome depends on, JSON values only; paths under its "run_dir" may move.
 
     Returns:
         The metrics of training and measuring together.
@@ -46,7 +46,7 @@ def evaluate_candidate(
     Raises:
         UserError: neither gave an accuracy.
     """
-    key = config_hash({"architecture": asdict(architecture), "settings": settings})
+    key = config_hash({**settings, "architecture": asdict(architecture)})
     finished = folder / FINISHED_FILE
     begun = folder / "begun.json"
     if finished.exists() and read_json(finished)["key"] == key:

@@ -66,7 +66,7 @@ def search_hardware(
     for row in rows:
         check_block_config(block, {**block_config, **row.block_config()}, partial=True)
     shaped = {row: architecture.with_block(block, {**block_config, **row.block_config()}) for row in rows}
-    name = config_hash({"settings": settings, "rows": [asdict(shaped[row]) for row in rows]})[:16]
+    name = config_hash({**settings, "rows": [asdict(shaped[row]) for row in rows]})[:16]
     study = SharedStudy(out_dir, name, [_parameters(row) for row in rows])
     by_parameters = {tuple(_parameters(row).values()): row for row in rows}
 
