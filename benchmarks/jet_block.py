@@ -28,7 +28,7 @@ from reporting import report
 from jetlit.blocks.base import CarriedState
 from jetlit.blocks.jet import JetBlock
 
-DIMS = {
+DIMS: dict[str, dict[str, Any]] = {
     "2B": {"hidden_size": 1536, "num_heads": 12, "head_dim": 96, "expand_v": 2.6666666667},
     "4B": {"hidden_size": 2048, "num_heads": 16, "head_dim": 128, "expand_v": 2.0},
 }
@@ -59,7 +59,10 @@ class Opponent(JetBlock):
 def convolution_over_kernels(v: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
     taps = kernels.shape[-1]
     padded = F.pad(v, (0, 0, taps - 1, 0))
-    return F.silu(sum(kernels[..., j] * padded[:, j : j + v.shape[1]] for j in range(taps)))
+    total = torch.zeros_like(v)
+    for j in range(taps):
+        total = total + kernels[..., j] * padded[:, j : j + v.shape[1]]
+    return F.silu(total)
 
 
 def assemble_opponent() -> str | None:
@@ -163,7 +166,7 @@ def measure(kind: type[JetBlock], dims: str, shape: str, ceiling: dict[str, floa
     }
 
 
-def decode_inputs(dims: str, batch: int) -> dict[str, torch.Tensor]:
+def decode_inputs(dims: str, batch: int) -> dict[str, Any]:
     heads, key = DIMS[dims]["num_heads"], DIMS[dims]["head_dim"]
     value = int(key * DIMS[dims]["expand_v"])
     shapes = {
@@ -176,7 +179,7 @@ def decode_inputs(dims: str, batch: int) -> dict[str, torch.Tensor]:
         "conv_kernels": (batch, heads * value, 4),
         "conv_state": (batch, heads * value, 4),
     }
-    inputs = {name: torch.randn(shape, device="cuda").bfloat16() for name, shape in shapes.items()}
+    inputs: dict[str, Any] = {name: torch.randn(shape, device="cuda").bfloat16() for name, shape in shapes.items()}
     inputs |= {name: torch.randn(heads, device="cuda") for name in ("A_log", "dt_bias")}
     inputs["norm_weight"] = torch.ones(value, device="cuda")
     inputs["recurrent_state"] = torch.randn(batch, heads, key, value, device="cuda")
@@ -211,7 +214,7 @@ def measure_decode(dims: str, batch: int, ceiling: dict[str, float], opponent: b
     ]
 
 
-def fla_recurrence(inputs: dict[str, torch.Tensor]) -> None:
+def fla_recurrence(inputs: dict[str, Any]) -> None:
     from fla.ops.gated_delta_rule import fused_recurrent_gated_delta_rule
 
     fused_recurrent_gated_delta_rule(

@@ -76,7 +76,7 @@ def jet_decode_step(
     if not (conv_state.is_contiguous() and recurrent_state.is_contiguous()):
         raise ValueError("jet_decode_step updates conv_state and recurrent_state in place: pass contiguous tensors.")
     scale = key_dim**-0.5 if scale is None else scale
-    tensors = [q, k, v, gate, beta_logits, a, conv_kernels, A_log, dt_bias, norm_weight, conv_state, recurrent_state]
+    tensors = (q, k, v, gate, beta_logits, a, conv_kernels, A_log, dt_bias, norm_weight, conv_state, recurrent_state)
     if resolve_backend(backend, q) == "torch":
         return reference.jet_decode_step(*tensors, scale=scale, norm_eps=norm_eps)
     if torch.compiler.is_compiling():

@@ -141,10 +141,11 @@ def _save_inputs(ctx, inputs, output):
 
 
 def _backward(ctx, d_out):
-    gradients = _backward_operator(d_out, *ctx.saved_tensors, ctx.silu)
+    v, hidden, weight, bias, state, cu_seqlens = ctx.saved_tensors
+    gradients = _backward_operator(d_out, v, hidden, weight, bias, state, cu_seqlens, ctx.silu)
     d_state = None
     if ctx.needs_input_grad[4]:
-        d_state = reference.state_gradient(d_out, *ctx.saved_tensors, ctx.silu)
+        d_state = reference.state_gradient(d_out, v, hidden, weight, bias, state, cu_seqlens, ctx.silu)
     return *gradients, d_state, None, None
 
 

@@ -12,6 +12,7 @@ the start, for batches and packed sequences alike.
 """
 
 from dataclasses import dataclass
+from typing import no_type_check
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +103,7 @@ def forward_kernel(
 
 
 @triton.jit
+@no_type_check  # Triton unrolls the tuples that grow
 def backward_kernel(
     d_out, kernels, bias, v, state, positions, owners, d_v, d_kernels, d_bias, first, last, M, T, D, stride_v,
     segment, W: tl.constexpr, BD: tl.constexpr, SILU: tl.constexpr, PACKED: tl.constexpr, HAS_STATE: tl.constexpr,
