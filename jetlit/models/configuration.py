@@ -6,6 +6,7 @@ import math
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from jetlit.blocks import BLOCKS
@@ -90,6 +91,15 @@ class JetNemotronConfig(PreTrainedConfig):
             self.efficient_attention_config = {}
         super().__post_init__(**kwargs)
         self.check_layers()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Reads a config.json's values; raises UserError when one is of the wrong type."""
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except StrictDataclassError as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UserError(f"The configuration does not make sense ({reason}): correct config.json.") from None
 
     def check_layers(self) -> None:
         """Checks the layer types and what they need; raises UserError."""

@@ -8,7 +8,7 @@ PROBABILITIES = torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.05, 0.05, 0.1, 0.8]])
 
 
 def frequencies(sampling: Sampling, draws: int = 4000) -> torch.Tensor:
-    chosen = torch.stack([sampling.choose(PROBABILITIES.log()) for _ in range(draws)])
+    chosen = sampling.choose(PROBABILITIES.log().repeat(draws, 1)).view(draws, 2)
     return torch.stack([(chosen == token).float().mean(0) for token in range(4)], 1)
 
 

@@ -73,6 +73,14 @@ def test_what_the_released_code_cannot_build_names_no_remote_code(tmp_path):
     assert "auto_map" not in written(small_config(["attn"], qk_norm=True), tmp_path)
 
 
+def test_a_value_of_the_wrong_type_is_one_sentence(tmp_path):
+    values = written(small_config(["attn"]), tmp_path) | {"hidden_size": "wide"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="hidden_size") as error:
+        AutoConfig.from_pretrained(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
