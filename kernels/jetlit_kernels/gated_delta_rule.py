@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from jetlit_kernels.dispatch import announce, resolve_backend
-from jetlit_kernels.gated_delta_rule_op import gated_delta_rule_op
+from jetlit_kernels.gated_delta_rule_op import run_on_triton, runs_on_triton
 from jetlit_kernels.reference.gated_delta_rule import chunk_gated_delta_rule
 from jetlit_kernels.validation import check_packing, check_sequences, check_shape
-
-LARGEST_KEY = 256  # the widest K of the Triton kernels
 
 
 def gated_delta_rule(
@@ -60,8 +57,8 @@ def gated_delta_rule(
             check_shape(name, gate, tuple(q.shape[:3]))
     check_packing(q, v, initial_state, cu_seqlens)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if _runs_on_triton(q, backend):
-        o, state = _triton(q, k, v, g, beta, scale, initial_state, cu_seqlens, use_qk_l2norm)
+    if runs_on_triton("gated_delta_rule", q, backend):
+        o, state = run_on_triton(q, k, v, g, beta, scale, initial_state, cu_seqlens, use_qk_l2norm)
     else:
         o, state = chunk_gated_delta_rule(
             q,
@@ -75,38 +72,3 @@ def gated_delta_rule(
             use_qk_l2norm=use_qk_l2norm,
         )
     return o, state if output_final_state else None
-
-
-def _runs_on_triton(q: torch.Tensor, backend: str) -> bool:
-    if resolve_backend(backend, q) == "torch":
-        return False
-    if q.shape[-1] <= LARGEST_KEY and q.shape[1] > 0:
-        return True
-    reason = f"the Triton kernels hold keys of 1 to {LARGEST_KEY} columns and at least one token, not {tuple(q.shape)}"
-    if backend == "triton":
-        raise ValueError(f'backend="triton" cannot run: {reason}; pass backend="torch".')
-    announce("gated_delta_rule", f"plain PyTorch, since {reason}")
-    return False
-
-
-def _triton(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    g: torch.Tensor | None,
-    beta: torch.Tensor,
-    scale: float,
-    initial_state: torch.Tensor | None,
-    cu_seqlens: torch.Tensor | None,
-    use_qk_l2norm: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    result = v.dtype
-    # The kernels take one type for q, k and v. float16 lacks the range of a state, so it is computed in float32.
-    dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    dtype = torch.float32 if dtype == torch.float16 else dtype
-    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-    g = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device) if g is None else g
-    trained = (t for t in (q, k, v, g, beta, initial_state) if t is not None)
-    save = torch.is_grad_enabled() and any(t.requires_grad for t in trained)
-    o, state, _ = gated_delta_rule_op(q, k, v, g, beta, initial_state, cu_seqlens, scale, use_qk_l2norm, save)
-    return o.to(result), state

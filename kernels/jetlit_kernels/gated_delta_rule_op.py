@@ -6,6 +6,10 @@ from typing import Any
 
 import torch
 
+from jetlit_kernels.dispatch import announce, resolve_backend
+
+LARGEST_KEY = 256  # the widest K of the kernels
+
 Gradients = tuple[torch.Tensor | None, ...]
 
 
@@ -16,10 +20,14 @@ def _launcher() -> Any:
     return gated_delta_rule
 
 
+def _contiguous(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
 @torch.library.custom_op(
     "jetlit_kernels::gated_delta_rule",
     mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, Tensor? initial_state, Tensor? cu_seqlens, "
+    schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? beta, Tensor? initial_state, Tensor? cu_seqlens, "
     "float scale, bool l2norm, bool save_checkpoints) -> (Tensor, Tensor, Tensor)",
 )
 def gated_delta_rule_op(
@@ -27,17 +35,19 @@ def gated_delta_rule_op(
     k: torch.Tensor,
     v: torch.Tensor,
     g: torch.Tensor,
-    beta: torch.Tensor,
+    beta: torch.Tensor | None,
     initial_state: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
     scale: float,
     l2norm: bool,
     save_checkpoints: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns o [B, T, H, V], the final states [N, H, K, V], and the states that the backward pass starts from."""
-    tensors = (t.contiguous() for t in (q, k, v, g, beta))
-    state = None if initial_state is None else initial_state.contiguous()
-    return _launcher().forward(*tensors, state, cu_seqlens, scale, l2norm, save_checkpoints)
+    """Runs the gated delta rule, or linear attention when beta is None.
+
+    Returns o [B, T, H, V], the final states [N, H, K, V], and the states that the backward pass starts from.
+    """
+    tensors = (_contiguous(t) for t in (q, k, v, g, beta, initial_state))
+    return _launcher().forward(*tensors, cu_seqlens, scale, l2norm, save_checkpoints)
 
 
 @gated_delta_rule_op.register_fake
@@ -46,7 +56,7 @@ def _(
     k: torch.Tensor,
     v: torch.Tensor,
     g: torch.Tensor,
-    beta: torch.Tensor,
+    beta: torch.Tensor | None,
     initial_state: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
     scale: float,
@@ -66,7 +76,7 @@ def _(
 @torch.library.custom_op(
     "jetlit_kernels::gated_delta_rule_backward",
     mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, Tensor? initial_state, Tensor? cu_seqlens, "
+    schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? beta, Tensor? initial_state, Tensor? cu_seqlens, "
     "Tensor checkpoints, Tensor do, Tensor? d_final, float scale, bool l2norm) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
@@ -75,7 +85,7 @@ def gated_delta_rule_backward_op(
     k: torch.Tensor,
     v: torch.Tensor,
     g: torch.Tensor,
-    beta: torch.Tensor,
+    beta: torch.Tensor | None,
     initial_state: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
     checkpoints: torch.Tensor,
@@ -84,10 +94,10 @@ def gated_delta_rule_backward_op(
     scale: float,
     l2norm: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns the gradients of q, k, v, g, beta and of the initial states (empty when there are none)."""
-    tensors = (t.contiguous() for t in (q, k, v, g, beta))
-    state, d_final = (None if t is None else t.contiguous() for t in (initial_state, d_final))
-    return _launcher().backward(*tensors, state, cu_seqlens, checkpoints, do.contiguous(), d_final, scale, l2norm)
+    """Returns the gradients of q, k, v, g, beta and of the initial states (empty where there is none)."""
+    tensors = (_contiguous(t) for t in (q, k, v, g, beta, initial_state))
+    upstream = do.contiguous(), _contiguous(d_final)
+    return _launcher().backward(*tensors, cu_seqlens, checkpoints, *upstream, scale, l2norm)
 
 
 @gated_delta_rule_backward_op.register_fake
@@ -96,7 +106,7 @@ def _(
     k: torch.Tensor,
     v: torch.Tensor,
     g: torch.Tensor,
-    beta: torch.Tensor,
+    beta: torch.Tensor | None,
     initial_state: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
     checkpoints: torch.Tensor,
@@ -105,7 +115,10 @@ def _(
     scale: float,
     l2norm: bool,
 ) -> tuple[torch.Tensor, ...]:
-    like_inputs = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v, g, beta))
+    like_inputs = (
+        g.new_empty(0) if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
+        for t in (q, k, v, g, beta)
+    )
     d_initial = q.new_empty((0,) if initial_state is None else initial_state.shape, dtype=torch.float32)
     return (*like_inputs, d_initial)
 
@@ -122,11 +135,57 @@ def _backward(
 ) -> Gradients:
     q, k, v, g, beta, initial_state, cu_seqlens, checkpoints = ctx.saved_tensors
     do = torch.zeros_like(v) if do is None else do
-    *gradients, d_initial = gated_delta_rule_backward_op(
+    *gradients, d_beta, d_initial = gated_delta_rule_backward_op(
         q, k, v, g, beta, initial_state, cu_seqlens, checkpoints, do, d_final, ctx.scale, ctx.l2norm
     )
+    d_beta = None if beta is None else d_beta
     d_initial = None if initial_state is None else d_initial.to(initial_state.dtype)
-    return *gradients, d_initial, None, None, None, None
+    return *gradients, d_beta, d_initial, None, None, None, None
 
 
 gated_delta_rule_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def runs_on_triton(operator: str, q: torch.Tensor, backend: str) -> bool:
+    """Decides whether an operator on q [B, T, H, K] runs on the kernels.
+
+    Raises:
+        ValueError: the backend is unknown, or it is "triton" and cannot run; the message says why.
+    """
+    if resolve_backend(backend, q) == "torch":
+        return False
+    if q.shape[-1] <= LARGEST_KEY and q.shape[1] > 0:
+        return True
+    reason = f"the Triton kernels hold keys of 1 to {LARGEST_KEY} columns and at least one token, not {tuple(q.shape)}"
+    if backend == "triton":
+        raise ValueError(f'backend="triton" cannot run: {reason}; pass backend="torch".')
+    announce(operator, f"plain PyTorch, since {reason}")
+    return False
+
+
+def run_on_triton(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor | None,
+    beta: torch.Tensor | None,
+    scale: float,
+    initial_state: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    l2norm: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Runs the gated delta rule, or linear attention when beta is None, for the public functions of these names.
+
+    Returns:
+        o [B, T, H, V] in the dtype of v, and the final states [N, H, K, V] in float32.
+    """
+    result = v.dtype
+    # The kernels take one type for q, k and v. float16 lacks the range of a state, so it is computed in float32.
+    dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    dtype = torch.float32 if dtype == torch.float16 else dtype
+    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    g = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device) if g is None else g
+    trained = (t for t in (q, k, v, g, beta, initial_state) if t is not None)
+    save = torch.is_grad_enabled() and any(t.requires_grad for t in trained)
+    o, state, _ = gated_delta_rule_op(q, k, v, g, beta, initial_state, cu_seqlens, scale, l2norm, save)
+    return o.to(result), state

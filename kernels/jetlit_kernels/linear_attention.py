@@ -6,6 +6,7 @@ import torch
 
 from jetlit_kernels.dispatch import announce, resolve_backend
 from jetlit_kernels.fla import fla_linear_attention, wants_fla
+from jetlit_kernels.gated_delta_rule_op import run_on_triton, runs_on_triton
 from jetlit_kernels.reference.linear_attention import chunk_linear_attention
 from jetlit_kernels.validation import check_packing, check_sequences
 
@@ -40,7 +41,7 @@ def linear_attention(
             by default.
         output_final_state: also return the states after the last token.
         cu_seqlens: [N + 1] integers, the bounds of N sequences packed into one row (then B is 1).
-        backend: "auto" (Triton on CUDA, plain PyTorch elsewhere), "triton" or "torch".
+        backend: "auto" (on CUDA Triton, but for vector decays; plain PyTorch elsewhere), "triton" or "torch".
 
     Returns:
         o: [B, T, H, V] in the dtype of v.
@@ -53,10 +54,15 @@ def linear_attention(
     if g is not None and tuple(g.shape) not in (tuple(q.shape[:3]), tuple(q.shape)):
         raise ValueError(f"g must be {tuple(q.shape[:3])} or {tuple(q.shape)}, or None; got {tuple(g.shape)}.")
     check_packing(q, v, initial_state, cu_seqlens)
-    if backend == "triton":
-        raise ValueError('linear_attention has no Triton kernels yet; pass backend="torch" or "auto".')
+    vector_decay = g is not None and g.dim() == 4
+    if backend == "triton" and vector_decay:
+        raise ValueError('linear_attention has no Triton kernels for a vector decay; pass backend="torch" or "auto".')
+    if not vector_decay and runs_on_triton("linear_attention", q, backend):
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
+        o, state = run_on_triton(q, k, v, g, None, scale, initial_state, cu_seqlens, False)
+        return o, state if output_final_state else None
     resolve_backend(backend, q)
-    if backend == "auto" and g is not None and g.dim() == 4 and wants_fla(q):
+    if backend == "auto" and g is not None and vector_decay and wants_fla(q):
         announce("linear_attention with a vector decay", "fla-core")
         o, state = fla_linear_attention(q, k, v, g, scale, initial_state, cu_seqlens)
         return o.to(v.dtype), state if output_final_state else None

@@ -11,7 +11,14 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["test_dynamic_conv", "test_decode_step", "test_gated_delta_rule", "test_gated_norm", "test_decode_attention"],
+    [
+        "test_decode_attention",
+        "test_decode_step",
+        "test_dynamic_conv",
+        "test_gated_delta_rule",
+        "test_gated_norm",
+        "test_linear_attention",
+    ],
 )
 def test_triton_cases_pass(name):
     pytest.importorskip("triton")

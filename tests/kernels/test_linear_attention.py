@@ -5,6 +5,7 @@ import torch
 from jetlit_kernels import linear_attention
 from jetlit_kernels.reference.linear_attention import recurrent_linear_attention
 
+from tests.kernels.backends import INTERPRETED
 from tests.kernels.recurrence_cases import assert_close, relative_error, run_with_gradients, upstream_like
 
 KINDS = ["none", "scalar", "vector"]
@@ -80,3 +81,22 @@ def test_a_wrong_decay_shape_is_refused() -> None:
     tensors = draw("scalar", 1, 5)
     with pytest.raises(ValueError, match="g must be"):
         linear_attention(**{**tensors, "g": tensors["g"][..., :1]})
+
+
+@INTERPRETED
+@pytest.mark.parametrize("kind", ["none", "scalar"])
+@pytest.mark.parametrize("bounds", [None, [0, 1, 1, 45, 70]])
+def test_triton_matches_the_recurrence(kind: str, bounds: list[int] | None) -> None:
+    options = {} if bounds is None else {"cu_seqlens": torch.tensor(bounds)}
+    tensors = {n: t.float() for n, t in draw(kind, 1, 70, H=1, N=None if bounds is None else 4).items()}
+    upstream = upstream_like(tensors["v"], tensors["initial_state"])
+    expected = run_with_gradients(recurrent_linear_attention, tensors, upstream, dtype=torch.float64, **options)
+    actual = run_with_gradients(
+        linear_attention, tensors, upstream, backend="triton", output_final_state=True, **options
+    )
+    assert_close(actual, expected, 1e-5)
+
+
+def test_triton_has_no_vector_decay() -> None:
+    with pytest.raises(ValueError, match="vector decay"):
+        linear_attention(**draw("vector", 1, 5), backend="triton")

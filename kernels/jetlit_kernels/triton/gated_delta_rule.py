@@ -1,5 +1,7 @@
 """Launches the gated delta rule's Triton kernels: forward, and backward with recomputation.
 
+Without β they compute linear attention with a scalar decay, which is the same recurrence without the delta term.
+
 The forward pass keeps nothing of a chunk but, where a backward pass may follow, the state at every eighth chunk. The
 backward pass walks the sequences backwards in groups of chunks, recomputes what a group needs into scratch memory,
 and so needs little of it at any length.
@@ -83,12 +85,13 @@ class _Problem:
 
     q: torch.Tensor
     v: torch.Tensor
+    delta: bool
     chunking: Chunking
 
     @classmethod
-    def of(cls, q: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | None) -> _Problem:
+    def of(cls, q: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | None, delta: bool = True) -> _Problem:
         bounds = None if cu_seqlens is None else cu_seqlens.int().contiguous()
-        return cls(q, v, Chunking(CHUNK[q.dtype], q.shape[0], q.shape[1], bounds))
+        return cls(q, v, delta, Chunking(CHUNK[q.dtype], q.shape[0], q.shape[1], bounds))
 
     @property
     def heads(self) -> int:
@@ -109,6 +112,10 @@ class _Problem:
         intervals = max(1, GROUP_TILES // (self.chunking.rows * self.heads * self.interval))
         return min(intervals * self.interval, self.chunking.per_row)
 
+    def square_tiles(self, group: int) -> torch.Tensor:
+        """Scratch memory for one number a pair of tokens of a chunk."""
+        return self.tiles(group, self.chunking.size, self.chunking.size)
+
     def tiles(self, group: int, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Scratch memory [slots, H, ...] for a group of chunks."""
         slots = self.chunking.rows * group
@@ -127,6 +134,7 @@ class _Problem:
             "K": self.q.shape[3],
             "V": self.v.shape[3],
             "C": cut.size,
+            "DELTA": self.delta,
             "PACKED": cut.bounds is not None,
             "PRECISION": PRECISION[self.q.dtype],
         }
@@ -134,8 +142,8 @@ class _Problem:
 
 def _prepare(
     problem: _Problem,
-    tensors: tuple[torch.Tensor, ...],
-    outputs: tuple[torch.Tensor, ...],
+    tensors: tuple[torch.Tensor | None, ...],
+    outputs: tuple[torch.Tensor | None, ...],
     first: int,
     group: int,
     owners: torch.Tensor | None,
@@ -206,7 +214,7 @@ def forward(
     k: torch.Tensor,
     v: torch.Tensor,
     g: torch.Tensor,
-    beta: torch.Tensor,
+    beta: torch.Tensor | None,
     initial_state: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
     scale: float,
@@ -219,7 +227,7 @@ def forward(
         o [B, T, H, V], the final states [N, H, K, V] in float32, and the kept states
         [T / (8 · 64) - 1, B, H, K, V] in float32 (none unless `save_checkpoints`).
     """
-    problem = _Problem.of(q, v, cu_seqlens)
+    problem = _Problem.of(q, v, cu_seqlens, beta is not None)
     K, V, H, cut = q.shape[3], v.shape[3], problem.heads, problem.chunking
     o = torch.empty_like(v)
     final = torch.empty(cut.sequences, H, K, V, dtype=torch.float32, device=q.device)
@@ -227,8 +235,8 @@ def forward(
     # A packed sequence that starts with an interval leaves that state unwritten; nothing reads it.
     allocate = torch.empty if cu_seqlens is None else torch.zeros
     checkpoints = allocate(kept, cut.rows, H, K, V, dtype=torch.float32, device=q.device)
-    inverses = problem.tiles(cut.per_row, cut.size, cut.size)
-    attentions = torch.empty_like(inverses)
+    inverses = problem.square_tiles(cut.per_row) if problem.delta else None
+    attentions = problem.square_tiles(cut.per_row)
     gates = problem.tiles(cut.per_row, GATE_ROWS.value, cut.size, dtype=torch.float32)
     _prepare(
         problem,
@@ -258,9 +266,8 @@ class _Scratch:
 
     def __init__(self, problem: _Problem, group: int) -> None:
         K, V, C = problem.q.shape[3], problem.v.shape[3], problem.chunking.size
-        self.inverses, self.attentions, self.d_attentions, self.d_lowers = (
-            problem.tiles(group, C, C) for _ in range(4)
-        )
+        self.inverses, self.d_lowers = (problem.square_tiles(group) if problem.delta else None for _ in range(2))
+        self.attentions, self.d_attentions = (problem.square_tiles(group) for _ in range(2))
         self.gates = problem.tiles(group, GATE_ROWS.value, C, dtype=torch.float32)
         self.sums = problem.tiles(group, SUM_ROWS.value, C, dtype=torch.float32)
         self.states, self.d_states = problem.tiles(group, K, V), problem.tiles(group, K, V)
@@ -276,7 +283,7 @@ def backward(
     k: torch.Tensor,
     v: torch.Tensor,
     g: torch.Tensor,
-    beta: torch.Tensor,
+    beta: torch.Tensor | None,
     initial_state: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
     checkpoints: torch.Tensor,
@@ -288,13 +295,14 @@ def backward(
     """Runs the backward pass on contiguous tensors.
 
     Returns:
-        The gradients of q, k, v, g, beta, and of the initial state in float32 (empty when there was none).
+        The gradients of q, k, v, g, beta, and of the initial state in float32; for what was None, an empty tensor.
     """
-    problem = _Problem.of(q, v, cu_seqlens)
+    problem = _Problem.of(q, v, cu_seqlens, beta is not None)
     cut, group = problem.chunking, problem.group
     scratch = _Scratch(problem, group)
     owners = cut.owners(group)
-    dq, dk, dv, dg, dbeta = (torch.empty_like(t) for t in (q, k, v, g, beta))
+    dq, dk, dv, dg = (torch.empty_like(t) for t in (q, k, v, g))
+    dbeta = g.new_empty(0) if beta is None else torch.empty_like(beta)
     has_initial = initial_state is not None
     states = (cut.sequences, problem.heads, q.shape[3], v.shape[3]) if has_initial else (0,)
     d_initial = torch.empty(states, dtype=torch.float32, device=q.device)

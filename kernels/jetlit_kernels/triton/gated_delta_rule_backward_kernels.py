@@ -71,6 +71,7 @@ def reverse_scan_kernel(
     C: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
+    DELTA: tl.constexpr,
     HAS_D_FINAL: tl.constexpr,
     STORE_D_INITIAL: tl.constexpr,
     PACKED: tl.constexpr,
@@ -107,10 +108,7 @@ def reverse_scan_kernel(
         b_q = load_tokens(q, begin, end, head, H, K, 0, C, BK)
         b_k = load_tokens(k, begin, end, head, H, K, 0, C, BK)
         b_do = load_tokens(do, begin, end, head, H, V, column, C, BV)
-        inverse_transposed = tl.load(inverses + transposed)
         attention_transposed = tl.load(attentions + transposed)
-        read_erased = gate_row(gates, slot, head, READ_ERASED, H, C)
-        b_beta = gate_row(gates, slot, head, BETA, H, C)
         write = gate_row(gates, slot, head, WRITE, H, C)
         read = gate_row(gates, slot, head, READ, H, C)
         last = gates + ((slot * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
@@ -121,12 +119,16 @@ def reverse_scan_kernel(
         tl.store(d_states + offsets, b_d_state, mask=mask)
         d_update = tl.dot(b_k, b_d_state, input_precision=PRECISION) * write[:, None]
         d_update = tl.dot(attention_transposed, b_do, d_update, input_precision=PRECISION)
-        d_target = tl.dot(inverse_transposed, d_update.to(b_k.dtype), d_update, input_precision=PRECISION)
-        store_tokens(dv, d_target * b_beta[:, None], begin, end, head, H, V, column, C, BV)
         b_do_read = (b_do.to(tl.float32) * read[:, None]).to(b_k.dtype)
         d_state = tl.dot(tl.trans(b_q), b_do_read, d_state * keep, input_precision=PRECISION)
-        erased = (d_target * -read_erased[:, None]).to(b_k.dtype)
-        d_state = tl.dot(tl.trans(b_k), erased, d_state, input_precision=PRECISION)
+        if DELTA:
+            inverse_transposed = tl.load(inverses + transposed)
+            d_target = tl.dot(inverse_transposed, d_update.to(b_k.dtype), d_update, input_precision=PRECISION)
+            d_update = d_target * gate_row(gates, slot, head, BETA, H, C)[:, None]
+            read_erased = gate_row(gates, slot, head, READ_ERASED, H, C)
+            erased = (d_target * -read_erased[:, None]).to(b_k.dtype)
+            d_state = tl.dot(tl.trans(b_k), erased, d_state, input_precision=PRECISION)
+        store_tokens(dv, d_update, begin, end, head, H, V, column, C, BV)
 
     if low == 0:
         if STORE_D_INITIAL:
@@ -164,6 +166,7 @@ def inner_gradient_kernel(
     C: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
+    DELTA: tl.constexpr,
     PACKED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -184,12 +187,13 @@ def inner_gradient_kernel(
     update_dv = tl.zeros((C,), tl.float32)
     for column in range(0, V, BV):
         b_do = load_tokens(do, begin, end, head, H, V, column, C, BV)
-        b_dv = load_tokens(dv, begin, end, head, H, V, column, C, BV)
         offsets, mask = state_offsets(slot * H + head, column, C, V, C, BV)
         b_u = tl.load(updates + offsets, mask=mask, other=0.0)
         d_attention = tl.dot(b_do, tl.trans(b_u), d_attention, input_precision=PRECISION)
-        d_lower = tl.dot(b_dv, tl.trans(b_u), d_lower, input_precision=PRECISION)
-        update_dv += tl.sum(b_dv.to(tl.float32) * b_u.to(tl.float32), axis=1)
+        if DELTA:
+            b_dv = load_tokens(dv, begin, end, head, H, V, column, C, BV)
+            d_lower = tl.dot(b_dv, tl.trans(b_u), d_lower, input_precision=PRECISION)
+            update_dv += tl.sum(b_dv.to(tl.float32) * b_u.to(tl.float32), axis=1)
 
     difference = summed_difference(
         gate_row(gates, slot, head, SUM_HIGH, H, C), gate_row(gates, slot, head, SUM_LOW, H, C)
@@ -200,10 +204,11 @@ def inner_gradient_kernel(
     below = c[:, None] > c[None, :]
     # q_i·k_j as given, hence the factors of both norms here.
     d_attention = d_attention * decay * (scale * q_factor[:, None] * k_factor[None, :])
-    d_lower = tl.where(below, d_lower * decay * (k_factor[:, None] * -k_factor[None, :]), 0.0)
     tile = (slot * H + head) * C * C + c[:, None] * C + c[None, :]
     tl.store(d_attentions + tile, d_attention.to(d_attentions.dtype.element_ty))
-    tl.store(d_lowers + tile, d_lower.to(d_lowers.dtype.element_ty))
+    if DELTA:
+        d_lower = tl.where(below, d_lower * decay * (k_factor[:, None] * -k_factor[None, :]), 0.0)
+        tl.store(d_lowers + tile, d_lower.to(d_lowers.dtype.element_ty))
 
     q_k = tl.zeros((C, C), tl.float32)
     k_k = tl.zeros((C, C), tl.float32)
@@ -211,20 +216,26 @@ def inner_gradient_kernel(
         b_q = load_tokens(q, begin, end, head, H, K, column, C, BK)
         b_k = load_tokens(k, begin, end, head, H, K, column, C, BK)
         q_k = tl.dot(b_q, tl.trans(b_k), q_k, input_precision=PRECISION)
-        k_k = tl.dot(b_k, tl.trans(b_k), k_k, input_precision=PRECISION)
+        if DELTA:
+            k_k = tl.dot(b_k, tl.trans(b_k), k_k, input_precision=PRECISION)
     by_attention = d_attention * q_k
-    by_lower = d_lower * k_k
-    lower_rows = tl.sum(by_lower, axis=1)
-    lower_columns = tl.sum(by_lower, axis=0)
     # The diagonal does not depend on the decays; left in, it would cancel but for rounding.
     strict = tl.where(below, by_attention, 0.0)
+    k_dk = tl.sum(by_attention, axis=0)
+    d_sum = tl.sum(strict, axis=1) - tl.sum(strict, axis=0)
+    if DELTA:
+        by_lower = d_lower * k_k
+        lower_rows = tl.sum(by_lower, axis=1)
+        lower_columns = tl.sum(by_lower, axis=0)
+        k_dk += lower_rows + lower_columns
+        d_sum += lower_rows - lower_columns
+        b_beta = gate_row(gates, slot, head, BETA, H, C)
+        b_dbeta = update_dv / b_beta / b_beta
+        tl.store(dbeta + (begin + c) * H + head, b_dbeta.to(dbeta.dtype.element_ty), mask=begin + c < end)
     row = sums + (slot * H + head) * SUM_ROWS * C + c
     tl.store(row + Q_DQ * C, tl.sum(by_attention, axis=1))
-    tl.store(row + K_DK * C, tl.sum(by_attention, axis=0) + lower_rows + lower_columns)
-    tl.store(row + D_SUM * C, tl.sum(strict, axis=1) - tl.sum(strict, axis=0) + lower_rows - lower_columns)
-    b_beta = gate_row(gates, slot, head, BETA, H, C)
-    b_dbeta = update_dv / b_beta / b_beta
-    tl.store(dbeta + (begin + c) * H + head, b_dbeta.to(dbeta.dtype.element_ty), mask=begin + c < end)
+    tl.store(row + K_DK * C, k_dk)
+    tl.store(row + D_SUM * C, d_sum)
 
 
 @triton.jit
@@ -245,6 +256,7 @@ def _through_state(
     C: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
+    DELTA: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Returns dO Sᵀ, dV Sᵀ and U dS'ᵀ [C, BK] of a block of K, and that block's share of S · dS'."""
@@ -254,7 +266,6 @@ def _through_state(
     overlap = tl.zeros((BK, BV), tl.float32)
     for column in range(0, V, BV):
         b_do = load_tokens(do, begin, end, head, H, V, column, C, BV)
-        b_dv = load_tokens(dv, begin, end, head, H, V, column, C, BV)
         offsets, mask = state_offsets(slot * H + head, column, C, V, C, BV)
         b_u = tl.load(updates + offsets, mask=mask, other=0.0)
         row = k_offset + tl.arange(0, BK)
@@ -264,7 +275,9 @@ def _through_state(
         b_state = tl.load(states + offsets, mask=mask, other=0.0)
         b_d_state = tl.load(d_states + offsets, mask=mask, other=0.0)
         d_read = tl.dot(b_do, tl.trans(b_state), d_read, input_precision=PRECISION)
-        d_erased = tl.dot(b_dv, tl.trans(b_state), d_erased, input_precision=PRECISION)
+        if DELTA:
+            b_dv = load_tokens(dv, begin, end, head, H, V, column, C, BV)
+            d_erased = tl.dot(b_dv, tl.trans(b_state), d_erased, input_precision=PRECISION)
         d_written = tl.dot(b_u, tl.trans(b_d_state), d_written, input_precision=PRECISION)
         overlap += b_state.to(tl.float32) * b_d_state.to(tl.float32)
     return d_read, d_erased, d_written, tl.sum(tl.sum(overlap, axis=1), axis=0)
@@ -301,6 +314,7 @@ def outer_gradient_kernel(
     BK: tl.constexpr,
     BV: tl.constexpr,
     L2NORM: tl.constexpr,
+    DELTA: tl.constexpr,
     PACKED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -332,7 +346,7 @@ def outer_gradient_kernel(
     overlap = 0.0
     for block in tl.static_range(BLOCKS):
         d_read, d_erased, d_written, block_overlap = _through_state(
-            do, dv, updates, states, d_states, slot, begin, end, head, H, block * BK, K, V, C, BK, BV, PRECISION
+            do, dv, updates, states, d_states, slot, begin, end, head, H, block * BK, K, V, C, BK, BV, DELTA, PRECISION
         )
         b_q = load_tokens(q, begin, end, head, H, K, block * BK, C, BK).to(tl.float32)
         b_k = load_tokens(k, begin, end, head, H, K, block * BK, C, BK).to(tl.float32)
@@ -358,18 +372,36 @@ def outer_gradient_kernel(
     for block in tl.static_range(BLOCKS):
         if BLOCKS > 1:
             d_read, d_erased, d_written, block_overlap = _through_state(
-                do, dv, updates, states, d_states, slot, begin, end, head, H, block * BK, K, V, C, BK, BV, PRECISION
+                do,
+                dv,
+                updates,
+                states,
+                d_states,
+                slot,
+                begin,
+                end,
+                head,
+                H,
+                block * BK,
+                K,
+                V,
+                C,
+                BK,
+                BV,
+                DELTA,
+                PRECISION,
             )
-        b_q = load_tokens(q, begin, end, head, H, K, block * BK, C, BK)
-        b_k = load_tokens(k, begin, end, head, H, K, block * BK, C, BK)
+        b_q = load_tokens(q, begin, end, head, H, K, offset, C, BK)
+        b_k = load_tokens(k, begin, end, head, H, K, offset, C, BK)
         b_dq = tl.dot(tl.load(d_attentions + tile), b_k, d_read * read[:, None], input_precision=PRECISION)
         b_dk = d_erased * erased[:, None] + d_written * write[:, None]
         b_dk = tl.dot(tl.load(d_attentions + transposed), b_q, b_dk, input_precision=PRECISION)
-        b_dk = tl.dot(tl.load(d_lowers + tile), b_k, b_dk, input_precision=PRECISION)
-        b_dk = tl.dot(tl.load(d_lowers + transposed), b_k, b_dk, input_precision=PRECISION)
+        if DELTA:
+            b_dk = tl.dot(tl.load(d_lowers + tile), b_k, b_dk, input_precision=PRECISION)
+            b_dk = tl.dot(tl.load(d_lowers + transposed), b_k, b_dk, input_precision=PRECISION)
         if L2NORM:
             # Through x |x|⁻¹ passes what is perpendicular to x; the first factor |x|⁻¹ is in the products already.
             b_dq -= b_q.to(tl.float32) * (q_factor * q_factor * q_dq)[:, None]
             b_dk -= b_k.to(tl.float32) * (k_factor * k_factor * k_dk)[:, None]
-        store_tokens(dq, b_dq, begin, end, head, H, K, block * BK, C, BK)
-        store_tokens(dk, b_dk, begin, end, head, H, K, block * BK, C, BK)
+        store_tokens(dq, b_dq, begin, end, head, H, K, offset, C, BK)
+        store_tokens(dk, b_dk, begin, end, head, H, K, offset, C, BK)

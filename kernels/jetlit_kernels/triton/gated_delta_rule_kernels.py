@@ -7,6 +7,8 @@ its start (all per head):
     U = A (β V - β exp(G) K S)                      O = exp(G) Q S + P U
     S ← exp(G_C) S + Kᵀ exp(G_C - G) U
 
+Without DELTA, for linear attention, U is V and neither A nor β exists.
+
 `prepare_kernel` computes A and P of all chunks in parallel, `scan_kernel` the rest, one program a block of columns of
 V. The factors of the L2 norm stay outside the products: q and k enter them as they were given.
 """
@@ -149,6 +151,7 @@ def prepare_kernel(
     C: tl.constexpr,
     BK: tl.constexpr,
     L2NORM: tl.constexpr,
+    DELTA: tl.constexpr,
     PACKED: tl.constexpr,
     PRECISION: tl.constexpr,
     SOLVE_PRECISION: tl.constexpr,
@@ -168,8 +171,9 @@ def prepare_kernel(
     total = tl.sum(log_decay, axis=0)
     high = summed.to(tl.float32)
     low = (summed - high.to(tl.float64)).to(tl.float32)
-    b_beta = tl.load(beta + (begin + c) * H + head, mask=inside, other=0.0).to(tl.float32)
-    b_beta = tl.where(tl.abs(b_beta) < SMALLEST_BETA, SMALLEST_BETA, b_beta)
+    if DELTA:
+        b_beta = tl.load(beta + (begin + c) * H + head, mask=inside, other=0.0).to(tl.float32)
+        b_beta = tl.where(tl.abs(b_beta) < SMALLEST_BETA, SMALLEST_BETA, b_beta)
 
     k_k = tl.zeros((C, C), tl.float32)
     q_k = tl.zeros((C, C), tl.float32)
@@ -178,7 +182,8 @@ def prepare_kernel(
     for column in range(0, K, BK):
         b_k = load_tokens(k, begin, end, head, H, K, column, C, BK)
         b_q = load_tokens(q, begin, end, head, H, K, column, C, BK)
-        k_k = tl.dot(b_k, tl.trans(b_k), k_k, input_precision=PRECISION)
+        if DELTA:
+            k_k = tl.dot(b_k, tl.trans(b_k), k_k, input_precision=PRECISION)
         q_k = tl.dot(b_q, tl.trans(b_k), q_k, input_precision=PRECISION)
         k_wide = b_k.to(tl.float32)
         q_wide = b_q.to(tl.float32)
@@ -193,18 +198,18 @@ def prepare_kernel(
     difference = summed_difference(high, low)
     on_or_below = c[:, None] >= c[None, :]
     decay = tl.exp(tl.where(on_or_below, difference, float("-inf")))
-    k_k *= k_factor[:, None] * k_factor[None, :]
-    lower = tl.where(c[:, None] > c[None, :], k_k * decay * b_beta[:, None], 0.0)
-    inverse = unit_lower_inverse(lower, C, SOLVE_PRECISION)
-    attention = q_k * decay * (scale * q_factor[:, None] * k_factor[None, :])
-
     tile = (slot * H + head) * C * C + c[:, None] * C + c[None, :]
-    tl.store(inverses + tile, inverse.to(inverses.dtype.element_ty))
+    attention = q_k * decay * (scale * q_factor[:, None] * k_factor[None, :])
     tl.store(attentions + tile, attention.to(attentions.dtype.element_ty))
     row = gates + (slot * H + head) * GATE_ROWS * C + c
     from_start = tl.exp(summed.to(tl.float32))
-    tl.store(row + READ_ERASED * C, b_beta * from_start * k_factor)
-    tl.store(row + BETA * C, b_beta)
+    if DELTA:
+        tl.store(row + READ_ERASED * C, b_beta * from_start * k_factor)
+        tl.store(row + BETA * C, b_beta)
+        k_k *= k_factor[:, None] * k_factor[None, :]
+        lower = tl.where(c[:, None] > c[None, :], k_k * decay * b_beta[:, None], 0.0)
+        inverse = unit_lower_inverse(lower, C, SOLVE_PRECISION)
+        tl.store(inverses + tile, inverse.to(inverses.dtype.element_ty))
     tl.store(row + WRITE * C, tl.exp((total - summed).to(tl.float32)) * k_factor)
     tl.store(row + READ * C, scale * from_start * q_factor)
     tl.store(row + SUM_HIGH * C, high)
@@ -242,6 +247,7 @@ def scan_kernel(
     C: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
+    DELTA: tl.constexpr,
     HAS_INITIAL: tl.constexpr,
     STORE_OUTPUT: tl.constexpr,
     STORE_CHECKPOINTS: tl.constexpr,
@@ -284,18 +290,19 @@ def scan_kernel(
                 tl.store(checkpoints + kept_offsets, state, mask=kept_mask)
         b_k = load_tokens(k, begin, end, head, H, K, 0, C, BK)
         b_v = load_tokens(v, begin, end, head, H, V, column, C, BV)
-        b_inverse = tl.load(inverses + tile)
-        read_erased = gate_row(gates, slot, head, READ_ERASED, H, C)
-        b_beta = gate_row(gates, slot, head, BETA, H, C)
         write = gate_row(gates, slot, head, WRITE, H, C)
         last = gates + ((slot * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
         keep = tl.exp(tl.load(last) + tl.load(last + C))
 
         b_state = state.to(b_k.dtype)
-        seen = tl.dot(b_k, b_state, input_precision=PRECISION)
-        target = b_v.to(tl.float32) * b_beta[:, None] - seen * read_erased[:, None]
-        # The identity in (I + L)⁻¹ stays outside the product, and with it the rounding of most of the result.
-        update = tl.dot(b_inverse, target.to(b_k.dtype), target, input_precision=PRECISION)
+        update = b_v.to(tl.float32)
+        if DELTA:
+            seen = tl.dot(b_k, b_state, input_precision=PRECISION)
+            read_erased = gate_row(gates, slot, head, READ_ERASED, H, C)
+            target = update * gate_row(gates, slot, head, BETA, H, C)[:, None] - seen * read_erased[:, None]
+            # The identity in (I + L)⁻¹ stays outside the product, and with it the rounding of most of the result.
+            b_inverse = tl.load(inverses + tile)
+            update = tl.dot(b_inverse, target.to(b_k.dtype), target, input_precision=PRECISION)
         if STORE_STATES:
             offsets, mask = state_offsets(slot * H + head, column, K, V, BK, BV)
             tl.store(states + offsets, b_state, mask=mask)
