@@ -4,6 +4,9 @@ import torch
 import triton
 import triton.language as tl
 
+from jetlit_kernels.triton.chunks import cdiv
+from jetlit_kernels.triton.sizes import power_of_two
+
 BLOCK_V = 64
 
 
@@ -99,12 +102,12 @@ def jet_decode_step(
     if not batch:
         return out
     per_token = [_rows(x) for x in (q, k, v, gate, beta_logits, a, conv_kernels)]
-    pieces = triton.cdiv(value_dim, BLOCK_V)
+    pieces = cdiv(value_dim, BLOCK_V)
     decode_kernel[(batch, heads)](
         *per_token, A_log, dt_bias, norm_weight, conv_state, recurrent_state, out,
         *(x.stride(0) for x in per_token), scale, norm_eps,
-        H=heads, K=key_dim, KP=triton.next_power_of_2(key_dim), V=value_dim, BV=BLOCK_V, NV=pieces,
-        NVP=triton.next_power_of_2(pieces), W=taps, WP=triton.next_power_of_2(taps), num_warps=4, num_stages=2,
+        H=heads, K=key_dim, KP=power_of_two(key_dim), V=value_dim, BV=BLOCK_V, NV=pieces,
+        NVP=power_of_two(pieces), W=taps, WP=power_of_two(taps), num_warps=4, num_stages=2,
     )  # fmt: skip
     return out
 

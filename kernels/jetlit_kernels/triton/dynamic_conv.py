@@ -20,6 +20,9 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from jetlit_kernels.triton.chunks import cdiv
+from jetlit_kernels.triton.sizes import power_of_two
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -203,13 +206,13 @@ def forward(
     exact = v.dtype == torch.float32
     tile = tile or (SINGLE if exact else FORWARD)
     taps = weight.shape[0] // channels
-    tap_columns = triton.next_power_of_2(taps)
+    tap_columns = power_of_two(taps)
     block = tile.columns // tap_columns
     hidden_rows = _described(hidden.to(v.dtype).reshape(rows, rank), [tile.rows, tile.inner])
     tile_weight = _described(_by_tile(weight.to(v.dtype), taps, block), [tile.columns, tile.inner])
     v, stride_v = _rows(v)
     sequences = Sequences.of(cu_seqlens, rows)
-    forward_kernel[(triton.cdiv(channels, block), triton.cdiv(rows, tile.rows))](
+    forward_kernel[(cdiv(channels, block), cdiv(rows, tile.rows))](
         v, hidden_rows, tile_weight, _by_tile(bias, taps, block), None if state is None else state.contiguous(),
         sequences.positions, sequences.owners, out, rows, length, channels, rank, stride_v, W=taps, WP=tap_columns,
         BT=tile.rows, BD=block, BR=tile.inner, SILU=silu, PACKED=cu_seqlens is not None, HAS_STATE=state is not None,
@@ -236,7 +239,7 @@ def backward(
     d_v = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     d_hidden = torch.empty(rows, rank, dtype=v.dtype, device=v.device)
     d_weight = torch.zeros(outputs, rank, dtype=torch.float32, device=v.device)
-    segments = triton.cdiv(rows, SEGMENT)
+    segments = cdiv(rows, SEGMENT)
     d_bias = torch.empty(segments, outputs, dtype=torch.float32, device=v.device)
 
     hidden_rows = hidden.to(v.dtype).reshape(rows, rank)
@@ -250,7 +253,7 @@ def backward(
         last = min(first + STRETCH, rows)
         reach = min(last + taps - 1, rows)
         torch.mm(hidden_rows[first:reach], tap_weight.T, out=kernels[: reach - first])
-        backward_kernel[(triton.cdiv(channels, BLOCK), triton.cdiv(last - first, SEGMENT))](
+        backward_kernel[(cdiv(channels, BLOCK), cdiv(last - first, SEGMENT))](
             d_out, kernels, tap_bias, v, state, sequences.positions, sequences.owners, d_v, d_kernels,
             d_bias[first // SEGMENT :], first, last, rows, length, channels, stride_v, SEGMENT, W=taps, BD=BLOCK,
             SILU=silu, PACKED=cu_seqlens is not None, HAS_STATE=state is not None, num_warps=WARPS,
@@ -285,7 +288,7 @@ def _described(x: torch.Tensor, block: list[int]) -> TensorDescriptor:
 def _by_tile(x: torch.Tensor, taps: int, block: int) -> torch.Tensor:
     """[D·W, ...] to [D / block · WP · block, ...]: a tile's rows together, tap by tap, zeros where there is none."""
     x = x.unflatten(0, (-1, taps))
-    padding = (0, 0) * (x.ndim - 2) + (0, triton.next_power_of_2(taps) - taps, 0, -x.shape[0] % block)
+    padding = (0, 0) * (x.ndim - 2) + (0, power_of_two(taps) - taps, 0, -x.shape[0] % block)
     return F.pad(x, padding).unflatten(0, (-1, block)).transpose(1, 2).flatten(0, 2).contiguous()
 
 

@@ -4,6 +4,9 @@ import torch
 import triton
 import triton.language as tl
 
+from jetlit_kernels.triton.chunks import cdiv
+from jetlit_kernels.triton.sizes import power_of_two
+
 # The weight's gradient is summed per program, then over programs: a fixed number keeps the order of the sums fixed.
 PROGRAMS = 1056
 ELEMENTS = 1024
@@ -58,7 +61,7 @@ def forward(o: torch.Tensor, gate: torch.Tensor, weight: torch.Tensor, eps: floa
     out = torch.empty_like(o)
     rows, width, block, sizes = _sizes(o)
     if rows:
-        forward_kernel[(triton.cdiv(rows, block),)](o, gate, weight, out, rows, width, eps, **sizes, num_warps=4)
+        forward_kernel[(cdiv(rows, block),)](o, gate, weight, out, rows, width, eps, **sizes, num_warps=4)
     return out
 
 
@@ -69,9 +72,9 @@ def backward(
     d_out, o, gate = d_out.contiguous(), o.contiguous(), gate.contiguous()
     d_o, d_gate = torch.empty_like(o), torch.empty_like(gate)
     rows, width, block, sizes = _sizes(o)
-    blocks = triton.cdiv(rows, block)
-    each = max(triton.cdiv(blocks, PROGRAMS), 1)
-    programs = triton.cdiv(blocks, each)
+    blocks = cdiv(rows, block)
+    each = max(cdiv(blocks, PROGRAMS), 1)
+    programs = cdiv(blocks, each)
     d_weight = torch.empty(programs, width, dtype=torch.float32, device=o.device)
     if rows:
         backward_kernel[(programs,)](
@@ -82,6 +85,6 @@ def backward(
 
 def _sizes(o: torch.Tensor) -> tuple[int, int, int, dict[str, int]]:
     width = o.shape[-1]
-    padded = triton.next_power_of_2(width)
+    padded = power_of_two(width)
     block = max(ELEMENTS // padded, 1)
     return o.numel() // max(width, 1), width, block, {"BM": block, "BV": padded}
