@@ -345,11 +345,12 @@ def outer_gradient_kernel(
     by_written = tl.zeros((C,), tl.float32)
     overlap = 0.0
     for block in tl.static_range(BLOCKS):
+        offset = block * BK
         d_read, d_erased, d_written, block_overlap = _through_state(
-            do, dv, updates, states, d_states, slot, begin, end, head, H, block * BK, K, V, C, BK, BV, DELTA, PRECISION
+            do, dv, updates, states, d_states, slot, begin, end, head, H, offset, K, V, C, BK, BV, DELTA, PRECISION
         )
-        b_q = load_tokens(q, begin, end, head, H, K, block * BK, C, BK).to(tl.float32)
-        b_k = load_tokens(k, begin, end, head, H, K, block * BK, C, BK).to(tl.float32)
+        b_q = load_tokens(q, begin, end, head, H, K, offset, C, BK).to(tl.float32)
+        b_k = load_tokens(k, begin, end, head, H, K, offset, C, BK).to(tl.float32)
         q_dq += tl.sum(b_q * d_read, axis=1) * read
         by_erased += tl.sum(b_k * d_erased, axis=1) * erased
         by_written += tl.sum(b_k * d_written, axis=1) * write
@@ -370,26 +371,10 @@ def outer_gradient_kernel(
     tile = (slot * H + head) * C * C + c[:, None] * C + c[None, :]
     transposed = (slot * H + head) * C * C + c[:, None] + c[None, :] * C
     for block in tl.static_range(BLOCKS):
+        offset = block * BK
         if BLOCKS > 1:
-            d_read, d_erased, d_written, block_overlap = _through_state(
-                do,
-                dv,
-                updates,
-                states,
-                d_states,
-                slot,
-                begin,
-                end,
-                head,
-                H,
-                block * BK,
-                K,
-                V,
-                C,
-                BK,
-                BV,
-                DELTA,
-                PRECISION,
+            d_read, d_erased, d_written, _ = _through_state(
+                do, dv, updates, states, d_states, slot, begin, end, head, H, offset, K, V, C, BK, BV, DELTA, PRECISION
             )
         b_q = load_tokens(q, begin, end, head, H, K, offset, C, BK)
         b_k = load_tokens(k, begin, end, head, H, K, offset, C, BK)
