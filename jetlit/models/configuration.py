@@ -1,8 +1,6 @@
 """The hybrid's configuration: the released Jet-Nemotron keys, and a few more for other teachers."""
 
-from __future__ import annotations
-
-import math
+# No postponed annotations here: `strict` checks fields against the types themselves.
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -178,4 +176,4 @@ def _even_split(hidden_size: int, heads: int) -> int:
         raise UserError(
             f"hidden_size {hidden_size} does not divide into {heads} heads: correct one of them or give head_dim."
         )
-    return math.floor(hidden_size / heads)
+    return hidden_size // heads
