@@ -55,6 +55,22 @@ def test_an_object_store_gives_the_batches_of_a_local_folder(corpora, bucket, wo
     assert all(torch.equal(far, near) for far, near in zip(remote, local, strict=True))
 
 
+def test_a_position_in_an_object_store_can_be_resumed(bucket):
+    def loader():
+        return TokenDataModule({bucket("large"): 0.6, bucket("small"): 0.4}, BLOCK, 4).train_dataloader()
+
+    first = loader()
+    batches = iter(first)
+    for _ in range(3):
+        next(batches)
+    state = first.state_dict()
+    expected = [batch["input_ids"] for batch in batches]
+    resumed = loader()
+    resumed.load_state_dict(state)
+    found = [batch["input_ids"] for batch in resumed]
+    assert len(found) == len(expected) > 3 and all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_a_corpus_that_is_not_there_is_one_sentence(bucket):
     with pytest.raises(UserError, match="s3://.*/none/corpus.json could not be read"):
         TokenDataModule(bucket("none"), BLOCK, 4).setup()
