@@ -57,6 +57,9 @@ def search_placement(
     built = build_tasks(tasks, supernet)
     layers = len(network.choices_per_layer)
     linear = _linear_path(network, linear)
+    pattern_tasks = [task.name for task in built if task.objective_name == "-loss"]
+    if sliding_window_budget:
+        _check_sliding_windows(network, pattern_tasks)
     evaluator = SubnetEvaluator(network, built)
     weights = weights or {task.name: 1.0 for task in built}
     sizes = curve_budgets if curve_budgets is not None else list(range(1, min(budget + 1, layers) + 1))
@@ -69,7 +72,7 @@ def search_placement(
         weights=weights,
         curve_budgets=sizes,
         sliding_window_budget=sliding_window_budget,
-        pattern_tasks=[task.name for task in built if task.objective_name == "-loss"],
+        pattern_tasks=pattern_tasks,
     )
     folder = Path(out_dir)
     units = {task.name: _unit(task) for task in built}
@@ -126,6 +129,13 @@ def _linear_path(network: SuperNetwork, name: str | None) -> str:
     if not offered or name not in (None, *offered):
         raise UserError(f"The super network has no linear path {name!r}: it offers {', '.join(offered) or 'none'}.")
     return name or offered[0]
+
+
+def _check_sliding_windows(network: SuperNetwork, pattern_tasks: list[str]) -> None:
+    if "swa" not in network.choices_per_layer[0]:
+        raise UserError("The super network offers no sliding window: train it with swa among its alternatives.")
+    if not pattern_tasks:
+        raise UserError("Sliding windows are judged by multiple choice: add a multiple_choice or continuation task.")
 
 
 def _unit(task: Task) -> str:

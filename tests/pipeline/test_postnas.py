@@ -1,4 +1,4 @@
-"""The whole pipeline in miniature: what it leaves behind, and that a killed run decides what an undisturbed one does."""
+"""The whole pipeline in miniature: what it leaves behind; killed runs decide what an undisturbed one does."""
 
 import json
 from collections.abc import Callable

@@ -1,0 +1,214 @@
+"""The command's verbs on small models, and their answers to mistakes: one sentence, exit status 2."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from jetlit_data import load_tokenizer
+
+from jetlit.cli import VERBS, main
+from jetlit.cli.search_placement import search_placement
+from jetlit.models import Architecture, JetNemotronConfig, JetNemotronForCausalLM, SuperNetwork
+
+LAYERS = 3
+TASKS = '--tasks=[{"kind": "recall", "documents": 3, "pairs": 3, "queries": 4}]'
+QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a teacher, its super network and a placement, none of them trained."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    config = JetNemotronConfig(
+        vocab_size=259,
+        hidden_size=12,
+        intermediate_size=20,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        initializer_range=0.3,
+        layer_types=["attn"] * LAYERS,
+    )
+    teacher = JetNemotronForCausalLM(config)
+    for name, model in (("teacher", teacher), ("supernet", SuperNetwork(teacher, ("gla",)))):
+        model.save_pretrained(folder / name / "model")
+        load_tokenizer("bytes").save_pretrained(folder / name / "model")
+    Architecture(["gla", "attn", "gla"]).save(folder / "placement" / "placement.json")
+    return folder
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Runs the command, which must succeed, and returns what it printed."""
+    capsys.readouterr()
+    status = main(list(arguments))
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    return captured.out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Runs the command, which must fail, and returns its one sentence."""
+    capsys.readouterr()
+    assert main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("jetlit: ")]
+    assert len(lines) == 1 and "Traceback" not in captured.err
+    return lines[0].removeprefix("jetlit: ")
+
+
+def test_help_names_every_command_without_importing_one(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, "--help")
+    assert all(f"jetlit {' '.join(words)} " in text for words in VERBS)
+
+
+@pytest.mark.parametrize("words", [words for words in VERBS if words[0] not in ("fit", "validate", "test")])
+def test_every_verb_explains_itself(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([*words, "--help"])
+    assert left.value.code == 0
+    assert f"usage: jetlit {' '.join(words)}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["trian"], "There is no command 'trian'"),
+        (["search"], "needs a second word: search placement or search blocks or search hardware"),
+        (["search", "layers"], "needs a second word"),
+        (["data", "--corpra", "{}"], "There is no option 'corpra'"),
+        (["data", "--corpora", '{"a": {"source": "/does/not/exist"}}'], "/does/not/exist"),
+        (["data"], "corpora"),
+        (["search", "placement", TASKS, "--budget", "two"], "The configuration is wrong"),
+        (["search", "placement", TASKS, "--budget", "1", "--supernet", "/none"], "/none"),
+        (["generate", "--prompt", "a", "--model", "/none"], "/none"),
+        (["export", "--model", "/none", "--out_dir", "/none/out"], "/none"),
+        (["convert", "--teacher", "/none", "--architecture", "/none.json", "--out_dir", "/x"], "/none"),
+        (["eval", "--model", "/none", TASKS], "/none"),
+        (["eval"], "either tasks or a suite"),
+        (["report", "--run_dir", "/none"], "/none"),
+        (["postnas", "--config", "/none.yaml"], "/none.yaml"),
+        (["postnas", "--stages", "{}"], "The stage 'data' has no configuration"),
+    ],
+)
+def test_mistakes_are_answered_in_one_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sentence in refused(capsys, *arguments)
+
+
+def test_a_misspelt_key_of_a_yaml_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "placement.yaml"
+    config.write_text("budgte: 2\ntasks: [{kind: recall}]\n")
+    assert "budgte" in refused(capsys, "search", "placement", "--config", str(config))
+
+
+def test_a_stage_nobody_knows_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.yaml").write_text("{}")
+    config = tmp_path / "postnas.yaml"
+    config.write_text("stages: {data: [a.yaml], distil: [a.yaml]}\n")
+    assert "There is no stage 'distil'" in refused(capsys, "postnas", "--config", str(config))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--budget", "4"], "set it between 0 and 3"),
+        (["--budget", "1", "--curve_budgets", "[9]"], "budget of 9"),
+        (["--budget", "1", "--linear", "jet"], "no linear path 'jet': it offers gla"),
+        (["--budget", "1", "--weights", '{"mmlu": 1}'], "no task 'mmlu'"),
+        (["--budget", "1", "--width", "0"], "at least one candidate"),
+        (["--budget", "1", "--sliding_window_budget", "1"], "offers no sliding window"),
+        (["--budget", "1", "--device", "tpu9"], "no device 'tpu9'"),
+    ],
+)
+def test_placements_mistakes(models: Path, arguments: list[str], sentence: str, capsys, tmp_path: Path) -> None:
+    arguments = ["--run_dir", str(models), "--out_dir", str(tmp_path / "out"), TASKS, *arguments]
+    assert sentence in refused(capsys, "search", "placement", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def search_arguments(models: Path, out: Path, *arguments: str) -> list[str]:
+    configs = [str(QUICKSTART / name) for name in ("common.yaml", "candidate.yaml")]
+    given = ["--run_dir", str(models), "--out_dir", str(out), "--fit_configs", json.dumps(configs), TASKS]
+    return [*given, *arguments]
+
+
+def test_an_unknown_block_is_refused_before_training(models: Path, capsys) -> None:
+    arguments = search_arguments(models, models / "blocks_a", "--blocks", '{"lstm": {}}')
+    assert "There is no block 'lstm'; choose one of" in refused(capsys, "search", "blocks", *arguments)
+    assert not (models / "blocks_a" / "candidates").exists()
+
+
+def test_a_wrong_option_of_the_candidates_fit_is_refused_before_training(models: Path, capsys) -> None:
+    arguments = search_arguments(
+        models, models / "blocks_b", "--blocks", '{"gla": {}}', "--fit_overrides", '{"trainer.max_stpes": 3}'
+    )
+    assert "max_stpes" in refused(capsys, "search", "blocks", *arguments)
+
+
+def test_a_state_size_no_row_meets_is_refused(models: Path, capsys) -> None:
+    grid = ["--state_size", "100", "--key_dims", "[4]", "--value_dims", "[8]", "--heads", "[2]"]
+    arguments = search_arguments(models, models / "hardware_a", "--architecture", str(models), *grid)
+    assert "the nearest is 64" in refused(capsys, "search", "hardware", *arguments)
+
+
+def test_placement_of_an_untrained_super_network(models: Path, capsys, tmp_path: Path) -> None:
+    out = tmp_path / "placement"
+    said(capsys, "search", "placement", "--run_dir", str(models), "--out_dir", str(out), TASKS, "--budget", "1")
+    found = json.loads((out / "placement.json").read_text())
+    assert Architecture.load(out / "placement.json").layer_types == found["layer_types"]
+    assert (out / "heatmap.png").exists() and (out / "result.json").exists()
+
+
+def test_params_prints_table_2_and_the_2b(capsys) -> None:
+    text = said(capsys, "bench", "params")
+    assert "1,964,806,208" in text
+    for billions in ("1.62", "1.64", "1.70", "1.74", "1.78", "1.84", "1.98"):
+        assert billions in text
+
+
+def test_convert_generate_eval_export_and_bench(models: Path, capsys, tmp_path: Path) -> None:
+    hybrid = str(tmp_path / "hybrid")
+    architecture = str(models / "placement" / "placement.json")
+    said(
+        capsys,
+        "convert",
+        "--teacher",
+        str(models / "teacher/model"),
+        "--architecture",
+        architecture,
+        "--out_dir",
+        hybrid,
+    )
+    assert json.loads((tmp_path / "hybrid/config.json").read_text())["layer_types"] == ["gla", "attn", "gla"]
+    generate = ["generate", "--model", hybrid, "--prompt", "def f(", "--max_new_tokens", "6", "--temperature", "1"]
+    text, again, other = (said(capsys, *generate, "--seed", seed).rpartition("\n\n")[0] for seed in "556")
+    assert text.startswith("def f(") and text == again != other
+    assert re.search(r"6 tokens; prefill [\d,]+ tokens/s, decode [\d,]+ tokens/s", said(capsys, *generate))
+    said(capsys, "eval", "--model", hybrid, TASKS, "--out", str(tmp_path / "scores.json"))
+    assert 0 <= json.loads((tmp_path / "scores.json").read_text())["recall/accuracy"]["value"] <= 1
+    said(capsys, "export", "--run_dir", str(tmp_path), "--model", hybrid, "--out_dir", str(tmp_path / "exported"))
+    assert (tmp_path / "exported" / "model.safetensors").exists()
+    sizes = ["--batch", "2", "--device", "cpu"]
+    assert "decode_tokens_per_s" in said(capsys, "bench", "generation", "--model", hybrid, "--context", "40", *sizes)
+    assert "training_tokens_per_s" in said(capsys, "bench", "training", "--model", hybrid, "--length", "20", *sizes)
+
+
+def test_the_verb_and_the_function_have_the_same_defaults() -> None:
+    from jetlit.cli.parsing import resolved_arguments
+
+    found = resolved_arguments(search_placement, ["--tasks", "[]", "--budget", "1", "--run_dir", "elsewhere"])
+    assert found["supernet"] == "elsewhere/supernet/model" and "hash" not in found
+
+
+def test_help_imports_no_training_stack() -> None:
+    code = "from jetlit.cli import main; import sys; status = main(['--help']); sys.exit(status or .join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "jetlit postnas" in done.stdout
+    loaded = set(done.stderr.split())
+    assert "jetlit.cli" in loaded and not {"lightning", "optuna", "litdata", "matplotlib", "jsonargparse"} & loaded
