@@ -1,6 +1,11 @@
 """Callbacks of a fit: speed and memory, NaN guard, checkpoints, export, result.json."""
 
-from jetlit.callbacks.checkpoint import AtomicCheckpointIO, StageCheckpoint, last_checkpoint
+from jetlit.callbacks.checkpoint import (
+    AtomicCheckpointIO,
+    BackgroundCheckpointIO,
+    StageCheckpoint,
+    last_checkpoint,
+)
 from jetlit.callbacks.export import ExportModel
 from jetlit.callbacks.logger import StageLogger
 from jetlit.callbacks.manifest import RunManifest
@@ -11,6 +16,7 @@ from jetlit.callbacks.throughput import Throughput
 
 __all__ = [
     "AtomicCheckpointIO",
+    "BackgroundCheckpointIO",
     "ExportModel",
     "NanGuard",
     "RunManifest",

@@ -6,6 +6,7 @@ from typing import Any
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from jetlit.files import atomic_path
@@ -21,6 +22,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         with atomic_path(path) as temporary:
             super().save_checkpoint(checkpoint, temporary, storage_options)
+
+
+class BackgroundCheckpointIO(AsyncCheckpointIO):
+    """Writes checkpoints in a thread while training goes on, each whole or not at all.
+
+    An old checkpoint is removed after its successor is written, and only if that went well. An error in writing shows
+    at the next checkpoint or at the end.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(AtomicCheckpointIO())
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint once those asked for earlier are written."""
+        self._ensure_setup()
+        assert self._executor is not None
+        self._executor.submit(self._remove, path)
+
+    def _remove(self, path: Any) -> None:
+        if self._error is None:
+            super().remove_checkpoint(path)
 
 
 class StageCheckpoint(ModelCheckpoint):

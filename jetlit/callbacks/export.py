@@ -41,7 +41,8 @@ class ExportModel(Callback):
 
 def gather_weights(model: nn.Module) -> dict[str, Tensor]:
     """The whole weights of a sharded model, on the CPU of the first process; the others get an empty dictionary."""
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    weights: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return weights
 
 
 def write_model(

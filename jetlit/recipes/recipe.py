@@ -14,6 +14,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from jetlit.errors import UserError
+from jetlit.models.layers import DecoderLayer
 from jetlit.objectives import chunked_cross_entropy
 from jetlit.recipes.mean_losses import MeanLosses
 from jetlit.recipes.optimisation import WarmupCosine, parameter_groups
@@ -37,7 +38,7 @@ class Recipe(LightningModule):
             resumed run equals an undisturbed one. None: that of `seed_everything`.
         chunk: tokens whose logits are held at a time.
         activation_checkpointing: keep only each layer's input for the backward pass and compute the rest again.
-        compile: compile the decoder layers with torch.compile.
+        compile: compile norms and MLPs with torch.compile.
     """
 
     def __init__(
@@ -82,10 +83,16 @@ class Recipe(LightningModule):
         if self.activation_checkpointing:
             self.model.model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.compile_layers:
-            for layer in self.model.model.layers:
-                layer.compile()
+            for layer in self.layers_that_run():
+                # Not the mixers: their kernels are compiled already, and a loop over chunks would be unrolled.
+                for part in (layer.input_layernorm, layer.post_attention_layernorm, layer.mlp):
+                    part.compile()
         if self._device_mesh is not None:  # ModelParallelStrategy
             self.shard(self._device_mesh["data_parallel"])
+
+    def layers_that_run(self) -> list[DecoderLayer]:
+        """All decoder layers a step runs."""
+        return list(self.model.model.layers)
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Spread the weights over the data-parallel processes of `mesh`."""

@@ -8,6 +8,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from jetlit.errors import UserError
 from jetlit.models import JetNemotronForCausalLM, load_teacher
+from jetlit.models.layers import DecoderLayer
 from jetlit.objectives import chunked_kl
 from jetlit.recipes.lockstep import FrozenTeacher, lock_step
 from jetlit.recipes.recipe import Recipe
@@ -49,6 +50,11 @@ class TaughtRecipe(Recipe):
         """Load the teacher and keep it, frozen; returns its model for the student to be made from."""
         self.teacher = FrozenTeacher(load_teacher(self.teacher_path))
         return self.teacher.model
+
+    def layers_that_run(self) -> list[DecoderLayer]:
+        """The student's and the teacher's."""
+        assert self.teacher is not None
+        return [*super().layers_that_run(), *self.teacher.model.model.layers]
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Spread the student over processes, and the teacher if so set."""

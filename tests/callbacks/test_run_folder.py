@@ -6,12 +6,13 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jetlit.callbacks import AtomicCheckpointIO, last_checkpoint
+from jetlit.callbacks import AtomicCheckpointIO, BackgroundCheckpointIO, last_checkpoint
 from jetlit.callbacks.export import write_model
 from jetlit.callbacks.units import unit_of
 from jetlit.cli.fit import JetlitCLI
@@ -84,6 +85,39 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         io.save_checkpoint({"value": 2, "bad": Unwritable()}, tmp_path / "step=1.ckpt")
     assert torch.load(tmp_path / "step=1.ckpt") == {"value": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["step=1.ckpt"]
+
+
+def test_a_checkpoint_written_in_the_background_outlives_its_successors_writing(tmp_path, monkeypatch):
+    io, written = BackgroundCheckpointIO(), threading.Event()
+    io.save_checkpoint({"value": torch.tensor(1)}, tmp_path / "step=1.ckpt")
+    io.teardown()  # waits
+    save = AtomicCheckpointIO.save_checkpoint
+
+    def slowly(self, *args):
+        assert written.wait(20)
+        save(self, *args)
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", slowly)
+    value = torch.tensor(2)
+    io.save_checkpoint({"value": value}, tmp_path / "step=2.ckpt")
+    io.remove_checkpoint(tmp_path / "step=1.ckpt")
+    value += 1  # training goes on
+    assert (tmp_path / "step=1.ckpt").exists()
+    written.set()
+    io.teardown()
+    assert [path.name for path in tmp_path.iterdir()] == ["step=2.ckpt"]
+    assert torch.load(tmp_path / "step=2.ckpt") == {"value": torch.tensor(2)}
+
+
+def test_a_background_write_that_fails_keeps_the_last_good_checkpoint(tmp_path):
+    io = BackgroundCheckpointIO()
+    io.save_checkpoint({"value": 1}, tmp_path / "step=1.ckpt")
+    (tmp_path / "step=2.ckpt").mkdir()  # cannot be replaced by a file
+    io.save_checkpoint({"value": 2}, tmp_path / "step=2.ckpt")
+    io.remove_checkpoint(tmp_path / "step=1.ckpt")
+    with pytest.raises(UserError, match="Could not write"):
+        io.teardown()
+    assert torch.load(tmp_path / "step=1.ckpt") == {"value": 1}
 
 
 def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path):

@@ -1,0 +1,115 @@
+"""Every shipped YAML file is read by the command it is for, and what it describes can be built."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
+
+from jetlit.cli import parsing
+from jetlit.cli.fit import JetlitCLI
+from jetlit.models import Architecture, JetNemotronConfig
+from jetlit.models.assembly import empty_model
+from jetlit.models.hybridise import hybrid_config
+from jetlit.pipeline.postnas import check_stages
+from jetlit.recipes import Distillation, FullTraining, Pretraining, SuperNetworkTraining
+from jetlit.tasks.suites import Suite
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+FITS = {
+    "quickstart": ["teacher", "supernet", "candidate", "stage1", "stage2"],
+    "jet_nemotron_2b": ["supernet", "stage1", "stage2"],
+    "jet_nemotron_4b": ["supernet", "stage1", "stage2"],
+}
+FIT_CASES = [(scale, stage) for scale, stages in FITS.items() for stage in stages]
+VERBS = {
+    "data": "data",
+    "placement": "search_placement",
+    "blocks": "search_blocks",
+    "hardware": "search_hardware",
+    "export": "export",
+    "report": "report",
+    "postnas": "postnas",
+}
+STRATEGIES = {"ddp": DDPStrategy, "fsdp2": ModelParallelStrategy, "fsdp": FSDPStrategy}
+HERE = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
+QWEN = {"vocab_size": 151936, "num_key_value_heads": 2, "tie_word_embeddings": True}
+TEACHERS = {
+    "jet_nemotron_2b": QWEN
+    | {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12},
+    "jet_nemotron_4b": QWEN
+    | {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16},
+}
+
+
+def arguments(scale, stage, *options):
+    files = [CONFIGS / scale / "common.yaml", CONFIGS / scale / f"{stage}.yaml"]
+    return [part for path in files for part in ("--config", str(path))] + list(options)
+
+
+def test_no_config_is_left_untested():
+    tested = {f"{scale}/{name}" for scale, stages in FITS.items() for name in [*stages, "common"]}
+    tested |= {f"quickstart/{name}" for name in VERBS} | {f"strategy/{name}" for name in STRATEGIES}
+    tested |= {f"eval/{path.stem}" for path in (CONFIGS / "eval").glob("*.yaml")}
+    shipped = {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml")}
+    assert shipped == tested
+
+
+@pytest.mark.parametrize(("scale", "stage"), FIT_CASES)
+def test_a_fit_is_instantiated(scale, stage, tmp_path):
+    cli = JetlitCLI(arguments(scale, stage, "--run_dir", str(tmp_path), *HERE))
+    kinds = {"teacher": Pretraining, "supernet": SuperNetworkTraining, "stage2": FullTraining}
+    assert type(cli.model) is kinds.get(stage, Distillation)
+    assert cli.config.stage == stage and cli.trainer.max_steps > 0
+    assert all(str(tmp_path) in path for path in cli.datamodule.corpora)
+    optimizer = cli.model.optimizer([torch.nn.Parameter(torch.zeros(2, 2))])
+    assert optimizer.defaults["betas"] == (0.9, 0.95) and optimizer.defaults["lr"] <= 0.01
+    assert cli.model.scheduler(optimizer).warmup_steps > 0
+
+
+@pytest.mark.parametrize("scale", list(TEACHERS))
+def test_the_large_students_are_built_as_shapes(scale, tmp_path, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    released = JetNemotronConfig.from_json_file(CONFIGS / scale / "config.json")
+    teacher = JetNemotronConfig(**TEACHERS[scale], rope_parameters=dict(released.rope_parameters))
+    recipes = {
+        stage: JetlitCLI(arguments(scale, stage, "--run_dir", str(tmp_path), *HERE)).model for stage in FITS[scale]
+    }
+    for block in recipes["supernet"].alternatives:
+        Architecture([block] * teacher.num_hidden_layers).validate(teacher)
+    architecture = Architecture.load(recipes["stage1"].architecture)
+    architecture.validate(teacher)
+    student = empty_model(hybrid_config(teacher, architecture))
+    shapes = {name: parameter.shape for name, parameter in student.named_parameters()}
+    assert shapes == {name: parameter.shape for name, parameter in empty_model(released).named_parameters()}
+    if scale == "jet_nemotron_2b":
+        assert sum(shape.numel() for shape in shapes.values()) == 1_964_806_208
+    # Stage 2 starts from that student: here from its shapes, in place of the weights of an earlier stage.
+    monkeypatch.setattr("jetlit.recipes.full_training.load_teacher", lambda *_: student)
+    recipes["stage2"].configure_model()
+    assert {(p.device.type, p.requires_grad) for p in recipes["stage2"].model.parameters()} == {("meta", True)}
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_verb_reads_its_config(name, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    module = importlib.import_module(f"jetlit.cli.{VERBS[name]}")
+    function = getattr(module, VERBS[name])
+    found = parsing.parse_arguments(function, ["--config", str(CONFIGS / "quickstart" / f"{name}.yaml")])
+    if name == "postnas":
+        check_stages(found["stages"])
+        assert all(Path(str(path.absolute)).exists() for paths in found["stages"].values() for path in paths)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_is_instantiated(name, tmp_path):
+    options = ["--config", str(CONFIGS / "strategy" / f"{name}.yaml"), "--run_dir", str(tmp_path), *HERE]
+    cli = JetlitCLI(arguments("quickstart", "stage1", *options), build=False)
+    strategy = cli.parser.instantiate_classes(cli.config).trainer.strategy
+    assert type(strategy) is STRATEGIES[name]
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "eval").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_suite_is_read(path):
+    assert Suite.load(path).tasks
