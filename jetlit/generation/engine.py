@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from typing import Literal
 
@@ -15,6 +16,9 @@ from jetlit.models import JetNemotronForCausalLM, LayerInputs, SuperNetwork
 
 # These change their frequencies with the length, which a captured graph cannot.
 _ROPE_OF_CHANGING_LENGTH = ("dynamic", "longrope")
+
+
+logger = logging.getLogger("jetlit")
 
 
 class CacheDoesNotFit(UserError):
@@ -31,7 +35,7 @@ class GenerationEngine:
         max_batch: sequences generated together at most.
         max_context: tokens of a sequence at most, prompt and answer.
         prefill_chunk: tokens of the prompt run at once; less needs less memory.
-        cuda_graph: "auto" captures on CUDA; True insists, False never does.
+        cuda_graph: "auto" captures on CUDA where every block's step can be captured; True insists, False never does.
 
     Raises:
         CacheDoesNotFit: the cache cannot fit into the device's memory.
@@ -51,7 +55,7 @@ class GenerationEngine:
             raise UserError("max_batch, max_context and prefill_chunk must all be at least 1.")
         self.max_batch, self.max_context, self.prefill_chunk = max_batch, max_context, prefill_chunk
         self.device = self.model.lm_head.weight.device
-        self.uses_graphs = self._decide_on_graphs(cuda_graph)
+        self.uses_graphs, self._insists_on_graphs = self._decide_on_graphs(cuda_graph), cuda_graph is True
         self._check_memory()
         self._cache: EngineCache | None = None
         self._tokens = torch.zeros(0, dtype=torch.int64, device=self.device)
@@ -187,20 +191,25 @@ class GenerationEngine:
             # The old one first, or both would be there for a moment.
             self._graph = None
             self._cache = None
-            self._cache = EngineCache(self.model, batch, self.max_context)
+            cache = self._cache = EngineCache(self.model, batch, self.max_context)
             self._tokens = torch.zeros(batch, dtype=torch.int64, device=self.device)
             if self.uses_graphs:
-                self._graph = self._capture(self._cache.clock)
+                self._graph = self._capture(cache.clock)
+                self._cache = cache
         self._cache.reset()
 
-    def _capture(self, clock: Clock) -> CapturedStep:
+    def _capture(self, clock: Clock) -> CapturedStep | None:
         clock.capturing = True
         try:
             return CapturedStep(self._decode, rewind=lambda: clock.move_to(0))
-        except Exception:
+        except RuntimeError as error:
             # Without its graph the cache must not look ready.
             self._cache = None
-            raise
+            if self._insists_on_graphs or isinstance(error, torch.OutOfMemoryError):
+                raise
+            logger.warning("Decoding runs without a CUDA graph, because a step cannot be captured: %s", error)
+            self.uses_graphs = False
+            return None
         finally:
             clock.capturing = False
 
