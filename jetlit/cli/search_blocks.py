@@ -56,7 +56,7 @@ def search_blocks(
     begun = time.monotonic()
     fit = CandidateFit(run_dir, fit_configs, fit_overrides or {}, batch, context, seed)
     built = build_tasks(tasks, teacher)
-    settings = {"fit": fit.settings(), "tasks": tasks, "context": context, "run_dir": run_dir}
+    settings: dict[str, Any] = {"fit": fit.settings(), "tasks": tasks, "context": context, "run_dir": run_dir}
     folder = Path(out_dir)
     found = select_block(
         blocks,

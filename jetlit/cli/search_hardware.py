@@ -69,7 +69,7 @@ def search_hardware(
     built = build_tasks(tasks, teacher)
     base = Architecture.load(architecture)
     block = linear_block(base)
-    settings = {"fit": fit.settings(), "tasks": tasks, "context": context, "run_dir": run_dir}
+    settings: dict[str, Any] = {"fit": fit.settings(), "tasks": tasks, "context": context, "run_dir": run_dir}
     found = search(
         rows,
         block,
