@@ -153,3 +153,43 @@ def test_a_graph_without_a_gpu_and_sizes_of_nothing_are_refused():
         GenerationEngine(model, 1, 8, cuda_graph=True)
     with pytest.raises(UserError, match="at least 1"):
         GenerationEngine(model, 0, 8)
+
+
+class Replay:
+    """Stands in for a captured graph where there is no GPU: runs the step blind to what the host knows."""
+
+    def __init__(self, run, rewind) -> None:
+        self.run = run
+        for _ in range(3):
+            rewind()
+            run()
+
+    def __call__(self) -> torch.Tensor:
+        clock = self.run.__self__._cache.clock
+        clock.capturing, seen, clock.seen = True, clock.seen, -(10**6)
+        logits = self.run()
+        clock.capturing, clock.seen = False, seen
+        return logits
+
+
+@hybrids
+def test_a_decode_step_needs_nothing_from_the_host(layers, monkeypatch):
+    model, ids = small_model(layers), prompts()
+    engine = GenerationEngine(model, 2, 40, prefill_chunk=6)
+    monkeypatch.setattr("jetlit.generation.engine.CapturedStep", Replay)
+    engine.uses_graphs = True
+    for _ in range(2):
+        assert torch.equal(engine.generate(ids, NEW), greedy(model, ids))
+
+
+def test_a_step_that_cannot_be_captured_runs_plainly_and_says_so(monkeypatch, caplog):
+    def refuse(run, rewind):
+        run()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    model, ids = small_model(HYBRIDS["hybrid"]), prompts()
+    engine = GenerationEngine(model, 2, 40)
+    monkeypatch.setattr("jetlit.generation.engine.CapturedStep", refuse)
+    engine.uses_graphs = True
+    assert torch.equal(engine.generate(ids, NEW), greedy(model, ids))
+    assert "without a CUDA graph" in caplog.text
