@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse.typing import Path_fr
+from transformers.utils.logging import disable_progress_bar
 
 from jetlit.cli import parsing
 from jetlit.cli.candidate_fit import CandidateFit
@@ -49,6 +50,8 @@ def postnas(
         report_config: YAML file of the report.
     """
     check_stages(stages)
+    # Bars of small models' files, dozens of them, would hide those of the stages.
+    disable_progress_bar()
     folder = Path(run_dir)
     run_dir = str(folder)
     with run_lock(folder):
