@@ -30,6 +30,7 @@ from jetlit.callbacks import (
     Throughput,
     last_checkpoint,
 )
+from jetlit.cli.config_errors import one_sentence
 from jetlit.errors import UserError
 from jetlit.recipes import Recipe
 
@@ -48,6 +49,19 @@ class SaveStageConfig(SaveConfigCallback):
             self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
 
 
+class _DroppedSettings(logging.Handler):
+    """Notes what jsonargparse drops when a later file names a class: it cannot check values that hold `${...}` yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        found = re.search(r"discarding init_args: (.*\$\{.*)", record.getMessage())
+        if found:
+            self.messages.append(found[1].rstrip("."))
+
+
 class JetlitCLI(LightningCLI):
     """Recipes and data by class name, several configs, and `${...}` across them.
 
@@ -57,6 +71,11 @@ class JetlitCLI(LightningCLI):
 
     def __init__(self, args: list[str], build: bool = True) -> None:
         self._build = build
+        self._dropped = _DroppedSettings()
+        logger = logging.getLogger("jetlit.cli.fit.parser")
+        logger.setLevel(logging.DEBUG)
+        logger.propagate = False
+        logger.handlers = [self._dropped]
         super().__init__(
             model_class=Recipe,
             datamodule_class=LightningDataModule,
@@ -68,7 +87,12 @@ class JetlitCLI(LightningCLI):
             save_config_kwargs={"save_to_log_dir": False},
             seed_everything_default=0,
             # Only at top level does omegaconf+ resolve `${...}` over all files: hence no subcommands here.
-            parser_kwargs={"parser_mode": "omegaconf+", "exit_on_error": False, "prog": "jetlit fit"},
+            parser_kwargs={
+                "parser_mode": "omegaconf+",
+                "exit_on_error": False,
+                "prog": "jetlit fit",
+                "logger": logger,
+            },
             run=False,
             args=args,
         )
@@ -114,7 +138,12 @@ class JetlitCLI(LightningCLI):
         try:
             config = parser.parse_args(args)
         except (ArgumentError, OmegaConfBaseException) as error:
-            raise UserError(_one_sentence(str(error))) from None
+            raise UserError(one_sentence(str(error))) from None
+        if self._dropped.messages:
+            raise UserError(
+                f"A file sets values with ${{}} before the class they belong to is named, and they would be lost "
+                f"({self._dropped.messages[0]}): name the class_path in that file, or set them in a later one."
+            )
         self.config = _with_run_dir_in_keys(config, str(config.run_dir))
 
     def instantiate_classes(self) -> None:
@@ -128,7 +157,7 @@ class JetlitCLI(LightningCLI):
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, UserError):
                 cause = cause.__cause__
-            raise (cause or UserError(_one_sentence(str(error)))) from None
+            raise (cause or UserError(one_sentence(str(error)))) from None
 
     def _set_seed(self) -> None:
         if self._build:
@@ -280,17 +309,6 @@ def _step_of(checkpoint: str | None) -> int:
     """The step a checkpoint's name tells; 0 for none or another's naming, which keeps no earlier curve."""
     found = re.search(r"step=(\d+)", Path(checkpoint).name) if checkpoint else None
     return int(found[1]) if found else 0
-
-
-def _one_sentence(message: str) -> str:
-    """What is wrong, out of jsonargparse's tree of attempts."""
-    refused = re.search(r"Option '([^']+)' is not accepted", message) or re.search(
-        r"unrecognized arguments: (\S+)", message
-    )
-    if refused:
-        return f"There is no option {refused[1].lstrip('-')!r}: correct its spelling or leave it out."
-    text = " ".join(line.strip() for line in message.splitlines() if line.strip())
-    return f"The configuration is wrong: {text}"
 
 
 def _quieten_lightning() -> None:

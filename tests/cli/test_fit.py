@@ -40,6 +40,16 @@ def test_interpolation_in_the_names_of_weighted_corpora(run_dir):  # noqa: F811
     assert init_args(config, "data")["corpora"] == {f"{run_dir}/data/a": 0.5, f"{run_dir}/data/b": 0.5}
 
 
+def test_a_setting_that_would_be_dropped_silently_is_refused(run_dir):  # noqa: F811
+    scheduler = {"class_path": "WarmupCosine", "init_args": {"total_steps": "${trainer.max_steps}"}}
+    early = run_dir / "early.yaml"
+    early.write_text(json.dumps({"model": {"init_args": {"scheduler": scheduler}}}))
+    with pytest.raises(UserError, match="would be lost .*WarmupCosine"):
+        resolved_config(["fit", "--config", str(early), *tiny.command(run_dir, "stage1")[1:]])
+    late = resolved_config(tiny.command(run_dir, "stage1", "--config", str(early), "--trainer.max_steps", "9"))
+    assert init_args(late)["scheduler"]["init_args"]["total_steps"] == 9
+
+
 def test_the_hash_tells_configs_apart_and_ignores_where_and_how_a_run_goes_on(run_dir, tmp_path):  # noqa: F811
     plain = config_hash(resolved_config(tiny.command(run_dir, "stage1")))
     moved = tiny.command(tmp_path / "moved", "stage1", "--ckpt_path", "last", "--manifest.hash", "x", source=run_dir)
@@ -72,8 +82,11 @@ def test_validate_evaluates_the_last_checkpoint(run_dir):  # noqa: F811
 WRONG = {
     "misspelt key": (["--model.kl_wieght", "2"], "no option .*kl_wieght"),
     "misspelt group": (["--trainr.max_steps", "2"], "no option .*trainr"),
-    "unknown recipe": (["--model", "Nothing"], "Nothing"),
-    "wrong type": (["--trainer.max_steps", "many"], "max_steps"),
+    "unknown recipe": (["--model", "Nothing"], "There is no class 'Nothing' for model"),
+    "unknown optimizer": (["--model.optimizer", "Nothing"], "There is no class 'Nothing' for model.optimizer"),
+    "wrong type": (["--trainer.max_steps", "many"], "trainer.max_steps takes int, not 'many'"),
+    "wrong type inside": (["--model.optimizer.lr", "high"], "model.optimizer.lr takes float, not 'high'"),
+    "nothing to train on": (["--model", "FullTraining"], "set student"),
     "missing config": (["--config", "nowhere.yaml"], "nowhere.yaml"),
     "missing teacher": (["--model.teacher", "runs/no/teacher/model"], "no teacher to load at runs/no/teacher/model"),
     "missing architecture": (["--model.architecture", "nowhere.json"], "nowhere.json does not exist"),
@@ -83,7 +96,7 @@ WRONG = {
     "two students": (["--model.student", "x"], "leave one of them out"),
     "no block fits": (["--data.block_size", "100000"], "longer than the largest"),
     "warm-up too long": (["--model.scheduler.warmup_steps", "100"], "warm-up of 100 steps does not fit"),
-    "undefined interpolation": (["--model.teacher", "${nowhere}/x"], "nowhere"),
+    "undefined interpolation": (["--model.teacher", "${nowhere}/x"], "model.init_args.teacher refers to nothing"),
 }
 
 
