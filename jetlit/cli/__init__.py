@@ -12,6 +12,7 @@ VERBS: dict[tuple[str, ...], tuple[str, str]] = {
     ("fit",): ("fit", "train a recipe (LightningCLI)"),
     ("validate",): ("fit", "held-out losses of a checkpoint (LightningCLI)"),
     ("test",): ("fit", "the same through the test loop (LightningCLI)"),
+    ("consolidate",): ("consolidate", "write the model of a fit's checkpoint, sharded or not"),
     ("data",): ("data", "turn text into litdata token chunks"),
     ("search", "placement"): ("search_placement", "find the layers that keep full attention"),
     ("search", "blocks"): ("search_blocks", "train candidate blocks alike and take the most accurate"),

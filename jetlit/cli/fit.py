@@ -71,6 +71,7 @@ class JetlitCLI(LightningCLI):
 
     def __init__(self, args: list[str], build: bool = True) -> None:
         self._build = build
+        _quieten_lightning()
         self._dropped = _DroppedSettings()
         logger = logging.getLogger("jetlit.cli.fit.parser")
         logger.setLevel(logging.DEBUG)
@@ -254,7 +255,6 @@ def run_fit(argv: list[str]) -> JetlitCLI:
         UserError: a wrong argument or config, data or a model that is not there, a loss that is no number.
     """
     verb, arguments = _split(argv)
-    _quieten_lightning()
     cli = JetlitCLI(arguments)
     cli.run(verb)
     return cli

@@ -14,13 +14,17 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from jetlit.callbacks import last_checkpoint
+from jetlit.cli.consolidate import consolidate
 from jetlit.cli.fit import JetlitCLI, run_fit
+from jetlit.errors import UserError
 from jetlit.models import SuperNetwork, load_teacher
 from jetlit.results import read_result
 from tests.recipes import distributed_fits, tiny
 
 ROOT = Path(__file__).parents[2]
 ACCUMULATION = ["--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.5"]
+SHARDED = ["--trainer.strategy.save_distributed_checkpoint", "true"]
 CLOSE = {"rel": 1e-4, "abs": 1e-6}
 
 
@@ -84,6 +88,8 @@ def run(finished_run, tmp_path_factory):
         accumulated | {"folder": "stage1_fsdp2", "options": teacher_too},
         accumulated | {"folder": "one_to_two", "options": [*ACCUMULATION, "--ckpt_path", "last"]},
         accumulated | {"folder": "two_to_one", "kill": True},
+        accumulated | {"folder": "sharded", "options": [*ACCUMULATION, *SHARDED], "kill": True},
+        accumulated | {"folder": "sharded", "options": [*ACCUMULATION, *SHARDED, "--ckpt_path", "last"]},
     ]
     torchrun(run_dir, plan)
     one_process(run_dir, "stage1", "two_to_one", *ACCUMULATION, "--ckpt_path", "last")
@@ -108,13 +114,30 @@ def test_the_export_of_two_processes_is_that_of_one(run, stage, strategy):
     torch.testing.assert_close(two, one, rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("folder", ["one_to_two", "two_to_one"])
+@pytest.mark.parametrize("folder", ["one_to_two", "two_to_one", "sharded"])
 def test_a_checkpoint_changes_hands(run, folder):
     for name in ("train/objective", "train/grad_norm"):
         assert curve(run, folder, name) == pytest.approx(curve(run, "stage1_one", name), **CLOSE)
     assert read_result(run / folder)["metrics"]["val/kl"]["value"] == pytest.approx(
         read_result(run / "stage1_one")["metrics"]["val/kl"]["value"], **CLOSE
     )
+
+
+@pytest.mark.parametrize("folder", ["sharded", "stage1_fsdp2", "supernet_ddp"])
+def test_any_checkpoint_is_consolidated(run, folder, tmp_path):
+    assert last_checkpoint(run / folder / "checkpoints").is_dir() == (folder == "sharded")
+    consolidate(str(run / folder), str(tmp_path / "model"))
+    load = SuperNetwork.from_pretrained if folder.startswith("supernet") else load_teacher
+    written, exported = (load(str(path)).state_dict() for path in (tmp_path / "model", run / folder / "model"))
+    assert written.keys() == exported.keys()
+    assert all(torch.equal(written[name], exported[name]) for name in exported)
+
+
+def test_what_cannot_be_consolidated_is_said(run, tmp_path):
+    with pytest.raises(UserError, match="no fit's folder"):
+        consolidate(str(tmp_path), str(tmp_path / "model"))
+    with pytest.raises(UserError, match="no checkpoint"):
+        consolidate(str(run / "sharded"), str(tmp_path / "model"), str(tmp_path / "nowhere.ckpt"))
 
 
 @pytest.mark.slow
