@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jetlit.report.style import BLACK, BLUE, COLOURS, HIGHLIGHT, ORANGE, VERMILION, new_figure
+from jetlit.report.style import BLACK, BLUE, COLOURS, ORANGE, VERMILION, new_figure
+from jetlit.search.objective import SMALLEST_GAP
 
 
 def heatmap(
@@ -34,7 +35,7 @@ def heatmap(
     tasks = list(rows)
     values = np.array([rows[task] for task in tasks])
     gains = np.array([values[i] - linear[task] for i, task in enumerate(tasks)])
-    scale = np.array([max(abs(full[task] - linear[task]), 1e-9) for task in tasks])[:, None]
+    scale = np.array([max(abs(full[task] - linear[task]), SMALLEST_GAP) for task in tasks])[:, None]
     parts = gains / scale
     layers = values.shape[1]
     figure, (axis,) = new_figure(max(6.0, 0.62 * layers + 2.6), 0.55 * len(tasks) + 1.9)
@@ -42,7 +43,7 @@ def heatmap(
     image = axis.imshow(parts, cmap="cividis", vmin=0.0, vmax=top, aspect="auto")
     for row, column in np.ndindex(*values.shape):
         colour = "white" if parts[row, column] < 0.55 * top else "black"
-        text = f"{values[row, column]:.2f}"
+        text = f"{values[row, column]:.3f}"
         axis.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     axis.set_xticks(range(layers), [f"{layer}\n▲" if layer in chosen else str(layer) for layer in range(layers)])
     axis.set_yticks(range(len(tasks)), [f"{task}\n({units[task]})" for task in tasks])
@@ -82,7 +83,7 @@ def curve(searched: Sequence[Mapping[str, Any]], uniform: Sequence[Mapping[str, 
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], chosen: int) -> Figure:
-    """Draws a table of results with the chosen row highlighted.
+    """Draws a table of results with the chosen row in bold.
 
     Args:
         title: what is compared.
@@ -107,10 +108,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], chos
         cell.visible_edges = "B"
         if column == 0:
             cell.get_text().set_horizontalalignment("left")
-        if row == 0:
-            cell.get_text().set_fontweight("bold")
-        elif row - 1 == chosen:
-            cell.set_facecolor(HIGHLIGHT)
+        if row == 0 or row - 1 == chosen:
             cell.get_text().set_fontweight("bold")
     axis.set_title(title)
     return figure
@@ -155,10 +153,10 @@ def pareto_front(accuracy: Sequence[float], throughput: Sequence[float]) -> list
 
 
 def losses(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Figure:
-    """Draws the loss of every training stage over its steps.
+    """Draws the losses that every training stage was trained on over its steps.
 
     Args:
-        curves: for each stage, for each logged loss, its (step, value in nats) pairs.
+        curves: for each stage, for each logged curve, its (step, value) pairs.
 
     Returns:
         One panel a stage.
@@ -167,11 +165,13 @@ def losses(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> F
     for axis, (stage, lines) in zip(axes, curves.items(), strict=False):
         for (name, points), colour in zip(lines.items(), COLOURS, strict=False):
             steps, values = zip(*points, strict=True)
-            axis.plot(steps, values, color=colour, label=name, linewidth=1.2, marker="." if len(points) < 15 else None)
+            marker = "o" if len(points) == 1 else "." if len(points) < 15 else None
+            axis.plot(steps, values, color=colour, label=name, linewidth=1.2, marker=marker)
         axis.set_title(stage, fontsize=10)
         axis.set_xlabel("step")
         axis.legend(frameon=False, fontsize=7)
-    axes[0].set_ylabel("loss (nats)")
+    axes[0].set_ylabel("loss")
+    figure.suptitle("Losses (nats/token; feature: relative squared error)", fontsize=11)
     return figure
 
 

@@ -40,7 +40,7 @@ def block_figures(result: Result) -> dict[str, Figure]:
     """Draws the table of a block selection."""
     names, chosen = list(result["config"]["blocks"]), result["decision"]["block"]
     header, rows = candidate_table("block", names, [candidate_metrics(result, name) for name in names])
-    title = "Linear blocks in the searched placement (highlighted: taken)"
+    title = "Linear blocks in the searched placement (bold: taken)"
     return {"table.png": figures.table(title, header, rows, names.index(chosen))}
 
 
@@ -58,7 +58,7 @@ def hardware_figures(result: Result) -> dict[str, Figure]:
     labels = [_label(row) for row in result["config"]["rows"].values()]
     chosen = names.index(result["decision"]["row"])
     header, rows = candidate_table("d_K x d_V x heads", labels, metrics)
-    title = f"Shapes of {result['decision']['block']} under one state size (highlighted: taken)"
+    title = f"Shapes of {result['decision']['block']} under one state size (bold: taken)"
     accuracy = [row["accuracy"]["value"] for row in metrics]
     speed = [row["decode_tokens_per_s"]["value"] for row in metrics]
     return {

@@ -39,7 +39,7 @@ def test_heatmap_shows_every_objective_and_marks_the_kept_layers(tmp_path: Path)
         {"recall": "accuracy", "choice": "nats"},
     )
     axis = figure.axes[0]
-    assert [text.get_text() for text in axis.texts] == ["0.12", "0.50", "0.25", "-2.00", "-1.75", "-1.50"]
+    assert [text.get_text() for text in axis.texts] == ["0.125", "0.500", "0.250", "-2.000", "-1.750", "-1.500"]
     assert [label.get_text().endswith("▲") for label in axis.get_xticklabels()] == [False, True, False]
     assert axis.get_title() and axis.get_xlabel()
     style.save(figure, tmp_path / "heatmap.png")
