@@ -18,13 +18,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 _MEASURED = ("tokens_per_s", "seconds", "memory_bytes", "layer_evaluations", "train/")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    run_to_the_end(folder)
-    return folder
-
-
 def outcome(run_dir: Path) -> dict:
     """Every decision and every number of a run that does not come from a clock."""
     found = {}
