@@ -3,6 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
+# The demo's tensors are small: a second thread gains nothing, and costs tenfold where another process wants the core.
+export OMP_NUM_THREADS ?= 1
+# Keeps freed memory in the process; glibc otherwise returns it to the system and faults it in again in every step.
+export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
+export MALLOC_TRIM_THRESHOLD_ ?= 2147483648
 
 .PHONY: help install demo test lint types clean
 

@@ -127,9 +127,7 @@ def table(arguments: argparse.Namespace, bandwidth: float) -> None:
     rows.append(row("4B", model, batch, 65536, bandwidth, paper=1271, **{"to reach": 4500}))
     del model
     gc.collect()
-    notes = (
-        f"Device copy {bandwidth / 1e12:.2f} TB/s, bytes read and written; the bound is a step's bytes over it."
-    )
+    notes = f"Device copy {bandwidth / 1e12:.2f} TB/s, bytes read and written; the bound is a step's bytes over it."
     report("generation", "Generation, bf16, random weights, one GPU", rows, notes, arguments.out)
 
 
@@ -173,9 +171,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     for axis, what in zip(axes, ("prefill", "decode")):
         axis.plot(contexts, [row[f"{what} speed-up"] for row in rows], marker="o", label="measured here")
         axis.plot(contexts, [row[f"paper's {what}"] for row in rows], marker="s", linestyle="--", label="paper")
-        axis.set(
-            title=f"{what.capitalize()} over Qwen3-1.7B", xlabel="context (tokens)", ylabel="times faster"
-        )
+        axis.set(title=f"{what.capitalize()} over Qwen3-1.7B", xlabel="context (tokens)", ylabel="times faster")
         axis.legend()
     save(figure, path)
 

@@ -37,7 +37,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"Could not write {path} ({error.strerror}): free some space or choose another folder.") from error
+        raise UserError(
+            f"Could not write {path} ({error.strerror}): free some space or choose another folder."
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
