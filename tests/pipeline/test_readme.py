@@ -52,9 +52,14 @@ def test_the_readme_shows_commands_and_code() -> None:
     assert {"postnas", "fit", "search", "generate"} <= {command.split()[1] for command in COMMANDS} and CODE
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(((?!http)[^)]+)\)", README))
+@pytest.mark.parametrize("link", re.findall(r"\]\(((?!http|#)[^)#]+)", README))
 def test_link_leads_somewhere(link: str) -> None:
     assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("anchor", re.findall(r"\]\(#([^)]+)\)", README))
+def test_anchor_is_a_heading(anchor: str) -> None:
+    assert anchor in {line.lstrip("# ").lower().replace(" ", "-") for line in README.splitlines() if line[:1] == "#"}
 
 
 def test_make_knows_the_readmes_targets() -> None:
