@@ -9,7 +9,6 @@ The floor counts each input read and each output written once, and the products 
 
 import argparse
 import multiprocessing
-import statistics
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +19,7 @@ from jetlit_kernels.reference.gated_delta_rule import chunk_gated_delta_rule
 from jetlit_kernels.triton import gated_delta_rule as launcher
 from jetlit_kernels.triton.gated_delta_rule import CONFIGS, Config
 from reporting import report
+from timing import milliseconds
 
 Shape = tuple[int, int, int, int, int]  # B, T, H, K, V
 SHAPES: dict[str, Shape] = {
@@ -47,18 +47,6 @@ def draw(shape: Shape, dtype: torch.dtype = torch.bfloat16) -> list[torch.Tensor
     q, k, v = (torch.randn(B, T, H, width, device="cuda").to(dtype) for width in (K, K, V))
     g = -0.1 * torch.randn(B, T, H, device="cuda").exp()
     return [t.requires_grad_() for t in (q, k, v, g, torch.rand(B, T, H, device="cuda"))]
-
-
-def milliseconds(call: Callable[[], Any], repeats: int = 15) -> float:
-    times = []
-    for _ in range(repeats + 3):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return statistics.median(times[3:])
 
 
 def floors(shape: Shape, chunk: int = 64) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from reporting import RESULTS, report
+from timing import ceilings
 
 from jetlit.generation import measure_generation
 from jetlit.generation.cache import computed_cache_bytes
@@ -54,21 +55,6 @@ def build(config: JetNemotronConfig) -> JetNemotronForCausalLM:
 def released(scale: str) -> JetNemotronForCausalLM:
     """A released configuration with random weights."""
     return build(JetNemotronConfig.from_pretrained(str(CONFIGS / scale)))
-
-
-def copy_bandwidth() -> float:
-    """Bytes per second, read and written, of a large copy on the device."""
-    source = torch.empty(2**31, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    times = []
-    for _ in range(7):
-        start.record()
-        target.copy_(source)
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return 2 * source.numel() / (sorted(times)[len(times) // 2] / 1000)
 
 
 def step_bytes(model: JetNemotronForCausalLM, batch: int, context: int) -> int:
@@ -183,7 +169,7 @@ def main() -> None:
     parser.add_argument("--memory-gib", type=float, default=79.0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    bandwidth = copy_bandwidth()
+    bandwidth = ceilings()["bytes"]
     if arguments.part in ("table", "all"):
         table(arguments, bandwidth)
     if arguments.part in ("curve", "all"):

@@ -12,7 +12,6 @@ and 128.
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from jetlit_kernels import jet_decode_step, log_decay_and_beta
 from jetlit_kernels.reference import gated_norm
 from reporting import report
+from timing import ceilings, milliseconds
 
 from jetlit.blocks.base import CarriedState
 from jetlit.blocks.jet import JetBlock
@@ -77,28 +77,6 @@ def assemble_opponent() -> str | None:
     Opponent.convolve = staticmethod(torch.compile(convolution_over_kernels))
     Opponent.norm = staticmethod(torch.compile(gated_norm.gated_rms_norm))
     return None
-
-
-def milliseconds(call: Callable[[], Any], repeats: int = 20, warm_up: int = 4) -> float:
-    """Median of CUDA-event timings."""
-    for _ in range(warm_up):
-        call()
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
-    for start, end in events:
-        start.record()
-        call()
-        end.record()
-    torch.cuda.synchronize()
-    return statistics.median(start.elapsed_time(end) for start, end in events)
-
-
-def ceilings() -> dict[str, float]:
-    """What this GPU does at best: bytes/s of a copy (read + written) and FLOP/s of a bf16 product."""
-    source = torch.randn(2**29, device="cuda").bfloat16()
-    target = torch.empty_like(source)
-    copy = 2 * source.nbytes / milliseconds(lambda: target.copy_(source)) * 1e3
-    a = torch.randn(8192, 8192, device="cuda").bfloat16()
-    return {"bytes": copy, "flops": 2 * 8192**3 / milliseconds(lambda: a @ a) * 1e3}
 
 
 def new_block(kind: type[JetBlock], dims: str) -> JetBlock:

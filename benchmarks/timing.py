@@ -1,0 +1,29 @@
+"""Times on a GPU: medians of CUDA events, and the ceilings of the device they are compared with."""
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def milliseconds(call: Callable[[], Any], repeats: int = 20, warm_up: int = 4) -> float:
+    """Median of CUDA-event timings."""
+    for _ in range(warm_up):
+        call()
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
+    for start, end in events:
+        start.record()
+        call()
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.median(start.elapsed_time(end) for start, end in events)
+
+
+def ceilings() -> dict[str, float]:
+    """What this GPU does at best: bytes/s of a copy (read + written) and FLOP/s of a bf16 product."""
+    source = torch.randn(2**29, device="cuda").bfloat16()
+    target = torch.empty_like(source)
+    copy = 2 * source.nbytes / milliseconds(lambda: target.copy_(source)) * 1e3
+    a = torch.randn(8192, 8192, device="cuda").bfloat16()
+    return {"bytes": copy, "flops": 2 * 8192**3 / milliseconds(lambda: a @ a) * 1e3}
