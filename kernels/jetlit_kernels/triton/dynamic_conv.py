@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from jetlit_kernels.triton.chunks import cdiv
+from jetlit_kernels.triton.descriptors import described
 from jetlit_kernels.triton.sizes import power_of_two
 
 
@@ -208,8 +208,8 @@ def forward(
     taps = weight.shape[0] // channels
     tap_columns = power_of_two(taps)
     block = tile.columns // tap_columns
-    hidden_rows = _described(hidden.to(v.dtype).reshape(rows, rank), [tile.rows, tile.inner])
-    tile_weight = _described(_by_tile(weight.to(v.dtype), taps, block), [tile.columns, tile.inner])
+    hidden_rows = described(hidden.to(v.dtype).reshape(rows, rank), [tile.rows, tile.inner])
+    tile_weight = described(_by_tile(weight.to(v.dtype), taps, block), [tile.columns, tile.inner])
     v, stride_v = _rows(v)
     sequences = Sequences.of(cu_seqlens, rows)
     forward_kernel[(cdiv(channels, block), cdiv(rows, tile.rows))](
@@ -274,15 +274,6 @@ def _rows(v: torch.Tensor) -> tuple[torch.Tensor, int]:
     if v.stride(2) != 1 or (batch > 1 and v.stride(0) != length * v.stride(1)):
         v = v.contiguous()
     return v, v.stride(1)
-
-
-def _described(x: torch.Tensor, block: list[int]) -> TensorDescriptor:
-    """A descriptor of `x` [M, R], which loads blocks of it and zeros out of range; its rows must lie on 16 bytes."""
-    per_16_bytes = 16 // x.element_size()
-    x = F.pad(x, (0, -x.shape[1] % per_16_bytes)).contiguous()
-    if x.data_ptr() % 16:
-        x = x.clone()
-    return TensorDescriptor.from_tensor(x, block)
 
 
 def _by_tile(x: torch.Tensor, taps: int, block: int) -> torch.Tensor:
