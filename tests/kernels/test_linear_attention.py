@@ -84,7 +84,7 @@ def test_a_wrong_decay_shape_is_refused() -> None:
 
 
 @INTERPRETED
-@pytest.mark.parametrize("kind", ["none", "scalar"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bounds", [None, [0, 1, 1, 45, 70]])
 def test_triton_matches_the_recurrence(kind: str, bounds: list[int] | None) -> None:
     options = {} if bounds is None else {"cu_seqlens": torch.tensor(bounds)}
@@ -95,8 +95,3 @@ def test_triton_matches_the_recurrence(kind: str, bounds: list[int] | None) -> N
         linear_attention, tensors, upstream, backend="triton", output_final_state=True, **options
     )
     assert_close(actual, expected, 1e-5)
-
-
-def test_triton_has_no_vector_decay() -> None:
-    with pytest.raises(ValueError, match="vector decay"):
-        linear_attention(**draw("vector", 1, 5), backend="triton")
