@@ -55,28 +55,27 @@ def load_tile(x, index, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, 
 
 
 @triton.jit
-def in_right_half(token, HALF: tl.constexpr):
-    """Whether a token of a chunk lies in the right half of its block of 2 · HALF tokens."""
-    return (token // HALF) % 2 == 1
+def in_right_half(token, level):
+    """Whether a token of a chunk lies in the right half of its block of 2 · 2^level tokens."""
+    return (token >> level) % 2 == 1
 
 
 @triton.jit
-def decay_to_middle(sums, b_sums, index, column, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, HALF: tl.constexpr):
-    """Returns the decay [C, BK] between each token and the last of the left half of its block of 2 · HALF tokens."""
+def decay_to_middle(sums, b_sums, index, column, level, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr):
+    """Returns the decay [C, BK] between each token and the last of the left half of its block of 2 · 2^level tokens."""
     token = tl.arange(0, C)
     columns = column + tl.arange(0, BK)
-    middle = token // (2 * HALF) * (2 * HALF) + HALF - 1
+    middle = ((token >> level) | 1) * (1 << level) - 1
     pointers = sums + index.to(tl.int64) * C * K + middle[:, None] * K + columns[None, :]
     difference = (b_sums - tl.load(pointers, mask=(columns < K)[None, :], other=0.0)).to(tl.float32)
-    return tl.exp(tl.where(in_right_half(token, HALF)[:, None], difference, -difference))
+    return tl.exp(tl.where(in_right_half(token, level)[:, None], difference, -difference))
 
 
 @triton.jit
-def meet_at(C: tl.constexpr, HALF: tl.constexpr):
-    """Whether two tokens lie in different halves of one block of 2 · HALF tokens: [C, C]."""
+def meet_at(level, C: tl.constexpr):
+    """Whether two tokens lie in different halves of one block of 2 · 2^level tokens: [C, C]."""
     token = tl.arange(0, C)
-    differing = token[:, None] ^ token[None, :]
-    return (differing >= HALF) & (differing < 2 * HALF)
+    return ((token[:, None] ^ token[None, :]) >> level) == 1
 
 
 @triton.jit
@@ -164,12 +163,11 @@ def attention_kernel(
         b_k = load_tokens(k, begin, end, head, H, K, column, C, BK)
         b_sums = load_tile(sums, index, 0, column, C, K, C, BK)
         itself += tl.sum(b_q.to(tl.float32) * b_k.to(tl.float32), axis=1)
-        for level in tl.static_range(LEVELS):
-            HALF: tl.constexpr = 2**level
-            decay = decay_to_middle(sums, b_sums, index, column, K, C, BK, HALF)
-            either = tl.where(in_right_half(c, HALF)[:, None], b_q, b_k)
+        for level in range(LEVELS):
+            decay = decay_to_middle(sums, b_sums, index, column, level, K, C, BK)
+            either = tl.where(in_right_half(c, level)[:, None], b_q, b_k)
             y = (either.to(tl.float32) * decay).to(b_q.dtype)
-            attention += tl.where(meet_at(C, HALF), tl.dot(y, tl.trans(y), input_precision=PRECISION), 0.0)
+            attention += tl.where(meet_at(level, C), tl.dot(y, tl.trans(y), input_precision=PRECISION), 0.0)
     attention = tl.where(c[:, None] > c[None, :], attention, 0.0)
     attention += tl.where(c[:, None] == c[None, :], itself[:, None], 0.0)
     offsets, _ = tile_offsets(index, 0, 0, C, C, C, C)
@@ -338,6 +336,7 @@ def gradient_kernel(
         overlap += tl.sum(b_state.to(tl.float32) * b_d_state.to(tl.float32), axis=1)
     d_attention = tl.where(c[:, None] >= c[None, :], lower, upper) * scale
     itself = tl.sum(tl.where(c[:, None] == c[None, :], d_attention, 0.0), axis=1)
+    d_attention = d_attention.to(q.dtype.element_ty)
 
     b_q = load_tokens(q, begin, end, head, H, K, column, C, BK)
     b_k = load_tokens(k, begin, end, head, H, K, column, C, BK)
@@ -346,26 +345,26 @@ def gradient_kernel(
     total = tl.load(sums + (index * C + C - 1) * K + columns, mask=columns < K, other=0.0)
     b_dq *= tl.exp(b_sums.to(tl.float32)) * scale
     b_dk *= tl.exp((total[None, :] - b_sums).to(tl.float32))
-    # The state's share: a decay scales what later tokens read and what earlier ones wrote.
-    later = tl.where(c[:, None] <= c[None, :], 1.0, 0.0)
-    earlier = 1.0 - later
+    # The state's share: the decay at t scales what tokens i >= t read of it and what tokens i < t write into it.
+    reads = c[:, None] <= c[None, :]
     b_dg = tl.zeros((C, BK), tl.float32) + (overlap * tl.exp(total.to(tl.float32)))[None, :]
-    b_dg = tl.dot(later.to(b_q.dtype), (b_q.to(tl.float32) * b_dq).to(b_q.dtype), b_dg, input_precision=PRECISION)
-    b_dg = tl.dot(earlier.to(b_q.dtype), (b_k.to(tl.float32) * b_dk).to(b_q.dtype), b_dg, input_precision=PRECISION)
+    q_dq = (b_q.to(tl.float32) * b_dq).to(b_q.dtype)
+    k_dk = (b_k.to(tl.float32) * b_dk).to(b_q.dtype)
+    b_dg = tl.dot(reads.to(b_q.dtype), q_dq, b_dg, input_precision=PRECISION)
+    b_dg = tl.dot((~reads).to(b_q.dtype), k_dk, b_dg, input_precision=PRECISION)
 
     b_dq += b_k.to(tl.float32) * itself[:, None]
     b_dk += b_q.to(tl.float32) * itself[:, None]
-    for level in tl.static_range(LEVELS):
-        HALF: tl.constexpr = 2**level
-        right = in_right_half(c, HALF)
-        decay = decay_to_middle(sums, b_sums, index, column, K, C, BK, HALF)
+    for level in range(LEVELS):
+        right = in_right_half(c, level)
+        decay = decay_to_middle(sums, b_sums, index, column, level, K, C, BK)
         either = tl.where(right[:, None], b_q, b_k).to(tl.float32)
-        z = tl.where(meet_at(C, HALF), d_attention, 0.0).to(b_q.dtype)
+        z = tl.where(meet_at(level, C), d_attention, 0.0)
         d_either = tl.dot(z, (either * decay).to(b_q.dtype), input_precision=PRECISION) * decay
         b_dq += tl.where(right[:, None], d_either, 0.0)
         b_dk += tl.where(right[:, None], 0.0, d_either)
-        same_half = (c[:, None] // HALF) == (c[None, :] // HALF)
-        crosses = tl.where(same_half, tl.where(right[None, :], later, earlier), 0.0)
+        same_half = (c[:, None] >> level) == (c[None, :] >> level)
+        crosses = same_half & (reads == right[None, :])
         b_dg = tl.dot(crosses.to(b_q.dtype), (either * d_either).to(b_q.dtype), b_dg, input_precision=PRECISION)
     store_tokens(dq, b_dq, begin, end, head, H, K, column, C, BK)
     store_tokens(dk, b_dk, begin, end, head, H, K, column, C, BK)
