@@ -20,20 +20,21 @@ from jetlit_kernels.triton.gated_linear_attention_kernels import (
     scan_kernel,
 )
 
-# One fixed configuration a kernel: nothing is tuned at run time. `columns` are those of V a program or step.
+# One fixed configuration a kernel: nothing is tuned at run time. `columns` are those of a program: of V in "scan" and
+# "read", of K in the others ("attention" takes them step by step).
 CONFIGS = {
-    ("decay", torch.bfloat16): Config(0, 4, 1),
-    ("attention", torch.bfloat16): Config(0, 4, 1),
+    ("decay", torch.bfloat16): Config(64, 4, 1),
+    ("attention", torch.bfloat16): Config(64, 4, 1),
     ("scan", torch.bfloat16): Config(64, 8, 2),
     ("read", torch.bfloat16): Config(64, 4, 2),
     ("gradient", torch.bfloat16): Config(64, 8, 2),
-    ("decay", torch.float32): Config(0, 4, 1),
-    ("attention", torch.float32): Config(0, 4, 1),
+    ("decay", torch.float32): Config(32, 4, 1),
+    ("attention", torch.float32): Config(32, 4, 1),
     ("scan", torch.float32): Config(32, 4, 1),
     ("read", torch.float32): Config(32, 4, 1),
     ("gradient", torch.float32): Config(32, 4, 1),
 }
-KEYS = {torch.bfloat16: 64, torch.float32: 32}  # columns of K a program or step
+STEP = {torch.bfloat16: 64, torch.float32: 32}  # columns that a product with the states takes at a time
 # The sums of log decays: float32 results need the difference of two sums exactly, even after strong decays.
 SUMS = {torch.bfloat16: torch.float32, torch.float32: torch.float64}
 
@@ -47,7 +48,6 @@ class _Call:
         self.heads, self.K, self.V = q.shape[2], q.shape[3], v.shape[3]
         self.cut = Chunking(CHUNK[q.dtype], q.shape[0], q.shape[1], bounds)
         self.slots = self.cut.rows * self.cut.per_row
-        self.BK = min(key_block(self.K), KEYS[q.dtype])
 
     @cached_property
     def common(self) -> dict[str, object]:
@@ -77,6 +77,10 @@ class _Call:
         """Returns the configuration of a kernel."""
         return CONFIGS[kernel, self.dtype]
 
+    def keys(self, columns: int) -> int:
+        """Returns the width of blocks of K: `columns`, or less where K has less."""
+        return min(key_block(self.K), columns)
+
     def tiles(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Returns scratch memory [slots, H, ...] for all chunks."""
         return torch.empty(self.slots, self.heads, *shape, dtype=dtype or self.dtype, device=self.device)
@@ -88,10 +92,13 @@ class _Call:
         C = self.cut.size
         sums = self.tiles(C, self.K, dtype=SUMS[self.dtype])
         readers, writers = self.tiles(C, self.K), self.tiles(C, self.K)
-        decay_kernel[(self.slots, self.heads, cdiv(self.K, self.BK))](
-            q, k, g, sums, readers, writers, scale, BK=self.BK, **self.common, **self.config("decay").options()
+        config = self.config("decay")
+        BK = self.keys(config.columns)
+        decay_kernel[(self.slots, self.heads, cdiv(self.K, BK))](
+            q, k, g, sums, readers, writers, scale, BK=BK, **self.common, **config.options()
         )
         attentions = self.tiles(C, C)
+        config = self.config("attention")
         attention_kernel[(self.slots, self.heads)](
             q,
             k,
@@ -99,9 +106,9 @@ class _Call:
             attentions,
             scale,
             LEVELS=self.levels,
-            BK=self.BK,
+            BK=self.keys(config.columns),
             **self.common,
-            **self.config("attention").options(),
+            **config.options(),
         )
         return sums, readers, writers, attentions
 
@@ -151,7 +158,7 @@ class _Call:
             attentions,
             values,
             o,
-            BK=self.BK,
+            BK=self.keys(STEP[self.dtype]),
             BV=config.columns,
             TRANSPOSED=transposed,
             **self.common,
@@ -174,7 +181,8 @@ class _Call:
         """Returns dq, dk and dg."""
         dq, dk, dg = (torch.empty_like(t) for t in (q, k, g))
         config = self.config("gradient")
-        gradient_kernel[(self.slots, self.heads, cdiv(self.K, self.BK))](
+        BK = self.keys(config.columns)
+        gradient_kernel[(self.slots, self.heads, cdiv(self.K, BK))](
             q,
             k,
             v,
@@ -187,8 +195,8 @@ class _Call:
             dg,
             scale,
             LEVELS=self.levels,
-            BK=self.BK,
-            BV=config.columns,
+            BK=BK,
+            BV=STEP[self.dtype],
             **self.common,
             **config.options(),
         )
