@@ -110,3 +110,14 @@ def test_triton_carries_the_state_of_a_vector_decay() -> None:
         o, state = linear_attention(**piece, initial_state=state, output_final_state=True, backend="triton")
         assert relative_error(o, whole[:, start:end]) < 1e-5
     assert relative_error(state, last) < 1e-5
+
+
+@INTERPRETED
+@pytest.mark.parametrize("packed", [False, True])
+def test_triton_operator_is_complete(packed: bool) -> None:
+    """Autograd, fake tensors and AOT tracing of the custom operator agree with its eager form."""
+    from jetlit_kernels.gated_linear_attention_op import gated_linear_attention_op
+
+    bounds = torch.tensor([0, 30, 40]) if packed else None
+    *tensors, state = (t.float().requires_grad_() for t in draw("vector", 1, 40, H=1).values())
+    torch.library.opcheck(gated_linear_attention_op, (*tensors, None if packed else state, bounds, 0.25))

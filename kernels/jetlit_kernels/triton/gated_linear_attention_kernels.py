@@ -37,9 +37,7 @@ STRONGEST = tl.constexpr(-128.0)
 
 
 @triton.jit
-def tile_offsets(
-    index, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr
-):
+def tile_offsets(index, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):
     """Offsets and mask of the block [BR, BC] at (row, column) of the matrix number `index` in [.., ROWS, COLUMNS]."""
     r = row + tl.arange(0, BR)
     c = column + tl.arange(0, BC)
@@ -207,7 +205,7 @@ def scan_kernel(
     column = tl.program_id(0) * BV
     n = tl.program_id(1) // H
     head = tl.program_id(1) % H
-    start, end, count, shift, row, low, high = span_of_sequence(
+    start, end, count, shift, row, _, _ = span_of_sequence(
         n, 0, chunks, length, chunks, bounds, base, SIZE=C, PACKED=PACKED
     )
     ends, ends_mask = tile_offsets(n * H + head, 0, column, K, V, BK, BV)
