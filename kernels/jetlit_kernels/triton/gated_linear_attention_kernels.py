@@ -53,6 +53,14 @@ def load_tile(x, index, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, 
 
 
 @triton.jit
+def load_total(sums, index, column, exists, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr):
+    """Loads G_C [BK] of a chunk from `column` on, zeros where there is no such chunk."""
+    columns = column + tl.arange(0, BK)
+    pointers = sums + (index.to(tl.int64) * C + C - 1) * K + columns
+    return tl.load(pointers, mask=(columns < K) & exists, other=0.0)
+
+
+@triton.jit
 def in_right_half(token, level):
     """Whether a token of a chunk lies in the right half of its block of 2 · 2^level tokens."""
     return (token >> level) % 2 == 1
@@ -173,6 +181,12 @@ def attention_kernel(
 
 
 @triton.jit
+def chunk_of_step(step, count, REVERSE: tl.constexpr):
+    """The chunk of a sequence of `count` chunks that a scan treats at a step."""
+    return count - 1 - step if REVERSE else step
+
+
+@triton.jit
 def scan_kernel(
     writers,
     values,
@@ -212,19 +226,22 @@ def scan_kernel(
     state = tl.zeros((BK, BV), tl.float32)
     if HAS_INITIAL:
         state = tl.load(initial + ends, mask=ends_mask, other=0.0).to(tl.float32)
-    rows = tl.arange(0, BK)
+    base_slot = row * chunks + shift
+    index = (base_slot + chunk_of_step(0, count, REVERSE)) * H + head
+    total = load_total(sums, index, 0, count > 0, K, C, BK)
     for step in range(0, count):
-        chunk = step
-        if REVERSE:
-            chunk = count - 1 - step
-        index = (row * chunks + shift + chunk).to(tl.int64) * H + head
+        # The next chunk's total is loaded a step ahead: nothing else would hide its latency.
+        index = (base_slot + chunk_of_step(step + 1, count, REVERSE)) * H + head
+        next_total = load_total(sums, index, 0, step + 1 < count, K, C, BK)
+        chunk = chunk_of_step(step, count, REVERSE)
+        index = (base_slot + chunk) * H + head
         b_writers = load_tile(writers, index, 0, 0, C, K, C, BK)
         b_values = load_tokens(values, start + chunk * C, end, head, H, V, column, C, BV)
-        total = tl.load(sums + (index * C + C - 1) * K + rows, mask=rows < K, other=0.0)
         offsets, mask = tile_offsets(index, 0, column, K, V, BK, BV)
         tl.store(states + offsets, state.to(states.dtype.element_ty), mask=mask)
         kept = state * tl.exp(total.to(tl.float32))[:, None]
         state = tl.dot(tl.trans(b_writers), b_values, kept, input_precision=PRECISION)
+        total = next_total
     tl.store(final + ends, state, mask=ends_mask)
 
 
@@ -339,8 +356,7 @@ def gradient_kernel(
     b_q = load_tokens(q, begin, end, head, H, K, column, C, BK)
     b_k = load_tokens(k, begin, end, head, H, K, column, C, BK)
     b_sums = load_tile(sums, index, 0, column, C, K, C, BK)
-    columns = column + tl.arange(0, BK)
-    total = tl.load(sums + (index * C + C - 1) * K + columns, mask=columns < K, other=0.0)
+    total = load_total(sums, index, column, True, K, C, BK)
     b_dq *= tl.exp(b_sums.to(tl.float32)) * scale
     b_dk *= tl.exp((total[None, :] - b_sums).to(tl.float32))
     # The state's share: the decay at t scales what tokens i >= t read of it and what tokens i < t write into it.
