@@ -80,8 +80,22 @@ def decay_to_middle(sums, b_sums, index, column, level, K: tl.constexpr, C: tl.c
 @triton.jit
 def meet_at(level, C: tl.constexpr):
     """Whether two tokens lie in different halves of one block of 2 · 2^level tokens: [C, C]."""
+    half = tl.arange(0, C) >> level
+    return (half ^ 1)[:, None] == half[None, :]
+
+
+@triton.jit
+def crosses(level, C: tl.constexpr):
+    """1 at [t, i] where the decay of token t scales the way from token i to the middle of its block, else 0: [C, C].
+
+    Of token i in a right half that is t from the half's start to i, in a left one from i + 1 to the half's end.
+    """
     token = tl.arange(0, C)
-    return ((token[:, None] ^ token[None, :]) >> level) == 1
+    start = (token >> level) << level
+    right = in_right_half(token, level)
+    low = tl.where(right, start, token + 1)
+    high = tl.where(right, token + 1, start + (1 << level))
+    return tl.where((token[:, None] >= low[None, :]) & (token[:, None] < high[None, :]), 1.0, 0.0)
 
 
 @triton.jit
@@ -377,9 +391,8 @@ def gradient_kernel(
         d_either = tl.dot(z, (either * decay).to(b_q.dtype), input_precision=PRECISION) * decay
         b_dq += tl.where(right[:, None], d_either, 0.0)
         b_dk += tl.where(right[:, None], 0.0, d_either)
-        same_half = (c[:, None] >> level) == (c[None, :] >> level)
-        crosses = same_half & (reads == right[None, :])
-        b_dg = tl.dot(crosses.to(b_q.dtype), (either * d_either).to(b_q.dtype), b_dg, input_precision=PRECISION)
+        q_dq_or_k_dk = (either * d_either).to(b_q.dtype)
+        b_dg = tl.dot(crosses(level, C).to(b_q.dtype), q_dq_or_k_dk, b_dg, input_precision=PRECISION)
     store_tokens(dq, b_dq, begin, end, head, H, K, column, C, BK)
     store_tokens(dk, b_dk, begin, end, head, H, K, column, C, BK)
     store_tokens(dg, b_dg, begin, end, head, H, K, column, C, BK)
