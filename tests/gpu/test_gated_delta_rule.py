@@ -71,6 +71,15 @@ def test_widths(K: int, V: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_without_an_initial_state(dtype: torch.dtype) -> None:
+    tensors = draw(2, 300, 4, 96, 256, dtype)
+    upstream = torch.randn_like(tensors["v"]), 0.1 * torch.randn_like(tensors.pop("initial_state"))
+    expected = run_with_gradients(chunk_gated_delta_rule, tensors, upstream, dtype=torch.float64)
+    actual = run_with_gradients(gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True)
+    assert_close(actual, expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("decay", [0.0, 30.0])
 def test_decays(decay: float, dtype: torch.dtype) -> None:
     tensors = draw(2, 500, 4, 96, 256, dtype, decay=decay)
