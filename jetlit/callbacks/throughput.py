@@ -9,8 +9,12 @@ from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from jetlit.models import JetNemotronForCausalLM
+from jetlit.recipes.precision import computes_in_bfloat16
 from jetlit.recipes.sharding import is_sharded
 from jetlit.recipes.steps import is_logged
+
+HOPPER_BFLOAT16_FLOPS = 989.4e12
+"""NVIDIA's figure for the H100 SXM and the H200, dense products."""
 
 
 class Throughput(Callback):
@@ -137,9 +141,15 @@ def training_flops_per_token(pl_module: LightningModule) -> float:
 
 
 def peak_flops(trainer: Trainer, pl_module: LightningModule) -> float | None:
-    """FLOP/s the device can do in the trainer's precision, or None where Lightning has no number for it."""
+    """FLOP/s the device can do in the trainer's precision, without sparsity, or None where there is no number for it.
+
+    Lightning's, but for the H200: it has the H100's arithmetic units at the same peak, and Lightning does not know it
+    by the name its driver reports.
+    """
     device = trainer.strategy.root_device
     if device.type == "cpu":
         return None
-    dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
+    dtype = torch.bfloat16 if computes_in_bfloat16(trainer) else torch.float32
+    if dtype == torch.bfloat16 and "H200" in torch.cuda.get_device_name(device):
+        return HOPPER_BFLOAT16_FLOPS
     return get_available_flops(device, dtype)

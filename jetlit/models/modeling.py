@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = [IGNORED_TENSORS]  # noqa: RUF012
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The widest type among the parameters; in training frozen ones may be narrower than trained ones."""
+        types = {parameter.dtype for parameter in self.parameters() if parameter.is_floating_point()}
+        return functools.reduce(torch.promote_types, types)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -88,6 +95,15 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         self.rotary = HybridRotaryEmbedding(config)  # type: ignore[arg-type]
         self.gradient_checkpointing = False
         self.post_init()
+
+    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Token embeddings, [B, T] to [B, T, H], in autocast's type where it is on.
+
+        What the layers hand on has then the type of their products. Left in float32, it would be cast anew for every
+        projection that reads it, forwards and backwards, and each cast kept until the backward pass.
+        """
+        hidden, device = self.embed_tokens(input_ids), input_ids.device.type
+        return hidden.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else hidden
 
     def layer_inputs(
         self,
@@ -177,7 +193,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
-        hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
         cache = self._cache(past_key_values, use_cache, cu_seqlens)
         if cache is not None:
             cache.check_room(hidden.shape[1])
