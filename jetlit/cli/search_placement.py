@@ -64,11 +64,12 @@ def search_placement(
     pattern_tasks = [task.name for task in built if task.objective_name == "-loss"]
     if sliding_window_budget:
         _check_sliding_windows(network, pattern_tasks)
-    evaluator: SubnetEvaluator | SharedEvaluator = SubnetEvaluator(network, built)
+    own = SubnetEvaluator(network, built)
+    evaluator: SubnetEvaluator | SharedEvaluator = own
     if workers > 1:
         # Weights trained anew in the same place are told by their file's time.
         key = {"supernet": supernet, "written": SuperNetwork.written(supernet), "tasks": tasks, "run_dir": run_dir}
-        evaluator = SharedEvaluator(evaluator, Path(out_dir) / "shared", key, workers)
+        evaluator = SharedEvaluator(own, Path(out_dir) / "shared", key, workers)
     weights = weights or {task.name: 1.0 for task in built}
     sizes = curve_budgets if curve_budgets is not None else list(range(1, min(budget + 1, layers) + 1))
     found = search(

@@ -193,7 +193,8 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
-        hidden = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden = self.embed(input_ids) if input_ids is not None else inputs_embeds
+        assert hidden is not None
         cache = self._cache(past_key_values, use_cache, cu_seqlens)
         if cache is not None:
             cache.check_room(hidden.shape[1])
