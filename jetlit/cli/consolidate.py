@@ -33,7 +33,6 @@ def consolidate(fit: str, out_dir: str, checkpoint: str | None = None) -> None:
     one_process = ["--trainer.strategy", "auto", "--trainer.devices", "1", "--trainer.num_nodes", "1"]
     here = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.logger", "false"]
     cli = JetlitCLI(["--config", str(config), *one_process, *here])
-    cli.model.trainer = cli.trainer  # which knows the precision the model is configured for
     cli.model.configure_model()
     cli.model.load_state_dict(_weights(path))
     tokenizer = load_tokenizer(cli.datamodule.tokenizer_path) if hasattr(cli.datamodule, "tokenizer_path") else None

@@ -83,7 +83,7 @@ class Recipe(LightningModule):
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)  # new weights depend on the seed, not on what was drawn before
             self.model = self.build().train()
-        if computes_in_bfloat16(self.trainer):
+        if self._trainer is not None and computes_in_bfloat16(self._trainer):
             narrow_frozen(self.model)
         if self.compile_layers:
             for layer in self.layers_that_run():
