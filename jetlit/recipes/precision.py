@@ -3,12 +3,18 @@
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
 
 def computes_in_bfloat16(trainer: Any) -> bool:
     """Whether a trainer's matrix products are in bfloat16 while its weights may be float32."""
     return "bf16" in str(trainer.precision)
+
+
+def may_narrow(trainer: Any) -> bool:
+    """Whether frozen weights may have another type than trained ones; Lightning's older FSDP flattens them together."""
+    return computes_in_bfloat16(trainer) and not isinstance(trainer.strategy, FSDPStrategy)
 
 
 def narrow_frozen(model: nn.Module) -> None:

@@ -20,7 +20,7 @@ from jetlit.recipes.layers import compile_layer, recompute_feed_forward
 from jetlit.recipes.mean_losses import MeanLosses
 from jetlit.recipes.optimisation import WarmupCosine, parameter_groups
 from jetlit.recipes.optimizer_state import name_states
-from jetlit.recipes.precision import computes_in_bfloat16, narrow_frozen, widen_frozen
+from jetlit.recipes.precision import computes_in_bfloat16, may_narrow, narrow_frozen, widen_frozen
 from jetlit.recipes.sharding import is_sharded, shard_recipe
 from jetlit.recipes.steps import is_logged
 
@@ -83,7 +83,7 @@ class Recipe(LightningModule):
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)  # new weights depend on the seed, not on what was drawn before
             self.model = self.build().train()
-        if self._trainer is not None and computes_in_bfloat16(self._trainer):
+        if self._trainer is not None and may_narrow(self._trainer):
             narrow_frozen(self.model)
         if self.compile_layers:
             for layer in self.layers_that_run():
