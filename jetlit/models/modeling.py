@@ -11,6 +11,7 @@ from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from jetlit.blocks.banded import runs_banded
 from jetlit.blocks.base import LinearMixer, MaskKind
 from jetlit.blocks.masks import attention_mask_for, packed_positions
 from jetlit.blocks.rms_norm import RMSNorm
@@ -142,6 +143,9 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         def build_mask(kind: MaskKind) -> torch.Tensor | None:
             if kind == "padding":
                 return padding
+            unbroken = cache is None and padding is None and cu_seqlens is None
+            if kind == "sliding" and unbroken and runs_banded(hidden.device, hidden.dtype):
+                return None  # the block does without
             kv_length, kv_offset = (length, 0) if cache is None else cache.mask_sizes(kind, length)
             return attention_mask_for(
                 implementation,
