@@ -153,7 +153,12 @@ def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "step=00000012.ckpt").mkdir()  # sharded, and its metadata was never written
     assert last_checkpoint(tmp_path).name == "step=00000010.ckpt"
-    (tmp_path / "step=00000012.ckpt" / "meta.pt").write_bytes(b"")
+    meta = tmp_path / "step=00000012.ckpt" / "meta.pt"
+    torch.save({"global_step": 12}, meta)
+    whole = meta.read_bytes()
+    meta.write_bytes(whole[:-1])  # killed while it was written
+    assert last_checkpoint(tmp_path).name == "step=00000010.ckpt"
+    meta.write_bytes(whole)
     assert last_checkpoint(tmp_path).name == "step=00000012.ckpt"
 
 
