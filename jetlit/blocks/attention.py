@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
+from jetlit.blocks.banded import banded_attention, runs_banded
 from jetlit.blocks.base import AttentionCache, MaskKind, TokenMixer
 from jetlit.blocks.masks import attention_mask_for
 from jetlit.blocks.projections import project
@@ -106,6 +107,10 @@ class Attention(TokenMixer):
         if (own_attention := getattr(cache, "attend", None)) is not None:
             output = own_attention(query, key, value, self.scaling)
             return self.o_proj(output.transpose(1, 2).reshape(batch, length, -1))
+        if attention_mask is None and cache is None and cu_seqlens is None and self._runs_banded(query):
+            assert self.window_size is not None
+            output = banded_attention(query, key, value, self.window_size, self.scaling)
+            return self.o_proj(output.flatten(2))
         if cache is not None:
             key, value = cache.update(key, value)
         implementation = self.implementation
@@ -147,6 +152,10 @@ class Attention(TokenMixer):
         if position_embeddings is not None:
             query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         return query, key, value
+
+    def _runs_banded(self, query: torch.Tensor) -> bool:
+        plain = self.window_size is not None and self.implementation == "sdpa" and not (self.training and self.dropout)
+        return plain and runs_banded(query.device, query.dtype)
 
     @property
     def implementation(self) -> str:

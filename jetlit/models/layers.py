@@ -60,5 +60,9 @@ class DecoderLayer(GradientCheckpointingLayer):
             cu_seqlens=inputs.cu_seqlens,
             position_embeddings=inputs.position_embeddings,
         )
+        return self.feed_forward(hidden, mixed)
+
+    def feed_forward(self, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """What follows the token mixer: both residuals and the MLP; all [B, T, H]."""
         hidden = hidden + mixed
         return hidden + self.mlp(self.post_attention_layernorm(hidden))

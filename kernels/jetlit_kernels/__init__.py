@@ -8,14 +8,22 @@ from jetlit_kernels.gated_delta_rule import gated_delta_rule
 from jetlit_kernels.gated_norm import gated_rms_norm
 from jetlit_kernels.gates import log_decay_and_beta
 from jetlit_kernels.linear_attention import linear_attention
+from jetlit_kernels.token_losses import (
+    cross_entropy_with_gradient,
+    kl_with_gradient,
+    relative_error_with_gradient,
+)
 
 __all__ = [
+    "cross_entropy_with_gradient",
     "decode_attention",
     "dplr_delta_rule",
     "dynamic_conv",
     "gated_delta_rule",
     "gated_rms_norm",
     "jet_decode_step",
+    "kl_with_gradient",
     "linear_attention",
     "log_decay_and_beta",
+    "relative_error_with_gradient",
 ]

@@ -18,6 +18,7 @@ import pytest
         "test_gated_delta_rule",
         "test_gated_norm",
         "test_linear_attention",
+        "test_token_losses",
     ],
 )
 def test_triton_cases_pass(name):
