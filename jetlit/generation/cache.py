@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from jetlit_kernels import decode_attention
+from jetlit_kernels import window_attention
 
 from jetlit.blocks.attention import Attention
 from jetlit.blocks.base import LinearMixer, TokenMixer
-from jetlit.generation.chunk_attention import chunk_attention, masked_chunk_attention
+from jetlit.generation.chunk_attention import chunk_attention
 from jetlit.models import JetNemotronForCausalLM
 from jetlit.models.cache import StateLayer
 
@@ -24,7 +24,6 @@ class Clock:
         position: [1] int64, of the next token.
         count: [1] int64, tokens visible to it, itself included.
         seen: tokens before it.
-        decoding: one token at a time, rather than a chunk of the prompt.
         capturing: the step is being captured, so that it must not depend on `seen`.
     """
 
@@ -32,7 +31,6 @@ class Clock:
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         self.count = torch.ones(1, dtype=torch.int64, device=device)
         self.seen = 0
-        self.decoding = False
         self.capturing = False
 
     def tick(self) -> None:
@@ -59,9 +57,14 @@ class KeyValueLayer:
         self.clock = clock
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Stores the new keys and values [B, KV heads, T, D] and attends: queries and result [B, heads, T, D]."""
-        step = self._token if self.clock.decoding else self._chunk
-        return step(query, key, value, scaling)
+        """Stores a chunk's keys and values [B, KV heads, T, D] and attends: queries and result [B, heads, T, D]."""
+        raise NotImplementedError
+
+    def filled(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns keys and values up to and with the token of this step, or all slots where that is not known."""
+        # A graph's shapes are fixed, and its kernel stops at the count; outside of one there is less to look at.
+        count = self.slots if self.clock.capturing else min(self.clock.seen + 1, self.slots)
+        return self.keys[:, :, :count], self.values[:, :, :count]
 
     def byte_count(self) -> int:
         """Returns the bytes held."""
@@ -70,24 +73,12 @@ class KeyValueLayer:
     def reset(self) -> None:
         """Nothing to forget: what is stored is overwritten before it is visible."""
 
-    def _token(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        clock = self.clock
-        slot = clock.position % self.slots
-        self.keys.index_copy_(2, slot, key)
-        self.values.index_copy_(2, slot, value)
-        # A graph's shapes are fixed, and its kernel stops at the count; outside of one there is less to look at.
-        filled = self.slots if clock.capturing else min(clock.seen + 1, self.slots)
-        keys, values = self.keys[:, :, :filled], self.values[:, :, :filled]
-        return decode_attention(query[:, :, 0], keys, values, clock.count, scale=scaling)[:, :, None]
-
-    def _chunk(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        raise NotImplementedError
-
 
 class FullLayer(KeyValueLayer):
     """Every token keeps its place."""
 
-    def _chunk(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+        """See `KeyValueLayer.attend`."""
         start, end = self.clock.seen, self.clock.seen + key.shape[2]
         self.keys[:, :, start:end] = key
         self.values[:, :, start:end] = value
@@ -97,7 +88,8 @@ class FullLayer(KeyValueLayer):
 class RingLayer(KeyValueLayer):
     """The last `slots` tokens; token t lies in slot t mod slots, which attention does not mind: keys are rotated."""
 
-    def _chunk(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+        """See `KeyValueLayer.attend`."""
         seen, length = self.clock.seen, key.shape[2]
         past = torch.arange(max(0, seen - self.slots + 1), seen, device=key.device) % self.slots
         all_keys = torch.cat((self.keys[:, :, past], key), 2)
@@ -106,13 +98,7 @@ class RingLayer(KeyValueLayer):
         slots = torch.arange(seen + length - kept, seen + length, device=key.device) % self.slots
         self.keys[:, :, slots] = key[:, :, -kept:]
         self.values[:, :, slots] = value[:, :, -kept:]
-        return masked_chunk_attention(query, all_keys, all_values, self._window(len(past), length), scaling)
-
-    def _window(self, past: int, length: int) -> torch.Tensor:
-        """Returns which of past + length keys each of `length` queries sees."""
-        query = torch.arange(past, past + length, device=self.keys.device)[:, None]
-        key = torch.arange(past + length, device=self.keys.device)[None]
-        return (key <= query) & (key > query - self.slots)
+        return window_attention(query, all_keys, all_values, self.slots, scale=scaling)
 
 
 class EngineCache:

@@ -8,6 +8,10 @@ from jetlit_kernels.gated_delta_rule import gated_delta_rule
 from jetlit_kernels.gated_norm import gated_rms_norm
 from jetlit_kernels.gates import log_decay_and_beta
 from jetlit_kernels.linear_attention import linear_attention
+from jetlit_kernels.narrow_linear import narrow_linear
+from jetlit_kernels.rotate_and_store import rotate_and_store
+from jetlit_kernels.swiglu import silu_mul
+from jetlit_kernels.window_attention import window_attention
 
 __all__ = [
     "decode_attention",
@@ -18,4 +22,8 @@ __all__ = [
     "jet_decode_step",
     "linear_attention",
     "log_decay_and_beta",
+    "narrow_linear",
+    "rotate_and_store",
+    "silu_mul",
+    "window_attention",
 ]

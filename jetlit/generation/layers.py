@@ -1,0 +1,179 @@
+"""Decoder layers as the engine runs them: the model's weights, with fewer and larger steps between them.
+
+A decode step of a few sequences is bound by reading weights, and each launch costs as much as reading some megabytes.
+So projections of one input are merged, and norms, activations and residuals are part of the products
+(`jetlit_kernels.narrow_linear`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jetlit_kernels import decode_attention, jet_decode_step, narrow_linear, rotate_and_store, silu_mul
+from torch import nn
+
+from jetlit.blocks.attention import Attention
+from jetlit.blocks.base import TokenMixer
+from jetlit.blocks.jet import JetBlock
+from jetlit.blocks.rms_norm import RMSNorm
+from jetlit.generation.cache import EngineCache, KeyValueLayer, active_mixers
+from jetlit.generation.merging import merge_linears
+from jetlit.models import JetNemotronForCausalLM
+from jetlit.models.cache import StateLayer
+from jetlit.models.layers import DecoderLayer, GatedMLP
+
+Rotation = tuple[torch.Tensor, torch.Tensor]
+
+
+def build_layers(model: JetNemotronForCausalLM, cache: EngineCache) -> list[EngineLayer]:
+    """Returns the model's layers around a cache; weights are moved so that they can be merged, never copied."""
+    layers = [
+        EngineLayer(layer, mixer, kept)
+        for layer, mixer, kept in zip(model.model.layers, active_mixers(model), cache.layers, strict=True)
+    ]
+    if model.lm_head.weight.is_cuda:
+        # Where single weights were before, no large tensor finds room.
+        torch.cuda.empty_cache()
+    return layers
+
+
+class EngineLayer:
+    """One decoder layer.
+
+    Args:
+        layer: whose weights it uses.
+        mixer: the layer's token mixer; in a super network, the active one.
+        cache: of the layer.
+    """
+
+    def __init__(self, layer: DecoderLayer, mixer: TokenMixer, cache: KeyValueLayer | StateLayer) -> None:
+        self.mixer, self.cache = mixer, cache
+        self.mixer_norm, self.mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self.mlp = MLPStep(layer.mlp) if MLPStep.serves(layer.mlp) else PlainMLP(layer.mlp)
+        self.mix = mixer_step(mixer, cache)
+
+    def prefill(self, hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+        """Runs a chunk of the prompt: [B, T, H] to [B, T, H]; (cos, sin) are [1, T, D]."""
+        hidden = hidden + self.mixer(self.mixer_norm(hidden), cache=self.cache, position_embeddings=rotation)
+        return hidden + self.mlp.chunk(self.mlp_norm(hidden))
+
+    def decode(self, hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+        """Runs one token of each sequence: [B, H] to [B, H]; (cos, sin) are [1, 1, D]."""
+        return self.mlp.token(self.mix(hidden, self.mixer_norm, rotation), self.mlp_norm)
+
+
+class PlainMLP:
+    """An MLP of any kind, as the model has it."""
+
+    def __init__(self, mlp: nn.Module) -> None:
+        self.mlp = mlp
+
+    def chunk(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies the MLP to normed [B, T, H]."""
+        return self.mlp(x)
+
+    def token(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+        """Adds MLP(norm(hidden)) to [B, H]."""
+        return hidden + self.mlp(norm(hidden))
+
+
+class MLPStep:
+    """A gated MLP with SiLU: gate and up are one product."""
+
+    def __init__(self, mlp: GatedMLP) -> None:
+        self.weight, self.bias = merge_linears([mlp.gate_proj, mlp.up_proj])
+        self.down = mlp.down_proj
+
+    @staticmethod
+    def serves(mlp: nn.Module) -> bool:
+        """Whether the MLP is of this kind."""
+        return isinstance(mlp, GatedMLP) and mlp.is_swiglu
+
+    def chunk(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies the MLP to normed [B, T, H]."""
+        return self.down(silu_mul(*F.linear(x, self.weight, self.bias).chunk(2, -1)))
+
+    def token(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+        """Adds MLP(norm(hidden)) to [B, H]."""
+        inner = narrow_linear(hidden, self.weight, self.bias, norm_weight=norm.weight, norm_eps=norm.eps, swiglu=True)
+        return narrow_linear(inner, self.down.weight, self.down.bias, residual=hidden)
+
+
+# Takes hidden [B, H], the norm before the mixer, and the rotation; returns hidden + mixer(norm(hidden)).
+MixerStep = Callable[[torch.Tensor, RMSNorm, Rotation], torch.Tensor]
+
+
+def mixer_step(mixer: TokenMixer, cache: KeyValueLayer | StateLayer) -> MixerStep:
+    """Returns the decode step of a token mixer."""
+    if isinstance(mixer, Attention):
+        assert isinstance(cache, KeyValueLayer)
+        return AttentionStep(mixer, cache)
+    if isinstance(mixer, JetBlock) and mixer.q_proj.bias is None:
+        assert isinstance(cache, StateLayer)
+        return JetStep(mixer, cache)
+
+    def plain(hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
+        return hidden + mixer(norm(hidden)[:, None], cache=cache, position_embeddings=rotation)[:, 0]
+
+    return plain
+
+
+class AttentionStep:
+    """Attention of one token: project, rotate and store, attend, project."""
+
+    def __init__(self, attention: Attention, cache: KeyValueLayer) -> None:
+        self.weight, self.bias = merge_linears([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.attention, self.cache = attention, cache
+        norms: Any = (attention.q_norm, attention.k_norm)
+        self.norms = (norms[0].weight, norms[1].weight) if isinstance(norms[0], RMSNorm) else None
+        self.eps = norms[0].eps if self.norms else 0.0
+
+    def __call__(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
+        """See `MixerStep`."""
+        cache, clock = self.cache, self.cache.clock
+        projected = narrow_linear(hidden, self.weight, self.bias, norm_weight=norm.weight, norm_eps=norm.eps)
+        cos, sin = (x.flatten() for x in rotation)
+        query = rotate_and_store(
+            projected, cos, sin, clock.position, cache.keys, cache.values, norm_weights=self.norms, norm_eps=self.eps
+        )
+        keys, values = cache.filled()
+        output = decode_attention(query, keys, values, clock.count, scale=self.attention.scaling)
+        projection = self.attention.o_proj
+        return narrow_linear(output.flatten(1), projection.weight, projection.bias, residual=hidden)
+
+
+class JetStep:
+    """A JetBlock's step: all seven projections of its input are one product."""
+
+    def __init__(self, block: JetBlock, cache: StateLayer) -> None:
+        generator = block.dynamic_conv1d.kernel_generator
+        linears = [block.q_proj, block.k_proj, block.v_proj, block.g_proj, generator.w1, block.b_proj, block.a_proj]
+        self.weight, _ = merge_linears(linears)
+        self.sizes = [linear.out_features for linear in linears]
+        self.block, self.generator, self.cache = block, generator, cache
+
+    def __call__(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
+        """See `MixerStep`."""
+        block, states = self.block, self.cache.states
+        projected = narrow_linear(hidden, self.weight, norm_weight=norm.weight, norm_eps=norm.eps)
+        q, k, v, gate, inner, beta, a = projected.split(self.sizes, 1)
+        kernels = narrow_linear(inner, self.generator.w2.weight, self.generator.w2.bias, silu_input=True)
+        o = jet_decode_step(
+            block.split_heads(q),
+            block.split_heads(k),
+            block.split_heads(v),
+            block.split_heads(gate),
+            beta,
+            a,
+            kernels.unflatten(-1, (block.value_dim, -1)),
+            block.A_log,
+            block.dt_bias,
+            block.o_norm.weight,
+            states["conv"],
+            states["recurrent"],
+            norm_eps=block.norm_eps,
+        )
+        return narrow_linear(o.flatten(1), block.o_proj.weight, residual=hidden)
