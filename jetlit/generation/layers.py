@@ -58,7 +58,7 @@ class EngineLayer:
     def prefill(self, hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor:
         """Runs a chunk of the prompt: [B, T, H] to [B, T, H]; (cos, sin) are [1, T, D]."""
         hidden = hidden + self.mixer(self.mixer_norm(hidden), cache=self.cache, position_embeddings=rotation)
-        return hidden + self.mlp.chunk(self.mlp_norm(hidden))
+        return self.mlp.chunk(hidden, self.mlp_norm)
 
     def decode(self, hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor:
         """Runs one token of each sequence: [B, H] to [B, H]; (cos, sin) are [1, 1, D]."""
@@ -71,12 +71,12 @@ class PlainMLP:
     def __init__(self, mlp: nn.Module) -> None:
         self.mlp = mlp
 
-    def chunk(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies the MLP to normed [B, T, H]."""
-        return self.mlp(x)
+    def chunk(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+        """Returns hidden + MLP(norm(hidden)), [B, T, H]; `hidden` may be overwritten."""
+        return hidden + self.mlp(norm(hidden))
 
     def token(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
-        """Adds MLP(norm(hidden)) to [B, H]."""
+        """The same for [B, H]."""
         return hidden + self.mlp(norm(hidden))
 
 
@@ -92,12 +92,15 @@ class MLPStep:
         """Whether the MLP is of this kind."""
         return isinstance(mlp, GatedMLP) and mlp.is_swiglu
 
-    def chunk(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies the MLP to normed [B, T, H]."""
-        return self.down(silu_mul(*F.linear(x, self.weight, self.bias).chunk(2, -1)))
+    def chunk(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+        """See `PlainMLP.chunk`."""
+        inner = silu_mul(*F.linear(norm(hidden), self.weight, self.bias).chunk(2, -1))
+        # The product adds to the residual where it lies, which saves a pass over both.
+        hidden.flatten(0, 1).addmm_(inner.flatten(0, 1), self.down.weight.T)
+        return hidden if self.down.bias is None else hidden.add_(self.down.bias)
 
     def token(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
-        """Adds MLP(norm(hidden)) to [B, H]."""
+        """See `PlainMLP.token`."""
         inner = narrow_linear(hidden, self.weight, self.bias, norm_weight=norm.weight, norm_eps=norm.eps, swiglu=True)
         return narrow_linear(inner, self.down.weight, self.down.bias, residual=hidden)
 

@@ -8,6 +8,10 @@ from jetlit_kernels.triton.chunks import cdiv
 from jetlit_kernels.triton.sizes import power_of_two
 
 BLOCK_V = 64
+# A program walks its columns block by block. Programs too few to hide that take as much of the state at once as the
+# registers of a multiprocessor hold.
+FEW_PROGRAMS = 128
+STATE_AT_ONCE = 32768
 
 
 @triton.jit
@@ -102,12 +106,15 @@ def jet_decode_step(
     if not batch:
         return out
     per_token = [_rows(x) for x in (q, k, v, gate, beta_logits, a, conv_kernels)]
-    pieces = cdiv(value_dim, BLOCK_V)
+    block, warps = BLOCK_V, 4
+    if batch * heads <= FEW_PROGRAMS:
+        block, warps = max(BLOCK_V, min(power_of_two(value_dim), STATE_AT_ONCE // power_of_two(key_dim))), 16
+    pieces = cdiv(value_dim, block)
     decode_kernel[(batch, heads)](
         *per_token, A_log, dt_bias, norm_weight, conv_state, recurrent_state, out,
         *(x.stride(0) for x in per_token), scale, norm_eps,
-        H=heads, K=key_dim, KP=power_of_two(key_dim), V=value_dim, BV=BLOCK_V, NV=pieces,
-        NVP=power_of_two(pieces), W=taps, WP=power_of_two(taps), num_warps=4, num_stages=2,
+        H=heads, K=key_dim, KP=power_of_two(key_dim), V=value_dim, BV=block, NV=pieces,
+        NVP=power_of_two(pieces), W=taps, WP=power_of_two(taps), num_warps=warps, num_stages=2,
     )  # fmt: skip
     return out
 
