@@ -17,8 +17,10 @@ from torch import nn
 
 from jetlit.blocks.attention import Attention
 from jetlit.blocks.base import TokenMixer
+from jetlit.blocks.gated_delta_net import GatedDeltaNet
 from jetlit.blocks.jet import JetBlock
 from jetlit.blocks.rms_norm import RMSNorm
+from jetlit.blocks.short_convolution import ShortConvolution
 from jetlit.generation.cache import EngineCache, KeyValueLayer, active_mixers
 from jetlit.generation.merging import merge_linears
 from jetlit.models import JetNemotronForCausalLM
@@ -118,6 +120,10 @@ def mixer_step(mixer: TokenMixer, cache: KeyValueLayer | StateLayer) -> MixerSte
         assert isinstance(cache, StateLayer)
         return JetStep(mixer, cache)
 
+    if isinstance(mixer, GatedDeltaNet) and mixer.q_proj.bias is None:
+        assert isinstance(cache, StateLayer)
+        return GatedDeltaNetStep(mixer, cache)
+
     def plain(hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
         return hidden + mixer(norm(hidden)[:, None], cache=cache, position_embeddings=rotation)[:, 0]
 
@@ -148,35 +154,87 @@ class AttentionStep:
         return narrow_linear(output.flatten(1), projection.weight, projection.bias, residual=hidden)
 
 
-class JetStep:
+class DeltaStep:
+    """What the steps of gated delta rules share: merged projections, and the state's update up to the output.
+
+    Args:
+        block: whose weights it uses.
+        linears: the block's projections of its input, in the order in which they are handed to the step.
+        cache: of the layer.
+    """
+
+    def __init__(
+        self, block: JetBlock | GatedDeltaNet, linears: list[nn.Linear], cache: StateLayer, conv_state: str
+    ) -> None:
+        self.weight, _ = merge_linears(linears)
+        self.sizes = [linear.out_features for linear in linears]
+        self.block, self.cache, self.conv_state = block, cache, conv_state
+
+    def project(self, hidden: torch.Tensor, norm: RMSNorm) -> tuple[torch.Tensor, ...]:
+        """Returns every projection [B, outputs] of the normed input."""
+        return narrow_linear(hidden, self.weight, norm_weight=norm.weight, norm_eps=norm.eps).split(self.sizes, 1)
+
+    def update(
+        self,
+        hidden: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        gate: torch.Tensor,
+        beta: torch.Tensor,
+        a: torch.Tensor,
+        kernels: torch.Tensor,
+    ) -> torch.Tensor:
+        """Steps the states and adds the output to `hidden`; `kernels` [B, h·V, W] convolve the values."""
+        block, states = self.block, self.cache.states
+        o = jet_decode_step(
+            *(block.split_heads(x) for x in (q, k, v, gate)),
+            beta,
+            a,
+            kernels,
+            block.A_log,
+            block.dt_bias,
+            block.o_norm.weight,
+            states[self.conv_state],
+            states["recurrent"],
+            norm_eps=block.norm_eps,
+        )
+        return narrow_linear(o.flatten(1), block.o_proj.weight, residual=hidden)
+
+
+class JetStep(DeltaStep):
     """A JetBlock's step: all seven projections of its input are one product."""
 
     def __init__(self, block: JetBlock, cache: StateLayer) -> None:
         generator = block.dynamic_conv1d.kernel_generator
         linears = [block.q_proj, block.k_proj, block.v_proj, block.g_proj, generator.w1, block.b_proj, block.a_proj]
-        self.weight, _ = merge_linears(linears)
-        self.sizes = [linear.out_features for linear in linears]
-        self.block, self.generator, self.cache = block, generator, cache
+        super().__init__(block, linears, cache, "conv")
+        self.w2 = generator.w2
 
     def __call__(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
         """See `MixerStep`."""
-        block, states = self.block, self.cache.states
-        projected = narrow_linear(hidden, self.weight, norm_weight=norm.weight, norm_eps=norm.eps)
-        q, k, v, gate, inner, beta, a = projected.split(self.sizes, 1)
-        kernels = narrow_linear(inner, self.generator.w2.weight, self.generator.w2.bias, silu_input=True)
-        o = jet_decode_step(
-            block.split_heads(q),
-            block.split_heads(k),
-            block.split_heads(v),
-            block.split_heads(gate),
-            beta,
-            a,
-            kernels.unflatten(-1, (block.value_dim, -1)),
-            block.A_log,
-            block.dt_bias,
-            block.o_norm.weight,
-            states["conv"],
-            states["recurrent"],
-            norm_eps=block.norm_eps,
-        )
-        return narrow_linear(o.flatten(1), block.o_proj.weight, residual=hidden)
+        q, k, v, gate, inner, beta, a = self.project(hidden, norm)
+        kernels = narrow_linear(inner, self.w2.weight, self.w2.bias, silu_input=True)
+        return self.update(hidden, q, k, v, gate, beta, a, kernels.unflatten(-1, (self.block.value_dim, -1)))
+
+
+class GatedDeltaNetStep(DeltaStep):
+    """A Gated DeltaNet's step: a JetBlock's whose convolution is the same for every token, and two more before it."""
+
+    def __init__(self, block: GatedDeltaNet, cache: StateLayer) -> None:
+        linears = [block.q_proj, block.k_proj, block.v_proj, block.g_proj, block.b_proj, block.a_proj]
+        super().__init__(block, linears, cache, "conv_v")
+        self.convolutions = (block.q_conv1d, block.k_conv1d, block.v_conv1d)
+
+    def __call__(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
+        """See `MixerStep`."""
+        q, k, v, gate, beta, a = self.project(hidden, norm)
+        of_q, of_k, of_v = self.convolutions
+        q, k = self._convolve(of_q, "conv_q", q), self._convolve(of_k, "conv_k", k)
+        return self.update(hidden, q, k, v, gate, beta, a, of_v.weight[:, 0].expand(len(hidden), -1, -1))
+
+    def _convolve(self, convolution: ShortConvolution, name: str, x: torch.Tensor) -> torch.Tensor:
+        """Puts x [B, D] at the end of a convolution's state and returns its result, before the activation."""
+        state = self.cache.states[name]
+        state.copy_(torch.cat((state[..., 1:], x[..., None]), -1))
+        return (state * convolution.weight[:, 0]).sum(-1)

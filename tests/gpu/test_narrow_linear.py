@@ -16,10 +16,8 @@ TYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 5e-3),
 
 @TYPES
 @PARTS
-@pytest.mark.parametrize(
-    ("width", "outputs"), [(1536, 8856), (384, 12288), (3072, 1536), (8960, 1536), (2048, 22016), (100, 70), (36, 50)]
-)
-@pytest.mark.parametrize("rows", [1, 3, 16])
+@pytest.mark.parametrize(("width", "outputs"), [(1536, 8856), (384, 12288), (8960, 1536), (100, 70)])
+@pytest.mark.parametrize("rows", [1, 16])
 def test_matches_float64(rows, width, outputs, parts, dtype, tolerance):
     tensors, switches = draw(rows, width, outputs, dtype, parts, "cuda")
     actual = narrow_linear(**tensors, **switches, backend="triton")

@@ -106,7 +106,7 @@ def jet_decode_step(
     if not batch:
         return out
     per_token = [_rows(x) for x in (q, k, v, gate, beta_logits, a, conv_kernels)]
-    block, warps = BLOCK_V, 4
+    block, warps = BLOCK_V, 4 if key_dim <= 128 else 8
     if batch * heads <= FEW_PROGRAMS:
         block, warps = max(BLOCK_V, min(power_of_two(value_dim), STATE_AT_ONCE // power_of_two(key_dim))), 16
     pieces = cdiv(value_dim, block)
