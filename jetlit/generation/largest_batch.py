@@ -13,7 +13,6 @@ from jetlit.generation.engine import CacheDoesNotFit, GenerationEngine
 from jetlit.generation.throughput import median_seconds, peak_memory_bytes, reset_peak_memory
 from jetlit.models import JetNemotronForCausalLM
 
-
 TOKENS_TIMED = 8192  # enough for a prefill's speed; a long context in small chunks would take minutes
 
 
