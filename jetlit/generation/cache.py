@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jetlit_kernels import window_attention
 
@@ -10,6 +12,9 @@ from jetlit.blocks.base import LinearMixer, TokenMixer
 from jetlit.generation.chunk_attention import chunk_attention
 from jetlit.models import JetNemotronForCausalLM
 from jetlit.models.cache import StateLayer
+
+# Takes a position [1], keys and values [B, KV heads, S, D]; stores a chunk's own there and returns its queries.
+Store = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Clock:
@@ -56,8 +61,8 @@ class KeyValueLayer:
         self.slots = slots
         self.clock = clock
 
-    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Stores a chunk's keys and values [B, KV heads, T, D] and attends: queries and result [B, heads, T, D]."""
+    def attend(self, store: Store, length: int, scaling: float) -> torch.Tensor:
+        """Stores a chunk of `length` tokens and attends from it: returns [B, heads, T, D]."""
         raise NotImplementedError
 
     def filled(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,28 +82,33 @@ class KeyValueLayer:
 class FullLayer(KeyValueLayer):
     """Every token keeps its place."""
 
-    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(self, store: Store, length: int, scaling: float) -> torch.Tensor:
         """See `KeyValueLayer.attend`."""
-        start, end = self.clock.seen, self.clock.seen + key.shape[2]
-        self.keys[:, :, start:end] = key
-        self.values[:, :, start:end] = value
+        query = store(self.clock.position, self.keys, self.values)
+        end = self.clock.seen + length
         return chunk_attention(query, self.keys[:, :, :end], self.values[:, :, :end], scaling)
 
 
 class RingLayer(KeyValueLayer):
     """The last `slots` tokens; token t lies in slot t mod slots, which attention does not mind: keys are rotated."""
 
-    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(self, store: Store, length: int, scaling: float) -> torch.Tensor:
         """See `KeyValueLayer.attend`."""
-        seen, length = self.clock.seen, key.shape[2]
-        past = torch.arange(max(0, seen - self.slots + 1), seen, device=key.device) % self.slots
-        all_keys = torch.cat((self.keys[:, :, past], key), 2)
-        all_values = torch.cat((self.values[:, :, past], value), 2)
-        kept = min(length, self.slots)
-        slots = torch.arange(seen + length - kept, seen + length, device=key.device) % self.slots
-        self.keys[:, :, slots] = key[:, :, -kept:]
-        self.values[:, :, slots] = value[:, :, -kept:]
-        return window_attention(query, all_keys, all_values, self.slots, scale=scaling)
+        seen, device = self.clock.seen, self.keys.device
+        past = torch.arange(max(0, seen - self.slots + 1), seen, device=device)
+        keys, values = (self._in_order(ring, past, length) for ring in (self.keys, self.values))
+        query = store(torch.full((1,), len(past), device=device), keys, values)
+        kept = torch.arange(max(0, len(past) + length - self.slots), len(past) + length, device=device)
+        slots = (kept + (seen - len(past))) % self.slots
+        self.keys[:, :, slots], self.values[:, :, slots] = keys[:, :, kept], values[:, :, kept]
+        return window_attention(query, keys, values, self.slots, scale=scaling)
+
+    def _in_order(self, ring: torch.Tensor, past: torch.Tensor, length: int) -> torch.Tensor:
+        """Returns the past tokens' entries in order, and room for `length` more."""
+        batch, groups, _, size = ring.shape
+        ordered = ring.new_empty(batch, groups, len(past) + length, size)
+        ordered[:, :, : len(past)] = ring[:, :, past % self.slots]
+        return ordered
 
 
 class EngineCache:

@@ -7,7 +7,7 @@ So projections of one input are merged, and norms, activations and residuals are
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import torch
@@ -52,19 +52,17 @@ class EngineLayer:
     """
 
     def __init__(self, layer: DecoderLayer, mixer: TokenMixer, cache: KeyValueLayer | StateLayer) -> None:
-        self.mixer, self.cache = mixer, cache
         self.mixer_norm, self.mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self.mixer = mixer_step(mixer, cache)
         self.mlp = MLPStep(layer.mlp) if MLPStep.serves(layer.mlp) else PlainMLP(layer.mlp)
-        self.mix = mixer_step(mixer, cache)
 
     def prefill(self, hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor:
         """Runs a chunk of the prompt: [B, T, H] to [B, T, H]; (cos, sin) are [1, T, D]."""
-        hidden = hidden + self.mixer(self.mixer_norm(hidden), cache=self.cache, position_embeddings=rotation)
-        return self.mlp.chunk(hidden, self.mlp_norm)
+        return self.mlp.chunk(self.mixer.chunk(hidden, self.mixer_norm, rotation), self.mlp_norm)
 
     def decode(self, hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor:
         """Runs one token of each sequence: [B, H] to [B, H]; (cos, sin) are [1, 1, D]."""
-        return self.mlp.token(self.mix(hidden, self.mixer_norm, rotation), self.mlp_norm)
+        return self.mlp.token(self.mixer.token(hidden, self.mixer_norm, rotation), self.mlp_norm)
 
 
 class PlainMLP:
@@ -107,68 +105,90 @@ class MLPStep:
         return narrow_linear(inner, self.down.weight, self.down.bias, residual=hidden)
 
 
-# Takes hidden [B, H], the norm before the mixer, and the rotation; returns hidden + mixer(norm(hidden)).
-MixerStep = Callable[[torch.Tensor, RMSNorm, Rotation], torch.Tensor]
-
-
-def mixer_step(mixer: TokenMixer, cache: KeyValueLayer | StateLayer) -> MixerStep:
-    """Returns the decode step of a token mixer."""
-    if isinstance(mixer, Attention):
-        assert isinstance(cache, KeyValueLayer)
+def mixer_step(mixer: TokenMixer, cache: KeyValueLayer | StateLayer) -> MixerStep | AttentionStep:
+    """Returns the steps of a token mixer."""
+    if isinstance(cache, KeyValueLayer):
+        assert isinstance(mixer, Attention)
         return AttentionStep(mixer, cache)
     if isinstance(mixer, JetBlock) and mixer.q_proj.bias is None:
-        assert isinstance(cache, StateLayer)
         return JetStep(mixer, cache)
-
     if isinstance(mixer, GatedDeltaNet) and mixer.q_proj.bias is None:
-        assert isinstance(cache, StateLayer)
         return GatedDeltaNetStep(mixer, cache)
+    return MixerStep(mixer, cache)
 
-    def plain(hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
-        return hidden + mixer(norm(hidden)[:, None], cache=cache, position_embeddings=rotation)[:, 0]
 
-    return plain
+class MixerStep:
+    """A linear block of any kind, as the model has it."""
+
+    def __init__(self, mixer: TokenMixer, cache: StateLayer) -> None:
+        self.mixer, self.cache = mixer, cache
+
+    def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
+        """Returns hidden + mixer(norm(hidden)), [B, T, H]."""
+        return hidden + self.mixer(norm(hidden), cache=self.cache)
+
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
+        """The same for one token of each sequence, [B, H]."""
+        return self.chunk(hidden[:, None], norm, rotation)[:, 0]
 
 
 class AttentionStep:
-    """Attention of one token: project, rotate and store, attend, project."""
+    """Attention: queries, keys and values are one product, rotated and stored in one launch."""
 
     def __init__(self, attention: Attention, cache: KeyValueLayer) -> None:
         self.weight, self.bias = merge_linears([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.attention, self.cache = attention, cache
+        self.attention, self.cache, self.out = attention, cache, attention.o_proj
         norms: Any = (attention.q_norm, attention.k_norm)
         self.norms = (norms[0].weight, norms[1].weight) if isinstance(norms[0], RMSNorm) else None
-        self.eps = norms[0].eps if self.norms else 0.0
+        self.norm_eps = norms[0].eps if self.norms else 0.0
 
-    def __call__(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
-        """See `MixerStep`."""
+    def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
+        """See `MixerStep.chunk`."""
+        projected = F.linear(norm(hidden), self.weight, self.bias)
+        store = functools.partial(self._store, projected, rotation)
+        output = self.cache.attend(store, hidden.shape[1], self.attention.scaling)
+        return hidden + self.out(output.transpose(1, 2).flatten(2))
+
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
+        """See `MixerStep.token`."""
         cache, clock = self.cache, self.cache.clock
         projected = narrow_linear(hidden, self.weight, self.bias, norm_weight=norm.weight, norm_eps=norm.eps)
-        cos, sin = (x.flatten() for x in rotation)
-        query = rotate_and_store(
-            projected, cos, sin, clock.position, cache.keys, cache.values, norm_weights=self.norms, norm_eps=self.eps
-        )
+        query = self._store(projected[:, None], rotation, clock.position, cache.keys, cache.values)
         keys, values = cache.filled()
-        output = decode_attention(query, keys, values, clock.count, scale=self.attention.scaling)
-        projection = self.attention.o_proj
-        return narrow_linear(output.flatten(1), projection.weight, projection.bias, residual=hidden)
+        output = decode_attention(query[:, :, 0], keys, values, clock.count, scale=self.attention.scaling)
+        return narrow_linear(output.flatten(1), self.out.weight, self.out.bias, residual=hidden)
+
+    def _store(
+        self,
+        projected: torch.Tensor,
+        rotation: Rotation,
+        position: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+    ) -> torch.Tensor:
+        cos, sin = rotation[0][0], rotation[1][0]
+        return rotate_and_store(
+            projected, cos, sin, position, keys, values, norm_weights=self.norms, norm_eps=self.norm_eps
+        )
 
 
-class DeltaStep:
+class DeltaStep(MixerStep):
     """What the steps of gated delta rules share: merged projections, and the state's update up to the output.
 
     Args:
         block: whose weights it uses.
-        linears: the block's projections of its input, in the order in which they are handed to the step.
+        linears: the block's projections of its input, none with a bias.
         cache: of the layer.
+        conv_state: name of the state of the values' convolution.
     """
 
     def __init__(
         self, block: JetBlock | GatedDeltaNet, linears: list[nn.Linear], cache: StateLayer, conv_state: str
     ) -> None:
+        super().__init__(block, cache)
         self.weight, _ = merge_linears(linears)
         self.sizes = [linear.out_features for linear in linears]
-        self.block, self.cache, self.conv_state = block, cache, conv_state
+        self.block, self.conv_state = block, conv_state
 
     def project(self, hidden: torch.Tensor, norm: RMSNorm) -> tuple[torch.Tensor, ...]:
         """Returns every projection [B, outputs] of the normed input."""
@@ -211,8 +231,8 @@ class JetStep(DeltaStep):
         super().__init__(block, linears, cache, "conv")
         self.w2 = generator.w2
 
-    def __call__(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
-        """See `MixerStep`."""
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
+        """See `MixerStep.token`."""
         q, k, v, gate, inner, beta, a = self.project(hidden, norm)
         kernels = narrow_linear(inner, self.w2.weight, self.w2.bias, silu_input=True)
         return self.update(hidden, q, k, v, gate, beta, a, kernels.unflatten(-1, (self.block.value_dim, -1)))
@@ -226,8 +246,8 @@ class GatedDeltaNetStep(DeltaStep):
         super().__init__(block, linears, cache, "conv_v")
         self.convolutions = (block.q_conv1d, block.k_conv1d, block.v_conv1d)
 
-    def __call__(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
-        """See `MixerStep`."""
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
+        """See `MixerStep.token`."""
         q, k, v, gate, beta, a = self.project(hidden, norm)
         of_q, of_k, of_v = self.convolutions
         q, k = self._convolve(of_q, "conv_q", q), self._convolve(of_k, "conv_k", k)

@@ -1,4 +1,4 @@
-"""From a token's merged projection to rotated queries, with keys and values put into the cache, in one launch."""
+"""From tokens' merged projections to rotated queries, with keys and values put into the cache, in one launch."""
 
 import torch
 
@@ -18,36 +18,37 @@ def rotate_and_store(
     norm_eps: float = 1e-6,
     backend: str = "auto",
 ) -> torch.Tensor:
-    """Norms (Qwen3) and rotates queries and keys of one token a sequence, and stores its keys and values.
+    """Norms (Qwen3) and rotates the queries and keys of T tokens, and stores their keys and values.
 
     The position stays on the device: a captured CUDA graph follows it. No gradient.
 
     Args:
-        projected: [B, (Hq + 2·Hkv)·D], queries, keys and values of a token, in this order.
-        cos: [D], of the token's position.
-        sin: [D].
-        position: [1] integer on the same device; the token's slot is position mod S.
-        keys: [B, Hkv, S, D] contiguous, changed in place.
+        projected: [B, T, (Hq + 2·Hkv)·D], queries, keys and values of each token, in this order.
+        cos: [T, D], of the tokens' positions.
+        sin: [T, D].
+        position: [1] integer on the same device; token t's slot is (position + t) mod S.
+        keys: [B, Hkv, S, D] contiguous, changed in place; T ≤ S.
         values: like the keys.
         norm_weights: [D] for queries and [D] for keys, RMSNorm before the rotation.
         norm_eps: of those norms.
         backend: "auto" (Triton on CUDA, plain PyTorch elsewhere), "triton" or "torch".
 
     Returns:
-        Queries [B, Hq, D].
+        Queries [B, Hq, T, D].
 
     Raises:
         ValueError: the shapes disagree, or the backend cannot run here.
     """
-    batch, groups, _, size = keys.shape
-    queries = projected.shape[1] // size - 2 * groups
+    batch, groups, slots, size = keys.shape
+    length = projected.shape[1]
+    queries = projected.shape[2] // size - 2 * groups
     fits = keys.shape == values.shape and keys.is_contiguous() and values.is_contiguous() and size % 2 == 0
-    fits &= projected.shape == (batch, (queries + 2 * groups) * size) and queries > 0
-    if not fits or cos.shape != (size,) or sin.shape != (size,) or position.numel() != 1:
+    fits &= projected.shape == (batch, length, (queries + 2 * groups) * size) and queries > 0 and length <= slots
+    if not fits or cos.shape != (length, size) or sin.shape != (length, size) or position.numel() != 1:
         raise ValueError(
-            "rotate_and_store needs projected [B, (Hq + 2·Hkv)·D], cos and sin [D], one position, and contiguous keys "
-            f"and values [B, Hkv, S, D]; got {tuple(projected.shape)}, {tuple(cos.shape)}, {tuple(sin.shape)}, "
-            f"{position.numel()} positions, {tuple(keys.shape)} and {tuple(values.shape)}."
+            "rotate_and_store needs projected [B, T, (Hq + 2·Hkv)·D], cos and sin [T, D], one position, and contiguous "
+            f"keys and values [B, Hkv, S, D] with T ≤ S; got {tuple(projected.shape)}, {tuple(cos.shape)}, "
+            f"{tuple(sin.shape)}, {position.numel()} positions, {tuple(keys.shape)} and {tuple(values.shape)}."
         )
     tensors = (projected, cos, sin, position, keys, values, norm_weights)
     if resolve_backend(backend, projected) == "triton":

@@ -17,11 +17,16 @@ TYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 5e-3),
 @TYPES
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize(
-    ("batch", "queries", "groups", "slots", "size", "position"),
-    [(1, 12, 2, 4096, 128, 4000), (128, 16, 8, 300, 128, 1000), (3, 9, 3, 77, 64, 77), (2, 4, 1, 10, 40, 3)],
+    ("batch", "length", "queries", "groups", "slots", "size", "position"),
+    [
+        (1, 1, 12, 2, 4096, 128, 4000),
+        (128, 1, 16, 8, 300, 128, 1000),
+        (3, 50, 9, 3, 77, 64, 77),
+        (2, 10, 4, 1, 10, 40, 3),
+    ],
 )
-def test_matches_float64(batch, queries, groups, slots, size, position, normed, dtype, tolerance):
-    tensors, angles = draw(batch, queries, groups, slots, size, dtype, normed, "cuda")
+def test_matches_float64(batch, length, queries, groups, slots, size, position, normed, dtype, tolerance):
+    tensors, angles = draw(batch, length, queries, groups, slots, size, dtype, normed, "cuda")
     # Angles are rounded to the type before both.
     exact = tensors | {name: tensors[name].double() for name in ("cos", "sin")}
     wanted = expected(tensors, angles, position, groups) if dtype == torch.float32 else by_reference(exact, position)
@@ -40,7 +45,7 @@ def by_reference(tensors, position):
 
 
 def test_a_graph_follows_the_position():
-    tensors, angles = draw(2, 4, 2, 9, 64, torch.float32, False, "cuda")
+    tensors, angles = draw(2, 1, 4, 2, 9, 64, torch.float32, False, "cuda")
     position = torch.tensor([0], device="cuda")
     rotate_and_store(**tensors, position=position)
     graph = torch.cuda.CUDAGraph()
