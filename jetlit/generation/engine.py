@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection
 from typing import Literal
 
@@ -164,8 +165,8 @@ class GenerationEngine:
             hidden = decoder.embed_tokens(chunk)
             positions = torch.arange(clock.seen, clock.seen + chunk.shape[1], device=self.device)[None]
             rotation = decoder.rotary(hidden, positions)
-            for layer in self._layers:
-                hidden = layer.prefill(hidden, rotation)
+            for layer, cache in zip(self._layers, self._cache.layers, strict=True):
+                hidden = layer.prefill(hidden, rotation, cache)
             clock.move_to(clock.seen + chunk.shape[1])
         assert hidden is not None
         return self._head(hidden[:, -1])
@@ -176,8 +177,8 @@ class GenerationEngine:
         clock, decoder = self._cache.clock, self.model.model
         hidden = decoder.embed_tokens(self._tokens)
         rotation = decoder.rotary(hidden, clock.position[None])
-        for layer in self._layers:
-            hidden = layer.decode(hidden, rotation)
+        for layer, cache in zip(self._layers, self._cache.layers, strict=True):
+            hidden = layer.decode(hidden, rotation, cache)
         clock.tick()
         return self._head(hidden)
 
@@ -191,9 +192,9 @@ class GenerationEngine:
             # The old one first, or both would be there for a moment.
             self._graph = None
             self._cache = None
-            self._layers = []
+            # Before the cache, which may leave no room for moving weights.
+            self._layers = build_layers(self.model)
             cache = self._cache = EngineCache(self.model, batch, self.max_context)
-            self._layers = build_layers(self.model, cache)
             self._tokens = torch.zeros(batch, dtype=torch.int64, device=self.device)
             if self.uses_graphs:
                 self._graph = self._capture(cache.clock)
@@ -240,13 +241,20 @@ class GenerationEngine:
         return batch
 
     def _check_memory(self) -> None:
-        if self.device.type != "cuda":
-            return
         needed = computed_cache_bytes(self.model, self.max_batch, self.max_context)
-        free = torch.cuda.mem_get_info(self.device)[0]
-        reusable = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        if needed > free + reusable:
+        free = _free_bytes(self.device)
+        if free is not None and needed > free:
             raise CacheDoesNotFit(
                 f"A cache of {self.max_batch} sequences of {self.max_context} tokens needs {needed / 2**30:.1f} GiB, "
-                f"but {(free + reusable) / 2**30:.1f} GiB are free: use a smaller batch or a shorter context."
+                f"but {free / 2**30:.1f} GiB are free: use a smaller batch or a shorter context."
             )
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """Returns the memory that a cache can take: on a GPU what is free, on a CPU all there is; None if not known."""
+    if device.type == "cuda":
+        reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reusable
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None

@@ -8,7 +8,7 @@ So projections of one input are merged, and norms, activations and residuals are
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,21 +21,17 @@ from jetlit.blocks.gated_delta_net import GatedDeltaNet
 from jetlit.blocks.jet import JetBlock
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.blocks.short_convolution import ShortConvolution
-from jetlit.generation.cache import EngineCache, KeyValueLayer, active_mixers
+from jetlit.generation.cache import active_mixers
 from jetlit.generation.merging import merge_linears
 from jetlit.models import JetNemotronForCausalLM
-from jetlit.models.cache import StateLayer
 from jetlit.models.layers import DecoderLayer, GatedMLP
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
 
 
-def build_layers(model: JetNemotronForCausalLM, cache: EngineCache) -> list[EngineLayer]:
-    """Returns the model's layers around a cache; weights are moved so that they can be merged, never copied."""
-    layers = [
-        EngineLayer(layer, mixer, kept)
-        for layer, mixer, kept in zip(model.model.layers, active_mixers(model), cache.layers, strict=True)
-    ]
+def build_layers(model: JetNemotronForCausalLM) -> list[EngineLayer]:
+    """Returns the model's layers; weights are moved so that they can be merged, and exist once."""
+    layers = [EngineLayer(*pair) for pair in zip(model.model.layers, active_mixers(model), strict=True)]
     if model.lm_head.weight.is_cuda:
         # Where single weights were before, no large tensor finds room.
         torch.cuda.empty_cache()
@@ -48,21 +44,20 @@ class EngineLayer:
     Args:
         layer: whose weights it uses.
         mixer: the layer's token mixer; in a super network, the active one.
-        cache: of the layer.
     """
 
-    def __init__(self, layer: DecoderLayer, mixer: TokenMixer, cache: KeyValueLayer | StateLayer) -> None:
+    def __init__(self, layer: DecoderLayer, mixer: TokenMixer) -> None:
         self.mixer_norm, self.mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
-        self.mixer = mixer_step(mixer, cache)
+        self.mixer = mixer_step(mixer)
         self.mlp = MLPStep(layer.mlp) if MLPStep.serves(layer.mlp) else PlainMLP(layer.mlp)
 
-    def prefill(self, hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    def prefill(self, hidden: torch.Tensor, rotation: Rotation, cache: Any) -> torch.Tensor:
         """Runs a chunk of the prompt: [B, T, H] to [B, T, H]; (cos, sin) are [1, T, D]."""
-        return self.mlp.chunk(self.mixer.chunk(hidden, self.mixer_norm, rotation), self.mlp_norm)
+        return self.mlp.chunk(self.mixer.chunk(hidden, self.mixer_norm, rotation, cache), self.mlp_norm)
 
-    def decode(self, hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    def decode(self, hidden: torch.Tensor, rotation: Rotation, cache: Any) -> torch.Tensor:
         """Runs one token of each sequence: [B, H] to [B, H]; (cos, sin) are [1, 1, D]."""
-        return self.mlp.token(self.mixer.token(hidden, self.mixer_norm, rotation), self.mlp_norm)
+        return self.mlp.token(self.mixer.token(hidden, self.mixer_norm, rotation, cache), self.mlp_norm)
 
 
 class PlainMLP:
@@ -105,57 +100,64 @@ class MLPStep:
         return narrow_linear(inner, self.down.weight, self.down.bias, residual=hidden)
 
 
-def mixer_step(mixer: TokenMixer, cache: KeyValueLayer | StateLayer) -> MixerStep | AttentionStep:
+class Mixing(Protocol):
+    """A token mixer as the engine runs it; `cache` is its layer's."""
+
+    def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """Returns hidden + mixer(norm(hidden)), [B, T, H]."""
+
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """The same for one token of each sequence, [B, H]."""
+
+
+def mixer_step(mixer: TokenMixer) -> Mixing:
     """Returns the steps of a token mixer."""
-    if isinstance(cache, KeyValueLayer):
-        assert isinstance(mixer, Attention)
-        return AttentionStep(mixer, cache)
+    if isinstance(mixer, Attention):
+        return AttentionStep(mixer)
     if isinstance(mixer, JetBlock) and mixer.q_proj.bias is None:
-        return JetStep(mixer, cache)
+        return JetStep(mixer)
     if isinstance(mixer, GatedDeltaNet) and mixer.q_proj.bias is None:
-        return GatedDeltaNetStep(mixer, cache)
-    return MixerStep(mixer, cache)
+        return GatedDeltaNetStep(mixer)
+    return PlainMixer(mixer)
 
 
-class MixerStep:
+class PlainMixer:
     """A linear block of any kind, as the model has it."""
 
-    def __init__(self, mixer: TokenMixer, cache: StateLayer) -> None:
-        self.mixer, self.cache = mixer, cache
+    def __init__(self, mixer: TokenMixer) -> None:
+        self.mixer = mixer
 
-    def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
-        """Returns hidden + mixer(norm(hidden)), [B, T, H]."""
-        return hidden + self.mixer(norm(hidden), cache=self.cache)
+    def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """See `Mixing.chunk`."""
+        return hidden + self.mixer(norm(hidden), cache=cache)
 
-    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
-        """The same for one token of each sequence, [B, H]."""
-        return self.chunk(hidden[:, None], norm, rotation)[:, 0]
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """See `Mixing.token`."""
+        return self.chunk(hidden[:, None], norm, rotation, cache)[:, 0]
 
 
 class AttentionStep:
     """Attention: queries, keys and values are one product, rotated and stored in one launch."""
 
-    def __init__(self, attention: Attention, cache: KeyValueLayer) -> None:
+    def __init__(self, attention: Attention) -> None:
         self.weight, self.bias = merge_linears([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.attention, self.cache, self.out = attention, cache, attention.o_proj
+        self.scaling, self.out = attention.scaling, attention.o_proj
         norms: Any = (attention.q_norm, attention.k_norm)
         self.norms = (norms[0].weight, norms[1].weight) if isinstance(norms[0], RMSNorm) else None
         self.norm_eps = norms[0].eps if self.norms else 0.0
 
-    def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
-        """See `MixerStep.chunk`."""
+    def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """See `Mixing.chunk`."""
         projected = F.linear(norm(hidden), self.weight, self.bias)
         store = functools.partial(self._store, projected, rotation)
-        output = self.cache.attend(store, hidden.shape[1], self.attention.scaling)
+        output = cache.attend(store, hidden.shape[1], self.scaling)
         return hidden + self.out(output.transpose(1, 2).flatten(2))
 
-    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
-        """See `MixerStep.token`."""
-        cache, clock = self.cache, self.cache.clock
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """See `Mixing.token`."""
         projected = narrow_linear(hidden, self.weight, self.bias, norm_weight=norm.weight, norm_eps=norm.eps)
-        query = self._store(projected[:, None], rotation, clock.position, cache.keys, cache.values)
-        keys, values = cache.filled()
-        output = decode_attention(query[:, :, 0], keys, values, clock.count, scale=self.attention.scaling)
+        query = self._store(projected[:, None], rotation, cache.clock.position, cache.keys, cache.values)
+        output = decode_attention(query[:, :, 0], *cache.filled(), cache.clock.count, scale=self.scaling)
         return narrow_linear(output.flatten(1), self.out.weight, self.out.bias, residual=hidden)
 
     def _store(
@@ -172,20 +174,17 @@ class AttentionStep:
         )
 
 
-class DeltaStep(MixerStep):
-    """What the steps of gated delta rules share: merged projections, and the state's update up to the output.
+class DeltaStep(PlainMixer):
+    """What the decode steps of gated delta rules share: merged projections, and the update of the states.
 
     Args:
         block: whose weights it uses.
         linears: the block's projections of its input, none with a bias.
-        cache: of the layer.
         conv_state: name of the state of the values' convolution.
     """
 
-    def __init__(
-        self, block: JetBlock | GatedDeltaNet, linears: list[nn.Linear], cache: StateLayer, conv_state: str
-    ) -> None:
-        super().__init__(block, cache)
+    def __init__(self, block: JetBlock | GatedDeltaNet, linears: list[nn.Linear], conv_state: str) -> None:
+        super().__init__(block)
         self.weight, _ = merge_linears(linears)
         self.sizes = [linear.out_features for linear in linears]
         self.block, self.conv_state = block, conv_state
@@ -195,28 +194,31 @@ class DeltaStep(MixerStep):
         return narrow_linear(hidden, self.weight, norm_weight=norm.weight, norm_eps=norm.eps).split(self.sizes, 1)
 
     def update(
-        self,
-        hidden: torch.Tensor,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        gate: torch.Tensor,
-        beta: torch.Tensor,
-        a: torch.Tensor,
-        kernels: torch.Tensor,
+        self, hidden: torch.Tensor, cache: Any, heads: tuple[torch.Tensor, ...], kernels: torch.Tensor
     ) -> torch.Tensor:
-        """Steps the states and adds the output to `hidden`; `kernels` [B, h·V, W] convolve the values."""
-        block, states = self.block, self.cache.states
+        """Steps the states and adds the output to `hidden`.
+
+        Args:
+            hidden: [B, H].
+            cache: the layer's.
+            heads: q, k [B, h·K], v, gate [B, h·V], and the logits [B, h] of beta and of the decay.
+            kernels: [B, h·V, W], of the values' convolution.
+        """
+        block = self.block
+        q, k, v, gate, beta, a = heads
         o = jet_decode_step(
-            *(block.split_heads(x) for x in (q, k, v, gate)),
+            block.split_heads(q),
+            block.split_heads(k),
+            block.split_heads(v),
+            block.split_heads(gate),
             beta,
             a,
             kernels,
             block.A_log,
             block.dt_bias,
             block.o_norm.weight,
-            states[self.conv_state],
-            states["recurrent"],
+            cache.states[self.conv_state],
+            cache.states["recurrent"],
             norm_eps=block.norm_eps,
         )
         return narrow_linear(o.flatten(1), block.o_proj.weight, residual=hidden)
@@ -225,36 +227,37 @@ class DeltaStep(MixerStep):
 class JetStep(DeltaStep):
     """A JetBlock's step: all seven projections of its input are one product."""
 
-    def __init__(self, block: JetBlock, cache: StateLayer) -> None:
+    def __init__(self, block: JetBlock) -> None:
         generator = block.dynamic_conv1d.kernel_generator
-        linears = [block.q_proj, block.k_proj, block.v_proj, block.g_proj, generator.w1, block.b_proj, block.a_proj]
-        super().__init__(block, linears, cache, "conv")
+        linears = [block.q_proj, block.k_proj, block.v_proj, block.g_proj, block.b_proj, block.a_proj, generator.w1]
+        super().__init__(block, linears, "conv")
         self.w2 = generator.w2
 
-    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
-        """See `MixerStep.token`."""
-        q, k, v, gate, inner, beta, a = self.project(hidden, norm)
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """See `Mixing.token`."""
+        *heads, inner = self.project(hidden, norm)
         kernels = narrow_linear(inner, self.w2.weight, self.w2.bias, silu_input=True)
-        return self.update(hidden, q, k, v, gate, beta, a, kernels.unflatten(-1, (self.block.value_dim, -1)))
+        return self.update(hidden, cache, tuple(heads), kernels.unflatten(-1, (self.block.value_dim, -1)))
 
 
 class GatedDeltaNetStep(DeltaStep):
     """A Gated DeltaNet's step: a JetBlock's whose convolution is the same for every token, and two more before it."""
 
-    def __init__(self, block: GatedDeltaNet, cache: StateLayer) -> None:
+    def __init__(self, block: GatedDeltaNet) -> None:
         linears = [block.q_proj, block.k_proj, block.v_proj, block.g_proj, block.b_proj, block.a_proj]
-        super().__init__(block, linears, cache, "conv_v")
+        super().__init__(block, linears, "conv_v")
         self.convolutions = (block.q_conv1d, block.k_conv1d, block.v_conv1d)
 
-    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation) -> torch.Tensor:
-        """See `MixerStep.token`."""
-        q, k, v, gate, beta, a = self.project(hidden, norm)
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """See `Mixing.token`."""
+        q, k, *others = self.project(hidden, norm)
         of_q, of_k, of_v = self.convolutions
-        q, k = self._convolve(of_q, "conv_q", q), self._convolve(of_k, "conv_k", k)
-        return self.update(hidden, q, k, v, gate, beta, a, of_v.weight[:, 0].expand(len(hidden), -1, -1))
+        q = self._convolve(of_q, cache.states["conv_q"], q)
+        k = self._convolve(of_k, cache.states["conv_k"], k)
+        return self.update(hidden, cache, (q, k, *others), of_v.weight[:, 0].expand(len(hidden), -1, -1))
 
-    def _convolve(self, convolution: ShortConvolution, name: str, x: torch.Tensor) -> torch.Tensor:
+    @staticmethod
+    def _convolve(convolution: ShortConvolution, state: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Puts x [B, D] at the end of a convolution's state and returns its result, before the activation."""
-        state = self.cache.states[name]
         state.copy_(torch.cat((state[..., 1:], x[..., None]), -1))
         return (state * convolution.weight[:, 0]).sum(-1)
