@@ -157,7 +157,8 @@ class AttentionStep:
         """See `Mixing.token`."""
         projected = narrow_linear(hidden, self.weight, self.bias, norm_weight=norm.weight, norm_eps=norm.eps)
         query = self._store(projected[:, None], rotation, cache.clock.position, cache.keys, cache.values)
-        output = decode_attention(query[:, :, 0], *cache.filled(), cache.clock.count, scale=self.scaling)
+        keys, values = cache.filled()
+        output = decode_attention(query[:, :, 0], keys, values, cache.clock.count, scale=self.scaling)
         return narrow_linear(output.flatten(1), self.out.weight, self.out.bias, residual=hidden)
 
     def _store(
