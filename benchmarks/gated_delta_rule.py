@@ -31,14 +31,13 @@ SHAPES: dict[str, Shape] = {
 # Forward, forward + backward in ms, of fla-core 0.6.0 on one H100 80GB HBM3.
 FLA = {"2B 8x4096": (1.22, 5.28)}
 BYTES_PER_SECOND, FLOPS_PER_SECOND = 3.0e12, 6.8e14
-SCANS = [(64, 4, 2), (64, 4, 1), (64, 8, 2), (64, 8, 1), (128, 8, 1), (128, 8, 2), (64, 4, 1, 168)]
+SCANS = [(64, 4, 1), (64, 4, 2), (64, 4, 3), (64, 8, 1), (64, 8, 2), (64, 8, 3), (128, 8, 2)]
 CANDIDATES = {
     "prepare": [(0, 4, 1), (0, 8, 1), (0, 4, 1, 168)],
     "scan": SCANS,
     "states": SCANS,
     "reverse": SCANS,
-    "inner": [(64, 4, 3), (64, 4, 2), (128, 8, 2), (64, 4, 1)],
-    "outer": [(32, 8, 3), (32, 8, 2), (64, 8, 2), (64, 8, 1)],
+    "gradient": [(64, 8, 2), (64, 8, 1), (64, 8, 3), (64, 16, 2)],
 }
 
 
@@ -171,8 +170,7 @@ def sweep(shape: Shape) -> list[dict[str, Any]]:
 
 
 def _function(kernel: str) -> str:
-    names = {"reverse": "reverse_scan_kernel", "prepare": "prepare_kernel"}
-    return names.get(kernel, f"{kernel}_gradient_kernel")
+    return {"reverse": "reverse_scan_kernel", "prepare": "prepare_kernel", "gradient": "chunk_gradient_kernel"}[kernel]
 
 
 def main() -> None:
@@ -192,7 +190,8 @@ def main() -> None:
     if arguments.kernels:
         report("gated_delta_rule_kernels", "Kernels of the gated delta rule", kernels(SHAPES[arguments.shapes[0]]))
     if arguments.sweep:
-        report("gated_delta_rule_sweep", "Configurations", sweep(SHAPES[arguments.shapes[0]]))
+        rows = [{"shape": name} | row for name in arguments.shapes for row in sweep(SHAPES[name])]
+        report("gated_delta_rule_sweep", "Configurations", rows)
 
 
 if __name__ == "__main__":

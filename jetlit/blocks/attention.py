@@ -12,6 +12,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager
 
 from jetlit.blocks.base import AttentionCache, MaskKind, TokenMixer
 from jetlit.blocks.masks import attention_mask_for
+from jetlit.blocks.projections import project
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.errors import UserError
 
@@ -135,9 +136,10 @@ class Attention(TokenMixer):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns normed and rotated queries [B, heads, T, D], keys [B, KV heads, T, D], and values like the keys."""
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_norm(self.q_proj(hidden_states).view(heads)).transpose(1, 2)
-        key = self.k_norm(self.k_proj(hidden_states).view(heads)).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        query, key, value = project(hidden_states, [self.q_proj, self.k_proj, self.v_proj])
+        query = self.q_norm(query.view(heads)).transpose(1, 2)
+        key = self.k_norm(key.view(heads)).transpose(1, 2)
+        value = value.view(heads).transpose(1, 2)
         if position_embeddings is not None:
             query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         return query, key, value

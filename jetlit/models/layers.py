@@ -10,6 +10,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from jetlit.blocks.base import MaskKind
+from jetlit.blocks.projections import project
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.models.configuration import JetNemotronConfig
 from jetlit.models.layer_inputs import LayerInputs
@@ -30,7 +31,8 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Applies the MLP to [B, T, H]."""
-        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = project(x, [self.gate_proj, self.up_proj])
+        return self.down_proj(self.activation(gate) * up)
 
 
 class DecoderLayer(GradientCheckpointingLayer):

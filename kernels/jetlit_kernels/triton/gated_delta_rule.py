@@ -14,14 +14,11 @@ from functools import cached_property
 
 import torch
 import triton
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from jetlit_kernels.triton.chunks import Chunking, cdiv
-from jetlit_kernels.triton.gated_delta_rule_backward_kernels import (
-    SUM_ROWS,
-    inner_gradient_kernel,
-    outer_gradient_kernel,
-    reverse_scan_kernel,
-)
+from jetlit_kernels.triton.descriptors import described
+from jetlit_kernels.triton.gated_delta_rule_backward_kernels import chunk_gradient_kernel, reverse_scan_kernel
 from jetlit_kernels.triton.gated_delta_rule_kernels import GATE_ROWS, prepare_kernel, scan_kernel
 
 INTERVAL = 8  # chunks between two kept states
@@ -55,28 +52,29 @@ CONFIGS = {
     ("scan", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 1)},
     ("states", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 1)},
     ("reverse", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 1)},
-    ("inner", torch.bfloat16): {64: Config(64, 4, 3), 128: Config(64, 4, 3), 256: Config(64, 4, 2)},
-    ("outer", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(32, 8, 3), 256: Config(32, 8, 3)},
+    ("gradient", torch.bfloat16): {64: Config(64, 8, 2), 128: Config(64, 8, 2), 256: Config(64, 8, 2)},
     ("prepare", torch.float32): {64: Config(0, 4, 1), 128: Config(0, 4, 1), 256: Config(0, 4, 1)},
     ("scan", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 4, 1), 256: Config(16, 4, 1)},
     ("states", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 4, 1), 256: Config(16, 4, 1)},
     ("reverse", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 4, 1), 256: Config(16, 4, 1)},
-    ("inner", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 4, 1), 256: Config(32, 4, 1)},
-    ("outer", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 8, 1), 256: Config(32, 8, 1)},
+    ("gradient", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 8, 1), 256: Config(32, 8, 1)},
 }
 CHUNK = {torch.bfloat16: 64, torch.float32: 32}
 PRECISION = {torch.bfloat16: "tf32", torch.float32: "tf32x3"}  # three tf32 products: as good as float32
 PAIR_KEYS = 64  # columns of K a step of the products between tokens
-OUTER_KEYS = 128  # columns of K that the last backward kernel holds at once
+STATE_KEYS = 128  # columns of K a step of the products with states, in the last backward kernel
 
 
 def _config(kernel: str, dtype: torch.dtype, key_block: int) -> Config:
-    return CONFIGS[kernel, dtype][max(key_block, 64)]
+    return CONFIGS[kernel, dtype][key_block]
 
 
 def key_block(K: int) -> int:
-    """Returns the width of the tiles that hold K columns."""
-    return max(16, triton.next_power_of_2(K))
+    """Returns the width of the tiles that hold K columns.
+
+    Never 32: on Hopper, Triton 3.6 gave wrong results for 16-bit tiles of that width (docs/kernels.md).
+    """
+    return max(64, triton.next_power_of_2(K))
 
 
 @dataclass(frozen=True)
@@ -120,6 +118,14 @@ class _Problem:
         """Scratch memory [slots, H, ...] for a group of chunks."""
         slots = self.chunking.rows * group
         return torch.empty(slots, self.heads, *shape, dtype=dtype or self.q.dtype, device=self.q.device)
+
+    def tokens(self, x: torch.Tensor, block: int) -> TensorDescriptor:
+        """Describes x [B, T, H, WIDTH] for loads of a chunk's tokens of one head, `block` columns at a time."""
+        return described(x.view(-1, *x.shape[2:]), [self.chunking.size, 1, block])
+
+    def squares(self, x: torch.Tensor | None) -> TensorDescriptor | None:
+        """Describes x [slots, H, C, C] for loads of the tile of a chunk and head."""
+        return None if x is None else described(x.view(-1, x.shape[3]), [self.chunking.size] * 2)
 
     @cached_property
     def common(self) -> dict[str, object]:
@@ -171,6 +177,8 @@ def _prepare(
 def _scan(
     kernel: str,
     problem: _Problem,
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    squares: tuple[torch.Tensor | None, torch.Tensor | None],
     tensors: tuple[torch.Tensor | None, ...],
     *,
     first: int,
@@ -179,14 +187,19 @@ def _scan(
     has_initial: bool,
     save: bool,
 ) -> None:
-    block = key_block(problem.q.shape[3])
-    config = _config(kernel, problem.q.dtype, block)
+    q, k, v = inputs
+    block = key_block(q.shape[3])
+    config = _config(kernel, q.dtype, block)
     grid = (
-        cdiv(problem.v.shape[3], config.columns),
+        cdiv(v.shape[3], config.columns),
         problem.chunking.sequences * problem.heads,
         cdiv(group, window),
     )
     scan_kernel[grid](
+        problem.tokens(q, block),
+        problem.tokens(k, block),
+        problem.tokens(v, config.columns),
+        *(problem.squares(x) for x in squares),
         *tensors,
         first=first,
         group=group,
@@ -251,7 +264,9 @@ def forward(
     _scan(
         "scan",
         problem,
-        (q, k, v, inverses, attentions, gates, initial_state, final, checkpoints, o, None, None),
+        (q, k, v),
+        (inverses, attentions),
+        (gates, initial_state, final, checkpoints, o, None, None),
         first=0,
         group=cut.per_row,
         window=cut.per_row,
@@ -266,10 +281,9 @@ class _Scratch:
 
     def __init__(self, problem: _Problem, group: int) -> None:
         K, V, C = problem.q.shape[3], problem.v.shape[3], problem.chunking.size
-        self.inverses, self.d_lowers = (problem.square_tiles(group) if problem.delta else None for _ in range(2))
-        self.attentions, self.d_attentions = (problem.square_tiles(group) for _ in range(2))
+        self.inverses = problem.square_tiles(group) if problem.delta else None
+        self.attentions = problem.square_tiles(group)
         self.gates = problem.tiles(group, GATE_ROWS.value, C, dtype=torch.float32)
-        self.sums = problem.tiles(group, SUM_ROWS.value, C, dtype=torch.float32)
         self.states, self.d_states = problem.tiles(group, K, V), problem.tiles(group, K, V)
         self.updates = problem.tiles(group, C, V)
         # The gradient of the state between two groups; written for the next group while the last one's is read.
@@ -313,7 +327,9 @@ def backward(
         _scan(
             "states",
             problem,
-            (q, k, v, s.inverses, None, s.gates, initial_state, None, checkpoints, None, s.states, s.updates),
+            (q, k, v),
+            (s.inverses, None),
+            (s.gates, initial_state, None, checkpoints, None, s.states, s.updates),
             first=first,
             group=group,
             window=problem.interval,
@@ -341,11 +357,11 @@ def _reverse_scan(
     config = _config("reverse", problem.q.dtype, block)
     grid = (cdiv(problem.v.shape[3], config.columns), problem.chunking.sequences * problem.heads)
     reverse_scan_kernel[grid](
-        *inputs,
-        scratch.inverses,
-        scratch.attentions,
+        *(problem.tokens(x, block) for x in inputs),
+        problem.squares(scratch.inverses),
+        problem.squares(scratch.attentions),
         scratch.gates,
-        do,
+        problem.tokens(do, config.columns),
         d_final,
         scratch.carries[(number + 1) % 2],
         dv,
@@ -378,34 +394,8 @@ def _chunk_gradients(
     q, k = inputs
     dq, dk, dv, dg, dbeta = gradients
     s, block = scratch, key_block(q.shape[3])
-    grid = (problem.chunking.rows * group, problem.heads)
-    shared = {
-        "first": first,
-        "group": group,
-        "sequences": problem.chunking.sequences,
-        "owners": owners,
-        **problem.common,
-    }
-    config = _config("inner", q.dtype, block)
-    inner_gradient_kernel[grid](
-        q,
-        k,
-        s.gates,
-        do,
-        dv,
-        s.updates,
-        s.d_attentions,
-        s.d_lowers,
-        s.sums,
-        dbeta,
-        scale=scale,
-        BK=min(block, PAIR_KEYS),
-        BV=config.columns,
-        **shared,
-        **config.options(),
-    )
-    config = _config("outer", q.dtype, block)
-    outer_gradient_kernel[grid](
+    config = _config("gradient", q.dtype, block)
+    chunk_gradient_kernel[(problem.chunking.rows * group, problem.heads)](
         q,
         k,
         s.gates,
@@ -414,15 +404,19 @@ def _chunk_gradients(
         s.updates,
         s.states,
         s.d_states,
-        s.d_attentions,
-        s.d_lowers,
-        s.sums,
         dq,
         dk,
         dg,
-        BK=min(block, OUTER_KEYS),
+        dbeta,
+        first=first,
+        group=group,
+        sequences=problem.chunking.sequences,
+        owners=owners,
+        scale=scale,
+        BP=min(block, PAIR_KEYS),
+        BK=min(block, STATE_KEYS),
         BV=config.columns,
         L2NORM=l2norm,
-        **shared,
+        **problem.common,
         **config.options(),
     )
