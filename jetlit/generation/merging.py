@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from jetlit.blocks.projections import is_plain
+from jetlit.errors import UserError
+
 
 def merge_linears(linears: Sequence[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Puts the weights of linear layers with the same input one after the other in memory.
@@ -19,7 +22,16 @@ def merge_linears(linears: Sequence[nn.Linear]) -> tuple[torch.Tensor, torch.Ten
 
     Returns:
         Weight [sum of outputs, inputs] and bias [sum of outputs] or None.
+
+    Raises:
+        UserError: a layer is not a plain linear one.
     """
+    for linear in linears:
+        if not is_plain(linear):
+            raise UserError(
+                f"The engine reads the weights of plain linear layers, not of {type(linear).__name__} or a layer with "
+                "hooks: merge adapters into the weights and remove hooks, or use model.generate."
+            )
     weight = _merge([linear.weight for linear in linears])
     if linears[0].bias is None:
         return weight, None

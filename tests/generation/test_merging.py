@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from jetlit.errors import UserError
 from jetlit.generation import GenerationEngine
 from jetlit.generation.merging import merge_linears
 from jetlit.models import JetNemotronForCausalLM, SuperNetwork
@@ -23,6 +24,17 @@ def test_parameters_become_views_of_the_merged_weight(bias):
     assert (weight[4] == 7).all() and (weight[:4] == before[0]).all()
     again, _ = merge_linears(linears)
     assert again.data_ptr() == weight.data_ptr() and torch.equal(again, weight)
+
+
+def test_a_layer_that_is_more_than_linear_is_refused():
+    class Adapter(nn.Linear):
+        pass
+
+    hooked = nn.Linear(2, 2)
+    hooked.register_forward_hook(lambda *_: None)
+    for layer in (Adapter(2, 2), hooked):
+        with pytest.raises(UserError, match="use model.generate"):
+            merge_linears([nn.Linear(2, 2), layer])
 
 
 def test_an_engine_leaves_the_model_as_it_was(tmp_path):
