@@ -9,13 +9,14 @@ Each product is timed inside a CUDA graph over so many copies of its weights tha
 import argparse
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jetlit_kernels import narrow_linear
 from jetlit_kernels.triton import narrow_linear as kernels
-from reporting import report
+from reporting import RESULTS, report
 from timing import ceilings, milliseconds
 
 L2_BYTES = 256 * 2**20  # several times that of any card
@@ -115,15 +116,17 @@ def best(times: dict[kernels.Config, float]) -> list[kernels.Config]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     bandwidth = ceilings()["bytes"]
     notes = f"Device copy {bandwidth / 1e12:.2f} TB/s, bytes read and written; the bound is the weights' bytes over it."
     if arguments.sweep:
         rows = [row for name in PRODUCTS for row in sweep(name, bandwidth)]
-        report("decode_products_sweep", "Configurations of narrow_linear, one sequence, bf16", rows, notes)
+        title = "Configurations of narrow_linear, one sequence, bf16"
+        report("decode_products_sweep", title, rows, notes, arguments.out)
     else:
         rows = [compare(name, count, bandwidth) for name in PRODUCTS for count in (1, 2, 4, 8, 16)]
-        report("decode_products", "Products of the 2B's decode step, bf16", rows, notes)
+        report("decode_products", "Products of the 2B's decode step, bf16", rows, notes, arguments.out)
 
 
 if __name__ == "__main__":

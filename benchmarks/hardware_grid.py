@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--block", default="jet")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--context", type=int, default=65536)
-    parser.add_argument("--cache", type=Path, default=RESULTS / "measurements")
+    parser.add_argument("--cache", type=Path, default=Path("runs/measurements"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
