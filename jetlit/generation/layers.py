@@ -60,6 +60,12 @@ class EngineLayer:
         return self.mlp.token(self.mixer.token(hidden, self.mixer_norm, rotation, cache), self.mlp_norm)
 
 
+def add_linear(hidden: torch.Tensor, x: torch.Tensor, linear: nn.Linear) -> torch.Tensor:
+    """Adds linear(x) to [B, T, H] where it lies: the product does it, which saves a pass over both."""
+    hidden.flatten(0, 1).addmm_(x.flatten(0, 1), linear.weight.T)
+    return hidden if linear.bias is None else hidden.add_(linear.bias)
+
+
 class PlainMLP:
     """An MLP of any kind, as the model has it."""
 
@@ -90,9 +96,7 @@ class MLPStep:
     def chunk(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
         """See `PlainMLP.chunk`."""
         inner = silu_mul(*F.linear(norm(hidden), self.weight, self.bias).chunk(2, -1))
-        # The product adds to the residual where it lies, which saves a pass over both.
-        hidden.flatten(0, 1).addmm_(inner.flatten(0, 1), self.down.weight.T)
-        return hidden if self.down.bias is None else hidden.add_(self.down.bias)
+        return add_linear(hidden, inner, self.down)
 
     def token(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
         """See `PlainMLP.token`."""
@@ -104,7 +108,7 @@ class Mixing(Protocol):
     """A token mixer as the engine runs it; `cache` is its layer's."""
 
     def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
-        """Returns hidden + mixer(norm(hidden)), [B, T, H]."""
+        """Returns hidden + mixer(norm(hidden)), [B, T, H]; `hidden` may be overwritten."""
 
     def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
         """The same for one token of each sequence, [B, H]."""
@@ -151,7 +155,7 @@ class AttentionStep:
         projected = F.linear(norm(hidden), self.weight, self.bias)
         store = functools.partial(self._store, projected, rotation)
         output = cache.attend(store, hidden.shape[1], self.scaling)
-        return hidden + self.out(output.transpose(1, 2).flatten(2))
+        return add_linear(hidden, output.transpose(1, 2).flatten(2), self.out)
 
     def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
         """See `Mixing.token`."""

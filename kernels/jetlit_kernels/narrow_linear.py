@@ -34,7 +34,8 @@ def narrow_linear(
         silu_input: applies SiLU to x.
         swiglu: SiLU of the first half of the outputs times the second half.
         residual: what is added to the result, of its shape.
-        backend: "auto" (Triton on CUDA for at most `MAX_ROWS` rows, plain PyTorch elsewhere), "triton" or "torch".
+        backend: "auto" (Triton on CUDA for at most `MAX_ROWS` rows, plain PyTorch elsewhere and for a norm in float16,
+            which the inputs may exceed before they are normed), "triton" or "torch".
 
     Returns:
         [B, N], with `swiglu` [B, N / 2], in the type of x.
@@ -55,7 +56,7 @@ def narrow_linear(
             f"{bias if bias is None else tuple(bias.shape)}, residual "
             f"{residual if residual is None else tuple(residual.shape)}."
         )
-    if backend == "auto" and rows > MAX_ROWS:
+    if backend == "auto" and (rows > MAX_ROWS or (norm_weight is not None and x.dtype == torch.float16)):
         backend = "torch"
     if resolve_backend(backend, x) == "torch":
         return reference.narrow_linear(x, weight, bias, norm_weight, norm_eps, silu_input, swiglu, residual)
