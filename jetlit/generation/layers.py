@@ -22,7 +22,7 @@ from jetlit.blocks.jet import JetBlock
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.blocks.short_convolution import ShortConvolution
 from jetlit.generation.cache import active_mixers
-from jetlit.generation.merging import merge_linears
+from jetlit.generation.merging import checked, merge_linears
 from jetlit.models import JetNemotronForCausalLM
 from jetlit.models.layers import DecoderLayer, GatedMLP
 
@@ -30,7 +30,12 @@ Rotation = tuple[torch.Tensor, torch.Tensor]
 
 
 def build_layers(model: JetNemotronForCausalLM) -> list[EngineLayer]:
-    """Returns the model's layers; weights are moved so that they can be merged, and exist once."""
+    """Returns the model's layers; weights are moved so that they can be merged, and exist once.
+
+    Raises:
+        UserError: a layer is more than its weights (adapters, hooks).
+    """
+    checked(model.lm_head)
     layers = [EngineLayer(*pair) for pair in zip(model.model.layers, active_mixers(model), strict=True)]
     if model.lm_head.weight.is_cuda:
         # Where single weights were before, no large tensor finds room.
@@ -86,7 +91,7 @@ class MLPStep:
 
     def __init__(self, mlp: GatedMLP) -> None:
         self.weight, self.bias = merge_linears([mlp.gate_proj, mlp.up_proj])
-        self.down = mlp.down_proj
+        self.down = checked(mlp.down_proj)
 
     @staticmethod
     def serves(mlp: nn.Module) -> bool:
@@ -145,7 +150,7 @@ class AttentionStep:
 
     def __init__(self, attention: Attention) -> None:
         self.weight, self.bias = merge_linears([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.scaling, self.out = attention.scaling, attention.o_proj
+        self.scaling, self.out = attention.scaling, checked(attention.o_proj)
         norms: Any = (attention.q_norm, attention.k_norm)
         self.norms = (norms[0].weight, norms[1].weight) if isinstance(norms[0], RMSNorm) else None
         self.norm_eps = norms[0].eps if self.norms else 0.0
@@ -192,7 +197,7 @@ class DeltaStep(PlainMixer):
         super().__init__(block)
         self.weight, _ = merge_linears(linears)
         self.sizes = [linear.out_features for linear in linears]
-        self.block, self.conv_state = block, conv_state
+        self.block, self.out, self.conv_state = block, checked(block.o_proj), conv_state
 
     def project(self, hidden: torch.Tensor, norm: RMSNorm) -> tuple[torch.Tensor, ...]:
         """Returns every projection [B, outputs] of the normed input."""
@@ -226,7 +231,7 @@ class DeltaStep(PlainMixer):
             cache.states["recurrent"],
             norm_eps=block.norm_eps,
         )
-        return narrow_linear(o.flatten(1), block.o_proj.weight, residual=hidden)
+        return narrow_linear(o.flatten(1), self.out.weight, residual=hidden)
 
 
 class JetStep(DeltaStep):
@@ -236,7 +241,7 @@ class JetStep(DeltaStep):
         generator = block.dynamic_conv1d.kernel_generator
         linears = [block.q_proj, block.k_proj, block.v_proj, block.g_proj, block.b_proj, block.a_proj, generator.w1]
         super().__init__(block, linears, "conv")
-        self.w2 = generator.w2
+        self.w2 = checked(generator.w2)
 
     def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
         """See `Mixing.token`."""

@@ -11,6 +11,20 @@ from jetlit.blocks.projections import is_plain
 from jetlit.errors import UserError
 
 
+def checked(linear: nn.Linear) -> nn.Linear:
+    """Returns a layer whose weights say all that it does.
+
+    Raises:
+        UserError: the layer is not a plain linear one.
+    """
+    if not is_plain(linear):
+        raise UserError(
+            f"The engine reads the weights of plain linear layers, not of {type(linear).__name__} or a layer with "
+            "hooks: merge adapters into the weights and remove hooks, or use model.generate."
+        )
+    return linear
+
+
 def merge_linears(linears: Sequence[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Puts the weights of linear layers with the same input one after the other in memory.
 
@@ -27,11 +41,7 @@ def merge_linears(linears: Sequence[nn.Linear]) -> tuple[torch.Tensor, torch.Ten
         UserError: a layer is not a plain linear one.
     """
     for linear in linears:
-        if not is_plain(linear):
-            raise UserError(
-                f"The engine reads the weights of plain linear layers, not of {type(linear).__name__} or a layer with "
-                "hooks: merge adapters into the weights and remove hooks, or use model.generate."
-            )
+        checked(linear)
     weight = _merge([linear.weight for linear in linears])
     if linears[0].bias is None:
         return weight, None

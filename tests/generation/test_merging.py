@@ -37,6 +37,14 @@ def test_a_layer_that_is_more_than_linear_is_refused():
             merge_linears([nn.Linear(2, 2), layer])
 
 
+@pytest.mark.parametrize("name", ["lm_head", "model.layers.1.mlp.down_proj", "model.layers.0.self_attn.o_proj"])
+def test_an_engine_refuses_what_its_steps_would_leave_out(name):
+    model = small_model(["jet", "attn"])
+    model.get_submodule(name).register_forward_hook(lambda *_: None)
+    with pytest.raises(UserError, match="remove hooks"):
+        GenerationEngine(model, 2, 40).prefill(prompts())
+
+
 def test_an_engine_leaves_the_model_as_it_was(tmp_path):
     model = small_model(HYBRIDS["hybrid"])
     untouched = copy.deepcopy(model)
