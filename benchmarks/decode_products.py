@@ -24,11 +24,11 @@ L2_BYTES = 256 * 2**20  # several times that of any card
 PRODUCTS: dict[str, tuple[int, int, tuple[str, ...]]] = {
     "JetBlock in (q k v g w1 b a)": (1536, 8856, ("norm_weight",)),
     "JetBlock kernels (w2)": (384, 12288, ("silu_input", "bias")),
-    "JetBlock out": (3072, 1536, ("residual",)),
+    "JetBlock out": (3072, 1536, ("add_to",)),
     "attention in (q k v)": (1536, 2048, ("norm_weight", "bias")),
-    "attention out": (1536, 1536, ("residual",)),
+    "attention out": (1536, 1536, ("add_to",)),
     "MLP in (gate up)": (1536, 17920, ("norm_weight", "swiglu")),
-    "MLP out": (8960, 1536, ("residual",)),
+    "MLP out": (8960, 1536, ("add_to",)),
     "head": (1536, 151936, ("norm_weight",)),
 }
 CONFIGS = [
@@ -43,7 +43,7 @@ def arguments_of(name: str, rows: int) -> tuple[dict[str, Any], list[torch.Tenso
     width, outputs, parts = PRODUCTS[name]
     copies = min(64, L2_BYTES // (2 * width * outputs) + 2)
     made: dict[str, Any] = {"x": torch.randn(rows, width, device="cuda").bfloat16()}
-    shapes = {"norm_weight": (width,), "bias": (outputs,), "residual": (rows, outputs)}
+    shapes = {"norm_weight": (width,), "bias": (outputs,), "add_to": (rows, outputs)}
     for part in parts:
         made[part] = torch.randn(shapes[part], device="cuda").bfloat16() if part in shapes else True
     return made, [(torch.randn(outputs, width, device="cuda") * width**-0.5).bfloat16() for _ in range(copies)]
@@ -85,7 +85,7 @@ def sweep(name: str, bandwidth: float) -> list[dict[str, Any]]:
 
     def run(weight: torch.Tensor, config: kernels.Config) -> torch.Tensor:
         parts = made.get("bias"), made.get("norm_weight"), 1e-6, made.get("silu_input", False), swiglu
-        return kernels.forward(made["x"], weight, *parts, made.get("residual"), config)
+        return kernels.forward(made["x"], weight, *parts, made.get("add_to"), config)
 
     for config in CONFIGS:
         try:

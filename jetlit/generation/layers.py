@@ -106,7 +106,7 @@ class MLPStep:
     def token(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
         """See `PlainMLP.token`."""
         inner = narrow_linear(hidden, self.weight, self.bias, norm_weight=norm.weight, norm_eps=norm.eps, swiglu=True)
-        return narrow_linear(inner, self.down.weight, self.down.bias, residual=hidden)
+        return narrow_linear(inner, self.down.weight, self.down.bias, add_to=hidden)
 
 
 class Mixing(Protocol):
@@ -168,7 +168,7 @@ class AttentionStep:
         query = self._store(projected[:, None], rotation, cache.clock.position, cache.keys, cache.values)
         keys, values = cache.filled()
         output = decode_attention(query[:, :, 0], keys, values, cache.clock.count, scale=self.scaling)
-        return narrow_linear(output.flatten(1), self.out.weight, self.out.bias, residual=hidden)
+        return narrow_linear(output.flatten(1), self.out.weight, self.out.bias, add_to=hidden)
 
     def _store(
         self,
@@ -231,7 +231,7 @@ class DeltaStep(PlainMixer):
             cache.states["recurrent"],
             norm_eps=block.norm_eps,
         )
-        return narrow_linear(o.flatten(1), self.out.weight, residual=hidden)
+        return narrow_linear(o.flatten(1), self.out.weight, add_to=hidden)
 
 
 class JetStep(DeltaStep):

@@ -7,7 +7,7 @@ from jetlit_kernels import narrow_linear
 from tests.kernels.backends import BACKENDS, assert_near
 
 
-def definition(x, weight, bias=None, norm_weight=None, norm_eps=1e-6, silu_input=False, swiglu=False, residual=None):
+def definition(x, weight, bias=None, norm_weight=None, norm_eps=1e-6, silu_input=False, swiglu=False, add_to=None):
     if norm_weight is not None:
         x = x / (x.pow(2).mean(-1, keepdim=True) + norm_eps).sqrt() * norm_weight
     if silu_input:
@@ -18,13 +18,13 @@ def definition(x, weight, bias=None, norm_weight=None, norm_eps=1e-6, silu_input
     if swiglu:
         gate, up = out[:, : out.shape[1] // 2], out[:, out.shape[1] // 2 :]
         out = gate / (1 + (-gate).exp()) * up
-    return out if residual is None else out + residual
+    return out if add_to is None else out + add_to
 
 
 def draw(rows, width, outputs, dtype, parts, device="cpu"):
     torch.manual_seed(width)
     shapes = {"bias": (outputs,), "norm_weight": (width,)}
-    shapes["residual"] = (rows, outputs // 2 if "swiglu" in parts else outputs)
+    shapes["add_to"] = (rows, outputs // 2 if "swiglu" in parts else outputs)
     tensors = {
         "x": torch.randn(rows, width, device=device, dtype=dtype),
         "weight": torch.randn(outputs, width, device=device, dtype=dtype) * width**-0.5,
@@ -39,7 +39,14 @@ def in_float64(tensors):
 
 PARTS = pytest.mark.parametrize(
     "parts",
-    [(), ("norm_weight", "bias"), ("silu_input", "bias"), ("norm_weight", "swiglu", "bias"), ("swiglu", "residual")],
+    [
+        (),
+        ("norm_weight", "bias"),
+        ("silu_input", "bias"),
+        ("norm_weight", "swiglu", "bias"),
+        ("swiglu", "add_to"),
+        ("add_to", "bias"),
+    ],
     ids="-".join,
 )
 
@@ -49,8 +56,10 @@ PARTS = pytest.mark.parametrize(
 @pytest.mark.parametrize(("rows", "width", "outputs"), [(1, 64, 34), (3, 100, 70), (16, 8, 2), (2, 130, 96)])
 def test_matches_definition(rows, width, outputs, parts, backend, dtype, tolerance):
     tensors, switches = draw(rows, width, outputs, dtype, parts)
+    expected = definition(**in_float64(tensors), **switches, norm_eps=1e-3)
     actual = narrow_linear(**tensors, **switches, norm_eps=1e-3, backend=backend)
-    assert_near([actual], [definition(**in_float64(tensors), **switches, norm_eps=1e-3)], tolerance)
+    assert "add_to" not in parts or actual is tensors["add_to"]
+    assert_near([actual], [expected], tolerance)
 
 
 @BACKENDS
@@ -67,9 +76,9 @@ def test_takes_any_number_of_rows_without_triton():
     assert_near([narrow_linear(**tensors, **switches)], [definition(**tensors, **switches)], 1e-12)
 
 
-@pytest.mark.parametrize("wrong", ["weight", "bias", "norm_weight", "residual", "odd", "both"])
+@pytest.mark.parametrize("wrong", ["weight", "bias", "norm_weight", "add_to", "odd", "both"])
 def test_refuses_what_does_not_fit(wrong):
-    tensors, switches = draw(2, 8, 6, torch.float32, ("bias", "norm_weight", "residual"))
+    tensors, switches = draw(2, 8, 6, torch.float32, ("bias", "norm_weight", "add_to"))
     if wrong == "odd":
         tensors, switches = draw(2, 8, 7, torch.float32, ("swiglu",))
     elif wrong == "both":

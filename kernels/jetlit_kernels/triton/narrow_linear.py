@@ -32,9 +32,9 @@ MANY_OUTPUTS = 8192
 
 @triton.jit
 def narrow_kernel(
-    x, weight, bias, norm_weight, residual, out, M, N, stride_x, eps,
+    x, weight, bias, norm_weight, out, M, N, stride_x, eps,
     K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, NORM: tl.constexpr,
-    SILU: tl.constexpr, SWIGLU: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr,
+    SILU: tl.constexpr, SWIGLU: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
     """BN outputs of every row. The norm's factor is one number a row: it is applied to the sums at the end."""
     row = tl.arange(0, BM)
@@ -77,8 +77,8 @@ def narrow_kernel(
         sums = sums / (1.0 + tl.exp(-sums)) * others
     place = row[:, None] * N + column[None, :]
     mask = (row < M)[:, None] & (column < N)[None, :]
-    if RESIDUAL:
-        sums += tl.load(residual + place, mask=mask, other=0.0).to(tl.float32)
+    if ADD:
+        sums += tl.load(out + place, mask=mask, other=0.0).to(tl.float32)
     tl.store(out + place, sums.to(out.dtype.element_ty), mask=mask)
 
 
@@ -90,22 +90,22 @@ def forward(
     norm_eps: float,
     silu_input: bool,
     swiglu: bool,
-    residual: torch.Tensor | None,
+    add_to: torch.Tensor | None,
     config: Config | None = None,
 ) -> torch.Tensor:
     """Output [B, N or N / 2]; arguments as those of `jetlit_kernels.narrow_linear`."""
     (rows, width), outputs = x.shape, weight.shape[0] // (2 if swiglu else 1)
-    out = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
+    out = torch.empty(rows, outputs, dtype=x.dtype, device=x.device) if add_to is None else add_to
     if not rows:
         return out
     x = x if x.stride(1) == 1 else x.contiguous()
     settings = asdict(config or choose(x.dtype, outputs))
     settings["BK"] = min(settings["BK"], max(16, power_of_two(width)))
     narrow_kernel[(cdiv(outputs, settings["BN"]),)](
-        x, weight.contiguous(), bias, norm_weight, None if residual is None else residual.contiguous(), out,
+        x, weight.contiguous(), bias, norm_weight, out,
         rows, outputs, x.stride(0), norm_eps,
         K=width, BM=ROWS, EVEN=width % settings["BK"] == 0, NORM=norm_weight is not None, SILU=silu_input,
-        SWIGLU=swiglu, BIAS=bias is not None, RESIDUAL=residual is not None, **settings,
+        SWIGLU=swiglu, BIAS=bias is not None, ADD=add_to is not None, **settings,
     )  # fmt: skip
     return out
 
