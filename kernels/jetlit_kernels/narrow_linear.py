@@ -20,7 +20,7 @@ def narrow_linear(
     add_to: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> torch.Tensor:
-    """f(p(x) · weightᵀ + bias), where p is an RMSNorm or SiLU and f is SwiGLU, added to a residual; each part optional.
+    """f(p(x) · weightᵀ + bias) added to a residual, where p is an RMSNorm or SiLU and f is SwiGLU; each part optional.
 
     A decode step of a few sequences is bound by reading weights. The Triton kernel reads them once, in one launch for
     all of this, and sums in a fixed order: equal inputs give equal results, bit by bit. No gradient.
