@@ -52,8 +52,8 @@ def narrow_linear(
     if not fits or (norm_weight is not None and silu_input):
         raise ValueError(
             "narrow_linear needs x [B, K], weight [N, K], bias [N], norm_weight [K] or silu_input, and a contiguous "
-            f"add_to of the result's shape; got x {tuple(x.shape)}, weight {tuple(weight.shape)}, swiglu {swiglu}, bias "
-            f"{bias if bias is None else tuple(bias.shape)}, add_to "
+            f"add_to of the result's shape; got x {tuple(x.shape)}, weight {tuple(weight.shape)}, swiglu {swiglu}, "
+            f"bias {bias if bias is None else tuple(bias.shape)}, add_to "
             f"{add_to if add_to is None else tuple(add_to.shape)}."
         )
     if backend == "auto" and (rows > MAX_ROWS or (norm_weight is not None and x.dtype == torch.float16)):
