@@ -48,6 +48,14 @@ def attention(batch: int, context: int) -> tuple[Callable[[Any], Any], int]:
     return lambda config: run(config=config), 2 * keys.nbytes
 
 
+def library_attention(batch: int, context: int) -> tuple[Callable[[Any], Any], int]:
+    """The same by PyTorch, by name of the function; heads of a group share keys there too."""
+    query = torch.randn(batch, HEADS, 1, SIZE, device="cuda").bfloat16()
+    keys, values = torch.zeros(2, batch, KV_HEADS, context, SIZE, device="cuda", dtype=torch.bfloat16)
+    functions = {"sdpa": F.scaled_dot_product_attention, "flex": torch.compile(flex_attention)}
+    return lambda name: functions[name](query, keys, values, enable_gqa=True), 2 * keys.nbytes
+
+
 def rows(
     name: str, run: Callable[[Any], Any], moved: int, configs: Iterable[Any], used: Any, peak: float
 ) -> list[dict]:
