@@ -9,7 +9,6 @@ The floor counts each input read and each output written once, and the products 
 
 import argparse
 import multiprocessing
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ from jetlit_kernels.reference.gated_delta_rule import chunk_gated_delta_rule
 from jetlit_kernels.triton import gated_delta_rule as launcher
 from jetlit_kernels.triton.gated_delta_rule import CONFIGS, Config
 from reporting import report
-from timing import milliseconds
+from timing import kernel_times, milliseconds
 
 Shape = tuple[int, int, int, int, int]  # B, T, H, K, V
 SHAPES: dict[str, Shape] = {
@@ -98,21 +97,6 @@ def measure(name: str, shape: Shape) -> dict[str, Any]:
     if name in FLA:
         row |= {"fla on an H100, forward ms": FLA[name][0], "fla on an H100, both ms": FLA[name][1]}
     return row
-
-
-def kernel_times(call: Callable[[], Any], repeats: int = 3) -> dict[str, list[float]]:
-    """Microseconds of every launch by kernel, over `repeats` calls."""
-    call()
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        for _ in range(repeats):
-            call()
-        torch.cuda.synchronize()
-    times = defaultdict(list)
-    for event in profile.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
-            times[event.name].append(event.device_time)
-    return times
 
 
 def passes(shape: Shape) -> Callable[[], tuple[torch.Tensor, ...]]:

@@ -1,4 +1,4 @@
-"""Linear layers that share an input: fewer products forward, and one sum of their gradients instead of a tensor each."""
+"""Linear layers that share an input: fewer products forward, one sum of their gradients instead of a tensor each."""
 
 from __future__ import annotations
 

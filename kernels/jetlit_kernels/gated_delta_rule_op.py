@@ -163,6 +163,16 @@ def runs_on_triton(operator: str, q: torch.Tensor, backend: str) -> bool:
     return False
 
 
+def in_one_dtype(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Returns q, k and v in the one type that the kernels take: bfloat16 or float32.
+
+    float16 lacks the range of a state, so it is computed in float32.
+    """
+    dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    dtype = torch.float32 if dtype == torch.float16 else dtype
+    return q.to(dtype), k.to(dtype), v.to(dtype)
+
+
 def run_on_triton(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -180,10 +190,7 @@ def run_on_triton(
         o [B, T, H, V] in the dtype of v, and the final states [N, H, K, V] in float32.
     """
     result = v.dtype
-    # The kernels take one type for q, k and v. float16 lacks the range of a state, so it is computed in float32.
-    dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    dtype = torch.float32 if dtype == torch.float16 else dtype
-    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    q, k, v = in_one_dtype(q, k, v)
     g = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device) if g is None else g
     trained = (t for t in (q, k, v, g, beta, initial_state) if t is not None)
     save = torch.is_grad_enabled() and any(t.requires_grad for t in trained)

@@ -5,8 +5,6 @@ Every allocation is filled with NaN first, so that an element that nothing wrote
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from jetlit_kernels import gated_delta_rule
@@ -16,19 +14,12 @@ from tests.kernels.recurrence_cases import assert_close, relative_error, run_wit
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.usefixtures("filled_with_nan"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
 TOLERANCE = {torch.bfloat16: 5e-3, torch.float32: 1e-5}
 DTYPES = [torch.bfloat16, torch.float32]
-
-
-@pytest.fixture(autouse=True)
-def filled_with_nan() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def draw(

@@ -1,4 +1,4 @@
-"""Tensor descriptors: kernels load whole tiles through them (TMA on Hopper; Triton makes pointers of them elsewhere)."""
+"""Tensor descriptors, through which kernels load whole tiles: by TMA on Hopper; elsewhere Triton makes pointers."""
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,9 @@ def described(x: torch.Tensor, block: list[int]) -> TensorDescriptor:
         x: copied if its rows are not contiguous or do not lie on 16 bytes.
         block: a tile's size in every dimension.
     """
-    per_16_bytes = 16 // x.element_size()
-    x = F.pad(x, (0, -x.shape[-1] % per_16_bytes)).contiguous()
+    missing = -x.shape[-1] % (16 // x.element_size())
+    # Padding by nothing would copy.
+    x = (F.pad(x, (0, missing)) if missing else x).contiguous()
     if x.data_ptr() % 16:
         x = x.clone()
     return TensorDescriptor.from_tensor(x, block)

@@ -123,12 +123,7 @@ def backward_kernel(
     start = first + tl.program_id(1) * segment
     end = tl.minimum(start + segment, last)
     zero = tl.zeros([BD], dtype=tl.float32)
-    biases, sums, pending, rows_before = (), (), (), ()
-    for j in tl.static_range(W - 1):
-        before = start - (W - 1) + j
-        rows_before += (
-            tl.load(v + before.to(tl.int64) * stride_v + channel, mask=in_range & (before >= 0), other=0.0),
-        )
+    biases, sums, pending = (), (), ()
     for j in tl.static_range(W):
         biases += (tl.load(bias + j * D + channel, mask=in_range, other=0.0).to(tl.float32),)
         sums += (zero,)
@@ -139,14 +134,12 @@ def backward_kernel(
         safe = tl.minimum(row, M - 1)
         position = tl.load(positions + safe) if PACKED else safe % T
         line = (row - first).to(tl.int64) * (W * D) + channel
-        newest = tl.load(v + row.to(tl.int64) * stride_v + channel, mask=exists, other=0.0)
-        rows_here = rows_before + (newest,)  # noqa: RUF005 - Triton has no unpacking
         y = zero
         taps, window = (), ()
         for j in tl.static_range(W):
             tap = tl.load(kernels + line + j * D, mask=exists, other=0.0).to(tl.float32) + biases[j]
             inside = exists & (position >= W - 1 - j)
-            x = tl.where(inside, rows_here[j], 0.0)
+            x = tl.load(v + (row - (W - 1 - j)).to(tl.int64) * stride_v + channel, mask=inside, other=0.0)
             if HAS_STATE:
                 owner = tl.load(owners + safe) if PACKED else safe // T
                 slot = (owner.to(tl.int64) * D + channel) * W + (position + j + 1)
@@ -174,7 +167,6 @@ def backward_kernel(
             d_v + done.to(tl.int64) * D + channel, moved[0].to(d_v.dtype.element_ty), mask=in_range & (done >= start)
         )
         pending = moved[1:] + (zero,)  # noqa: RUF005
-        rows_before = rows_here[1:]
     for j in tl.static_range(W):
         tl.store(d_bias + tl.program_id(1).to(tl.int64) * (W * D) + j * D + channel, sums[j], mask=in_range)
 

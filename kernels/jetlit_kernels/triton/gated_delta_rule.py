@@ -48,11 +48,11 @@ class Config:
 
 # One fixed configuration a kernel and width of K (bfloat16, then float32): nothing is tuned at run time.
 CONFIGS = {
-    ("prepare", torch.bfloat16): {64: Config(0, 4, 1), 128: Config(0, 4, 1), 256: Config(0, 4, 1)},
+    ("prepare", torch.bfloat16): {width: Config(0, 4, 1, 168) for width in (64, 128, 256)},
     ("scan", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 1)},
-    ("states", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 1)},
+    ("states", torch.bfloat16): {64: Config(64, 4, 3), 128: Config(64, 4, 3), 256: Config(64, 8, 1)},
     ("reverse", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 1)},
-    ("gradient", torch.bfloat16): {64: Config(64, 8, 2), 128: Config(64, 8, 2), 256: Config(64, 8, 2)},
+    ("gradient", torch.bfloat16): {64: Config(64, 8, 3), 128: Config(64, 8, 3), 256: Config(64, 8, 2)},
     ("prepare", torch.float32): {64: Config(0, 4, 1), 128: Config(0, 4, 1), 256: Config(0, 4, 1)},
     ("scan", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 4, 1), 256: Config(16, 4, 1)},
     ("states", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 4, 1), 256: Config(16, 4, 1)},
@@ -122,6 +122,10 @@ class _Problem:
     def tokens(self, x: torch.Tensor, block: int) -> TensorDescriptor:
         """Describes x [B, T, H, WIDTH] for loads of a chunk's tokens of one head, `block` columns at a time."""
         return described(x.view(-1, *x.shape[2:]), [self.chunking.size, 1, block])
+
+    def blocks(self, x: torch.Tensor, rows: int, columns: int) -> TensorDescriptor:
+        """Describes scratch memory x [slots, H, .., ..] for loads of blocks of a chunk and head."""
+        return described(x.flatten(0, 1), [1, rows, columns])
 
     def squares(self, x: torch.Tensor | None) -> TensorDescriptor | None:
         """Describes x [slots, H, C, C] for loads of the tile of a chunk and head."""
@@ -315,7 +319,9 @@ def backward(
     cut, group = problem.chunking, problem.group
     scratch = _Scratch(problem, group)
     owners = cut.owners(group)
-    dq, dk, dv, dg = (torch.empty_like(t) for t in (q, k, v, g))
+    dq, dk, dg = (torch.empty_like(t) for t in (q, k, g))
+    # Whole tiles are read of it: past the end of a sequence there must be numbers, which zero factors then keep out.
+    dv = torch.zeros_like(v) if cut.ragged else torch.empty_like(v)
     dbeta = g.new_empty(0) if beta is None else torch.empty_like(beta)
     has_initial = initial_state is not None
     states = (cut.sequences, problem.heads, q.shape[3], v.shape[3]) if has_initial else (0,)
@@ -393,17 +399,18 @@ def _chunk_gradients(
 ) -> None:
     q, k = inputs
     dq, dk, dv, dg, dbeta = gradients
-    s, block = scratch, key_block(q.shape[3])
-    config = _config("gradient", q.dtype, block)
+    s, block = scratch, min(key_block(q.shape[3]), STATE_KEYS)
+    config = _config("gradient", q.dtype, key_block(q.shape[3]))
+    columns = config.columns
     chunk_gradient_kernel[(problem.chunking.rows * group, problem.heads)](
-        q,
-        k,
+        problem.tokens(q, block),
+        problem.tokens(k, block),
         s.gates,
-        do,
-        dv,
-        s.updates,
-        s.states,
-        s.d_states,
+        problem.tokens(do, columns),
+        problem.tokens(dv, columns),
+        problem.blocks(s.updates, problem.chunking.size, columns),
+        problem.blocks(s.states, block, columns),
+        problem.blocks(s.d_states, block, columns),
         dq,
         dk,
         dg,
@@ -413,9 +420,8 @@ def _chunk_gradients(
         sequences=problem.chunking.sequences,
         owners=owners,
         scale=scale,
-        BP=min(block, PAIR_KEYS),
-        BK=min(block, STATE_KEYS),
-        BV=config.columns,
+        BK=block,
+        BV=columns,
         L2NORM=l2norm,
         **problem.common,
         **config.options(),

@@ -32,9 +32,9 @@ from jetlit_kernels.triton.gated_delta_rule_kernels import (
     SUM_LOW,
     WRITE,
     gate_row,
+    load_block,
     load_square,
     load_tile,
-    load_tokens,
     state_offsets,
     store_tokens,
     summed_difference,
@@ -143,7 +143,6 @@ def _between_tokens(
     gates,
     slot,
     begin,
-    end,
     head,
     H,
     scale,
@@ -164,13 +163,12 @@ def _between_tokens(
     d_lower_t = tl.zeros((C, C), tl.float32)
     update_dv = tl.zeros((C,), tl.float32)
     for column in range(0, V, BV):
-        b_do = load_tokens(do, begin, end, head, H, V, column, C, BV)
-        offsets, mask = state_offsets(slot * H + head, column, C, V, C, BV)
-        b_u = tl.load(updates + offsets, mask=mask, other=0.0)
+        b_do = load_tile(do, begin, head, column, C, BV)
+        b_u = load_block(updates, slot, head, H, 0, column, C, BV)
         d_attention = tl.dot(b_do, tl.trans(b_u), d_attention, input_precision=PRECISION)
         d_attention_t = tl.dot(b_u, tl.trans(b_do), d_attention_t, input_precision=PRECISION)
         if DELTA:
-            b_dv = load_tokens(dv, begin, end, head, H, V, column, C, BV)
+            b_dv = load_tile(dv, begin, head, column, C, BV)
             d_lower = tl.dot(b_dv, tl.trans(b_u), d_lower, input_precision=PRECISION)
             d_lower_t = tl.dot(b_u, tl.trans(b_dv), d_lower_t, input_precision=PRECISION)
             update_dv += tl.sum(b_dv.to(tl.float32) * b_u.to(tl.float32), axis=1)
@@ -197,7 +195,6 @@ def _sums_between_tokens(
     d_attention,
     d_lower,
     begin,
-    end,
     head,
     H,
     K: tl.constexpr,
@@ -211,8 +208,8 @@ def _sums_between_tokens(
     q_k = tl.zeros((C, C), tl.float32)
     k_k = tl.zeros((C, C), tl.float32)
     for column in range(0, K, BK):
-        b_q = load_tokens(q, begin, end, head, H, K, column, C, BK)
-        b_k = load_tokens(k, begin, end, head, H, K, column, C, BK)
+        b_q = load_tile(q, begin, head, column, C, BK)
+        b_k = load_tile(k, begin, head, column, C, BK)
         q_k = tl.dot(b_q, tl.trans(b_k), q_k, input_precision=PRECISION)
         if DELTA:
             k_k = tl.dot(b_k, tl.trans(b_k), k_k, input_precision=PRECISION)
@@ -238,11 +235,9 @@ def _through_state(
     d_states,
     slot,
     begin,
-    end,
     head,
     H,
     k_offset,
-    K: tl.constexpr,
     V: tl.constexpr,
     C: tl.constexpr,
     BK: tl.constexpr,
@@ -256,18 +251,13 @@ def _through_state(
     d_written = tl.zeros((C, BK), tl.float32)
     overlap = tl.zeros((BK, BV), tl.float32)
     for column in range(0, V, BV):
-        b_do = load_tokens(do, begin, end, head, H, V, column, C, BV)
-        offsets, mask = state_offsets(slot * H + head, column, C, V, C, BV)
-        b_u = tl.load(updates + offsets, mask=mask, other=0.0)
-        row = k_offset + tl.arange(0, BK)
-        columns = column + tl.arange(0, BV)
-        offsets = (slot * H + head) * K * V + row[:, None] * V + columns[None, :]
-        mask = (row < K)[:, None] & (columns < V)[None, :]
-        b_state = tl.load(states + offsets, mask=mask, other=0.0)
-        b_d_state = tl.load(d_states + offsets, mask=mask, other=0.0)
+        b_do = load_tile(do, begin, head, column, C, BV)
+        b_u = load_block(updates, slot, head, H, 0, column, C, BV)
+        b_state = load_block(states, slot, head, H, k_offset, column, BK, BV)
+        b_d_state = load_block(d_states, slot, head, H, k_offset, column, BK, BV)
         d_read = tl.dot(b_do, tl.trans(b_state), d_read, input_precision=PRECISION)
         if DELTA:
-            b_dv = load_tokens(dv, begin, end, head, H, V, column, C, BV)
+            b_dv = load_tile(dv, begin, head, column, C, BV)
             d_erased = tl.dot(b_dv, tl.trans(b_state), d_erased, input_precision=PRECISION)
         d_written = tl.dot(b_u, tl.trans(b_d_state), d_written, input_precision=PRECISION)
         overlap += b_state.to(tl.float32) * b_d_state.to(tl.float32)
@@ -301,7 +291,6 @@ def chunk_gradient_kernel(
     K: tl.constexpr,
     V: tl.constexpr,
     C: tl.constexpr,
-    BP: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
     L2NORM: tl.constexpr,
@@ -311,6 +300,7 @@ def chunk_gradient_kernel(
 ):
     """Writes dq, dk, dg and dbeta of a chunk and head. Grid: (slots, H).
 
+    q, k, do, dv, updates, states and d_states are descriptors (`load_tile`, `load_block`).
     When K needs several blocks, the gradients of the norms and of the gates need all of them first: the products with
     the states are then computed twice.
     """
@@ -325,16 +315,16 @@ def chunk_gradient_kernel(
     c = tl.arange(0, C)
     inside = begin + c < end
     d_attention, d_attention_t, d_lower, d_lower_t, update_dv = _between_tokens(
-        do, dv, updates, gates, slot, begin, end, head, H, scale, V, C, BV, DELTA, PRECISION
+        do, dv, updates, gates, slot, begin, head, H, scale, V, C, BV, DELTA, PRECISION
     )
     q_dq_inner, k_dk, d_sum = _sums_between_tokens(
-        q, k, d_attention, d_lower, begin, end, head, H, K, C, BP, DELTA, PRECISION
+        q, k, d_attention, d_lower, begin, head, H, K, C, BK, DELTA, PRECISION
     )
     if DELTA:
         b_beta = gate_row(gates, slot, head, BETA, H, C)
         b_dbeta = update_dv / b_beta / b_beta
         tl.store(dbeta + (begin + c) * H + head, b_dbeta.to(dbeta.dtype.element_ty), mask=inside)
-    dtype: tl.constexpr = q.dtype.element_ty
+    dtype: tl.constexpr = dq.dtype.element_ty
     b_z, b_z_t = d_attention.to(dtype), d_attention_t.to(dtype)
     b_n, b_n_t = d_lower.to(dtype), d_lower_t.to(dtype)
 
@@ -353,10 +343,10 @@ def chunk_gradient_kernel(
     for block in tl.static_range(BLOCKS):
         offset = block * BK
         d_read, d_erased, d_written, block_overlap = _through_state(
-            do, dv, updates, states, d_states, slot, begin, end, head, H, offset, K, V, C, BK, BV, DELTA, PRECISION
+            do, dv, updates, states, d_states, slot, begin, head, H, offset, V, C, BK, BV, DELTA, PRECISION
         )
-        b_q = load_tokens(q, begin, end, head, H, K, offset, C, BK).to(tl.float32)
-        b_k = load_tokens(k, begin, end, head, H, K, offset, C, BK).to(tl.float32)
+        b_q = load_tile(q, begin, head, offset, C, BK).to(tl.float32)
+        b_k = load_tile(k, begin, head, offset, C, BK).to(tl.float32)
         q_dq += tl.sum(b_q * d_read, axis=1) * read
         by_erased += tl.sum(b_k * d_erased, axis=1) * erased
         by_written += tl.sum(b_k * d_written, axis=1) * write
@@ -376,10 +366,10 @@ def chunk_gradient_kernel(
         offset = block * BK
         if BLOCKS > 1:
             d_read, d_erased, d_written, _ = _through_state(
-                do, dv, updates, states, d_states, slot, begin, end, head, H, offset, K, V, C, BK, BV, DELTA, PRECISION
+                do, dv, updates, states, d_states, slot, begin, head, H, offset, V, C, BK, BV, DELTA, PRECISION
             )
-        b_q = load_tokens(q, begin, end, head, H, K, offset, C, BK)
-        b_k = load_tokens(k, begin, end, head, H, K, offset, C, BK)
+        b_q = load_tile(q, begin, head, offset, C, BK)
+        b_k = load_tile(k, begin, head, offset, C, BK)
         b_dq = tl.dot(b_z, b_k, d_read * read[:, None], input_precision=PRECISION)
         b_dk = d_erased * erased[:, None] + d_written * write[:, None]
         b_dk = tl.dot(b_z_t, b_q, b_dk, input_precision=PRECISION)

@@ -53,7 +53,7 @@ def load_tokens(x, begin, end, head, H, WIDTH: tl.constexpr, offset, C: tl.const
 
 @triton.jit
 def load_tile(x, begin, head, offset, C: tl.constexpr, BLOCK: tl.constexpr):
-    """Loads [C, BLOCK] through a descriptor of x [tokens, H, WIDTH]: zeros outside of x, but not past a sequence's end."""
+    """Loads [C, BLOCK] through a descriptor of x [tokens, H, WIDTH]: zeros past the end of x, not of a sequence."""
     return tl.reshape(x.load([begin.to(tl.int32), head, offset]), (C, BLOCK))
 
 
@@ -61,6 +61,12 @@ def load_tile(x, begin, head, offset, C: tl.constexpr, BLOCK: tl.constexpr):
 def load_square(x, slot, head, H, C: tl.constexpr):
     """Loads the tile [C, C] of a chunk and head through a descriptor of x [slots · H · C, C]."""
     return x.load([((slot * H + head) * C).to(tl.int32), 0])
+
+
+@triton.jit
+def load_block(x, slot, head, H, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Loads [ROWS, COLUMNS] of a chunk and head through a descriptor of x [slots · H, .., ..]."""
+    return tl.reshape(x.load([(slot * H + head).to(tl.int32), row, column]), (ROWS, COLUMNS))
 
 
 @triton.jit
@@ -215,7 +221,7 @@ def prepare_kernel(
     tl.store(attentions + tile, attention.to(attentions.dtype.element_ty))
     row = gates + (slot * H + head) * GATE_ROWS * C + c
     from_start = tl.exp(summed.to(tl.float32))
-    # The scans read whole tiles, past a sequence's end too: what stands there must neither read nor write the state.
+    # The other kernels load whole tiles, past a sequence's end too: zero factors keep what stands there out.
     k_inside = tl.where(inside, k_factor, 0.0)
     q_inside = tl.where(inside, q_factor, 0.0)
     if DELTA:
@@ -229,8 +235,8 @@ def prepare_kernel(
     tl.store(row + READ * C, scale * from_start * q_inside)
     tl.store(row + SUM_HIGH * C, high)
     tl.store(row + SUM_LOW * C, low)
-    tl.store(row + K_FACTOR * C, k_factor)
-    tl.store(row + Q_FACTOR * C, q_factor)
+    tl.store(row + K_FACTOR * C, k_inside)
+    tl.store(row + Q_FACTOR * C, q_inside)
 
 
 @triton.jit
