@@ -15,6 +15,7 @@ TYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 5e-3),
 
 
 @TYPES
+@pytest.mark.usefixtures("filled_with_nan")
 @PARTS
 @pytest.mark.parametrize(("width", "outputs"), [(1536, 8856), (384, 12288), (8960, 1536), (100, 70)])
 @pytest.mark.parametrize("rows", [1, 16])

@@ -15,6 +15,7 @@ TYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 5e-3),
 
 
 @TYPES
+@pytest.mark.usefixtures("filled_with_nan")
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize(
     ("batch", "length", "queries", "groups", "slots", "size", "position"),

@@ -15,6 +15,7 @@ TYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 5e-3),
 
 
 @TYPES
+@pytest.mark.usefixtures("filled_with_nan")
 @pytest.mark.parametrize(
     ("heads", "groups", "length", "slots", "window", "size"),
     [(12, 2, 700, 1851, 1152, 128), (16, 2, 300, 300, 2048, 128), (9, 3, 333, 400, 77, 64), (4, 4, 1, 50, 37, 96)],

@@ -17,6 +17,7 @@ import pytest
         "test_dynamic_conv",
         "test_gated_delta_rule",
         "test_gated_norm",
+        "test_gates",
         "test_linear_attention",
         "test_narrow_linear",
         "test_rotate_and_store",
