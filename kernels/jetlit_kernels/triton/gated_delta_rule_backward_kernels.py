@@ -99,15 +99,16 @@ def reverse_scan_kernel(
 
     for step in range(low, high):
         chunk = high - 1 - (step - low)
+        place = (row * chunks + shift + chunk).to(tl.int64)  # among the chunks of all rows
         slot = (row * group + shift + chunk - first).to(tl.int64)
         begin = start + chunk * C
         b_q = load_tile(q, begin, head, 0, C, BK)
         b_k = load_tile(k, begin, head, 0, C, BK)
         b_do = load_tile(do, begin, head, column, C, BV)
-        b_attention = load_square(attentions, slot, head, H, C)
-        write = gate_row(gates, slot, head, WRITE, H, C)
-        read = gate_row(gates, slot, head, READ, H, C)
-        last = gates + ((slot * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
+        b_attention = load_square(attentions, place, head, H, C)
+        write = gate_row(gates, place, head, WRITE, H, C)
+        read = gate_row(gates, place, head, READ, H, C)
+        last = gates + ((place * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
         keep = tl.exp(tl.load(last) + tl.load(last + C))
 
         b_d_state = d_state.to(b_k.dtype)
@@ -118,10 +119,10 @@ def reverse_scan_kernel(
         b_do_read = (b_do.to(tl.float32) * read[:, None]).to(b_k.dtype)
         d_state = tl.dot(tl.trans(b_q), b_do_read, d_state * keep, input_precision=PRECISION)
         if DELTA:
-            b_inverse = load_square(inverses, slot, head, H, C)
+            b_inverse = load_square(inverses, place, head, H, C)
             d_target = tl.dot(tl.trans(b_inverse), d_update.to(b_k.dtype), d_update, input_precision=PRECISION)
-            d_update = d_target * gate_row(gates, slot, head, BETA, H, C)[:, None]
-            read_erased = gate_row(gates, slot, head, READ_ERASED, H, C)
+            d_update = d_target * gate_row(gates, place, head, BETA, H, C)[:, None]
+            read_erased = gate_row(gates, place, head, READ_ERASED, H, C)
             erased = (d_target * -read_erased[:, None]).to(b_k.dtype)
             d_state = tl.dot(tl.trans(b_k), erased, d_state, input_precision=PRECISION)
         store_tokens(dv, d_update, begin, end, head, H, V, column, C, BV)
@@ -141,6 +142,7 @@ def _between_tokens(
     dv,
     updates,
     gates,
+    place,
     slot,
     begin,
     head,
@@ -173,10 +175,10 @@ def _between_tokens(
             d_lower_t = tl.dot(b_u, tl.trans(b_dv), d_lower_t, input_precision=PRECISION)
             update_dv += tl.sum(b_dv.to(tl.float32) * b_u.to(tl.float32), axis=1)
 
-    high = gate_row(gates, slot, head, SUM_HIGH, H, C)
-    low = gate_row(gates, slot, head, SUM_LOW, H, C)
-    k_factor = gate_row(gates, slot, head, K_FACTOR, H, C)
-    q_factor = gate_row(gates, slot, head, Q_FACTOR, H, C) * scale
+    high = gate_row(gates, place, head, SUM_HIGH, H, C)
+    low = gate_row(gates, place, head, SUM_LOW, H, C)
+    k_factor = gate_row(gates, place, head, K_FACTOR, H, C)
+    q_factor = gate_row(gates, place, head, Q_FACTOR, H, C) * scale
     row, column = c[:, None], c[None, :]
     # q_i·k_j as given, hence the factors of both norms here.
     decay = tl.exp(tl.where(row >= column, summed_difference(high, low), float("-inf")))
@@ -311,30 +313,31 @@ def chunk_gradient_kernel(
     )
     if not real:
         return
+    place = (slot // group) * chunks + first + slot % group  # among the chunks of all rows
     BLOCKS: tl.constexpr = (K + BK - 1) // BK
     c = tl.arange(0, C)
     inside = begin + c < end
     d_attention, d_attention_t, d_lower, d_lower_t, update_dv = _between_tokens(
-        do, dv, updates, gates, slot, begin, head, H, scale, V, C, BV, DELTA, PRECISION
+        do, dv, updates, gates, place, slot, begin, head, H, scale, V, C, BV, DELTA, PRECISION
     )
     q_dq_inner, k_dk, d_sum = _sums_between_tokens(
         q, k, d_attention, d_lower, begin, head, H, K, C, BK, DELTA, PRECISION
     )
     if DELTA:
-        b_beta = gate_row(gates, slot, head, BETA, H, C)
+        b_beta = gate_row(gates, place, head, BETA, H, C)
         b_dbeta = update_dv / b_beta / b_beta
         tl.store(dbeta + (begin + c) * H + head, b_dbeta.to(dbeta.dtype.element_ty), mask=inside)
     dtype: tl.constexpr = dq.dtype.element_ty
     b_z, b_z_t = d_attention.to(dtype), d_attention_t.to(dtype)
     b_n, b_n_t = d_lower.to(dtype), d_lower_t.to(dtype)
 
-    k_factor = gate_row(gates, slot, head, K_FACTOR, H, C)
-    q_factor = gate_row(gates, slot, head, Q_FACTOR, H, C)
+    k_factor = gate_row(gates, place, head, K_FACTOR, H, C)
+    q_factor = gate_row(gates, place, head, Q_FACTOR, H, C)
     # The factors of the unit-length vectors stand beside the decays, since q and k are read as given.
-    read = gate_row(gates, slot, head, READ, H, C)
-    erased = gate_row(gates, slot, head, SUM_HIGH, H, C) + gate_row(gates, slot, head, SUM_LOW, H, C)
+    read = gate_row(gates, place, head, READ, H, C)
+    erased = gate_row(gates, place, head, SUM_HIGH, H, C) + gate_row(gates, place, head, SUM_LOW, H, C)
     erased = -tl.exp(erased) * k_factor
-    write = gate_row(gates, slot, head, WRITE, H, C)
+    write = gate_row(gates, place, head, WRITE, H, C)
 
     q_dq = tl.zeros((C,), tl.float32)
     by_erased = tl.zeros((C,), tl.float32)
@@ -352,7 +355,7 @@ def chunk_gradient_kernel(
         by_written += tl.sum(b_k * d_written, axis=1) * write
         overlap += block_overlap
 
-    last = gates + ((slot * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
+    last = gates + ((place * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
     keep = tl.exp(tl.load(last) + tl.load(last + C))
     # The last token's write does not decay within the chunk.
     decaying = tl.where(begin + c < tl.minimum(end, begin + C) - 1, by_written, 0.0)

@@ -154,8 +154,6 @@ def prepare_kernel(
     inverses,
     attentions,
     gates,
-    first,
-    group,
     length,
     chunks,
     sequences,
@@ -178,7 +176,7 @@ def prepare_kernel(
     slot = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     real, begin, end = chunk_of_slot(
-        slot, first, group, length, chunks, sequences, bounds, base, owners, SIZE=C, PACKED=PACKED
+        slot, 0, chunks, length, chunks, sequences, bounds, base, owners, SIZE=C, PACKED=PACKED
     )
     if not real:
         return
@@ -301,7 +299,7 @@ def scan_kernel(
         state += tl.load(checkpoints + offsets, mask=mask & (low > 0) & (low < high), other=0.0)
 
     for chunk in range(low, high):
-        slot = (row * group + shift + chunk - first).to(tl.int64)
+        place = (row * chunks + shift + chunk).to(tl.int64)  # among the chunks of all rows
         begin = start + chunk * C
         if STORE_CHECKPOINTS:
             number = shift + chunk
@@ -311,28 +309,29 @@ def scan_kernel(
                 tl.store(checkpoints + kept_offsets, state, mask=kept_mask)
         b_k = load_tile(k, begin, head, 0, C, BK)
         b_v = load_tile(v, begin, head, column, C, BV)
-        write = gate_row(gates, slot, head, WRITE, H, C)
-        last = gates + ((slot * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
+        write = gate_row(gates, place, head, WRITE, H, C)
+        last = gates + ((place * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
         keep = tl.exp(tl.load(last) + tl.load(last + C))
 
         b_state = state.to(b_k.dtype)
         update = b_v.to(tl.float32)
         if DELTA:
             seen = tl.dot(b_k, b_state, input_precision=PRECISION)
-            read_erased = gate_row(gates, slot, head, READ_ERASED, H, C)
-            target = update * gate_row(gates, slot, head, BETA, H, C)[:, None] - seen * read_erased[:, None]
+            read_erased = gate_row(gates, place, head, READ_ERASED, H, C)
+            target = update * gate_row(gates, place, head, BETA, H, C)[:, None] - seen * read_erased[:, None]
             # The identity in (I + L)⁻¹ stays outside the product, and with it the rounding of most of the result.
-            b_inverse = load_square(inverses, slot, head, H, C)
+            b_inverse = load_square(inverses, place, head, H, C)
             update = tl.dot(b_inverse, target.to(b_k.dtype), target, input_precision=PRECISION)
         if STORE_STATES:
+            slot = (row * group + shift + chunk - first).to(tl.int64)
             offsets, mask = state_offsets(slot * H + head, column, K, V, BK, BV)
             tl.store(states + offsets, b_state, mask=mask)
             tile_offsets, tile_mask = state_offsets(slot * H + head, column, C, V, C, BV)
             tl.store(updates + tile_offsets, update.to(b_k.dtype), mask=tile_mask)
         if STORE_OUTPUT:
             b_q = load_tile(q, begin, head, 0, C, BK)
-            b_attention = load_square(attentions, slot, head, H, C)
-            read = gate_row(gates, slot, head, READ, H, C)
+            b_attention = load_square(attentions, place, head, H, C)
+            read = gate_row(gates, place, head, READ, H, C)
             b_o = tl.dot(b_q, b_state, input_precision=PRECISION) * read[:, None]
             b_o = tl.dot(b_attention, update.to(b_k.dtype), b_o, input_precision=PRECISION)
             store_tokens(o, b_o, begin, end, head, H, V, column, C, BV)
