@@ -160,16 +160,18 @@ class GenerationEngine:
     def _prefill(self, input_ids: torch.Tensor) -> torch.Tensor:
         assert self._cache is not None
         clock, decoder = self._cache.clock, self.model.model
+        *others, (last, last_cache) = zip(self._layers, self._cache.layers, strict=True)
         hidden = None
         for chunk in input_ids.split(self.prefill_chunk, 1):
             hidden = decoder.embed_tokens(chunk)
             positions = torch.arange(clock.seen, clock.seen + chunk.shape[1], device=self.device)[None]
             rotation = decoder.rotary(hidden, positions)
-            for layer, cache in zip(self._layers, self._cache.layers, strict=True):
+            for layer, cache in others:
                 hidden = layer.prefill(hidden, rotation, cache)
+            hidden = last.prefill_last(hidden, rotation, last_cache)
             clock.move_to(clock.seen + chunk.shape[1])
         assert hidden is not None
-        return self._head(hidden[:, -1])
+        return self._head(hidden)
 
     def _decode(self) -> torch.Tensor:
         """One step on tensors that stay where they are; what a graph captures."""

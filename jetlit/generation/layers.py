@@ -60,6 +60,11 @@ class EngineLayer:
         """Runs a chunk of the prompt: [B, T, H] to [B, T, H]; (cos, sin) are [1, T, D]."""
         return self.mlp.chunk(self.mixer.chunk(hidden, self.mixer_norm, rotation, cache), self.mlp_norm)
 
+    def prefill_last(self, hidden: torch.Tensor, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """As `prefill`, for the model's last layer: returns [B, H] of the last token, since no one reads the others."""
+        mixed = self.mixer.chunk(hidden, self.mixer_norm, rotation, cache)
+        return self.mlp.token(mixed[:, -1].contiguous(), self.mlp_norm)
+
     def decode(self, hidden: torch.Tensor, rotation: Rotation, cache: Any) -> torch.Tensor:
         """Runs one token of each sequence: [B, H] to [B, H]; (cos, sin) are [1, 1, D]."""
         return self.mlp.token(self.mixer.token(hidden, self.mixer_norm, rotation, cache), self.mlp_norm)
