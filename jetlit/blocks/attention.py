@@ -92,8 +92,7 @@ class Attention(TokenMixer):
 
         Args:
             hidden_states: [B, T, hidden].
-            cache: the layer's keys and values so far. A cache with a method `attend(query, key, value, scaling)` (the
-                generation engine's, whose memory is not in order) computes the attention itself.
+            cache: the layer's keys and values so far.
             attention_mask: what `jetlit.blocks.masks.attention_mask_for` gives for this block's window; None: every
                 token is real, and the mask is made here where one is needed.
             cu_seqlens: [N + 1] bounds of packed sequences (B is 1).
@@ -104,9 +103,6 @@ class Attention(TokenMixer):
         """
         batch, length, _ = hidden_states.shape
         query, key, value = self.project(hidden_states, position_embeddings)
-        if (own_attention := getattr(cache, "attend", None)) is not None:
-            output = own_attention(query, key, value, self.scaling)
-            return self.o_proj(output.transpose(1, 2).reshape(batch, length, -1))
         if attention_mask is None and cache is None and cu_seqlens is None and self._runs_banded(query):
             assert self.window_size is not None
             output = banded_attention(query, key, value, self.window_size, self.scaling)

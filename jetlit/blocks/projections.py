@@ -27,7 +27,7 @@ def project(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
     Returns:
         One tensor [..., width] a layer; those of narrow layers may be slices of one tensor.
     """
-    if not all(_is_plain(layer) for layer in layers):
+    if not all(is_plain(layer) for layer in layers):
         return [layer(x) for layer in layers]
     narrow = [layer for layer in layers if layer.out_features < NARROW]
     groups = [[layer] for layer in layers if layer not in narrow] + ([narrow] if narrow else [])
@@ -39,7 +39,8 @@ def project(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
     return [outputs[layer] for layer in layers]
 
 
-def _is_plain(layer: nn.Module) -> bool:
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is a linear one and nothing else: no adapter, no quantised weights, no hooks."""
     return type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
 
 
