@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jetlit.errors import UserError
 from jetlit.models import Architecture
 from jetlit.progress import progress_bar
 from jetlit.results import config_hash
@@ -37,7 +38,12 @@ def evaluate_together(
 
     Returns:
         The metrics by name, the same in every process.
+
+    Raises:
+        UserError: there is nothing to choose from.
     """
+    if not architectures:
+        raise UserError(f"The search has no {kind} to choose from: name at least one.")
     described = {name: asdict(architecture) for name, architecture in architectures.items()}
     study = SharedStudy(
         folder, config_hash({**settings, "candidates": described})[:16], [{"name": name} for name in architectures]

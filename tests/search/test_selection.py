@@ -92,7 +92,12 @@ def test_processes_that_select_together_train_each_block_once_and_agree(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("blocks", "message"), [({"gla": {}, "lstm": {}}, "no block 'lstm'"), ({"gla": {"depth": 3}}, "no setting 'depth'")]
+    ("blocks", "message"),
+    [
+        ({}, "no candidates to choose from"),
+        ({"gla": {}, "lstm": {}}, "no block 'lstm'"),
+        ({"gla": {"depth": 3}}, "no setting 'depth'"),
+    ],
 )
 def test_wrong_blocks_are_refused_before_anything_is_trained(tmp_path: Path, blocks: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
