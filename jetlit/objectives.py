@@ -209,7 +209,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 losses, of_logits = cross_entropy_with_gradient(
                     logits, labels[rows], shares[rows], gradients.logits_type
                 )
-                total += losses @ shares[rows]
+                total += (losses * shares[rows]).sum()
                 gradients.add(rows, hidden[rows], of_logits)
         _save(ctx, gradients, head)
         return total
@@ -244,7 +244,7 @@ class _ChunkedKL(torch.autograd.Function):
                     shares[rows],
                     gradients.logits_type,
                 )
-                total += losses @ shares[rows]
+                total += (losses * shares[rows]).sum()
                 gradients.add(rows, student[rows], of_logits)
         _save(ctx, gradients, student_head)
         return total
@@ -270,7 +270,8 @@ class _RelativeError(torch.autograd.Function):
         shares = torch.full((tokens,), 1 / tokens, dtype=_accumulation_type(student), device=student.device)
         # The gradient alone is kept, in the states' own type: half of what autograd would keep in bf16.
         errors, gradient = relative_error_with_gradient(*rows, shares, student.dtype if needs_grad else None)
-        value = errors @ shares
+        # Not a product of vectors, which autocast would round to 16 bits.
+        value = (errors * shares).sum()
         gradient = None if gradient is None else gradient.view_as(student)
         ctx.save_for_backward(gradient)
         return value

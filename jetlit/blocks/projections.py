@@ -29,24 +29,32 @@ def project(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
     """
     if not all(is_plain(layer) for layer in layers):
         return [layer(x) for layer in layers]
-    narrow = [layer for layer in layers if layer.out_features < NARROW]
-    groups = [[layer] for layer in layers if layer not in narrow] + ([narrow] if narrow else [])
+    groups = _groups(layers)
     weights = [_joined([layer.weight for layer in group]) for group in groups]
-    biases = [_joined([layer.bias for layer in group]) if _biased(group) else None for group in groups]
+    biases = [None if group[0].bias is None else _joined([layer.bias for layer in group]) for group in groups]
+    trained = (t for t in (x, *weights, *biases) if t is not None)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in trained):
+        products = _SharedInput.apply(x, *weights, *biases)
+    else:
+        products = [F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
     outputs: dict[nn.Linear, Tensor] = {}
-    for group, product in zip(groups, _SharedInput.apply(x, *weights, *biases), strict=True):
+    for group, product in zip(groups, products, strict=True):
         outputs |= zip(group, product.split([layer.out_features for layer in group], -1), strict=True)
     return [outputs[layer] for layer in layers]
+
+
+def _groups(layers: Sequence[nn.Linear]) -> list[list[nn.Linear]]:
+    """Layers that one product serves: each wide one alone, narrow ones together with those that have biases as they."""
+    wide = [[layer] for layer in layers if layer.out_features >= NARROW]
+    narrow = [layer for layer in layers if layer.out_features < NARROW]
+    biased = [layer for layer in narrow if layer.bias is not None]
+    plain = [layer for layer in narrow if layer.bias is None]
+    return [*wide, *(group for group in (plain, biased) if group)]
 
 
 def is_plain(layer: nn.Module) -> bool:
     """Whether a layer is a linear one and nothing else: no adapter, no quantised weights, no hooks."""
     return type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
-
-
-def _biased(group: Sequence[nn.Linear]) -> bool:
-    """Whether a group has biases: all of it, or none, since the layers of one block are built alike."""
-    return all(layer.bias is not None for layer in group)
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

@@ -14,7 +14,8 @@ class MeanLosses:
         """Take in one batch's scalars, each with the batch's weight."""
         for name, loss in losses.items():
             if name not in self.means:
-                self.means[name] = MeanMetric().to(loss.device)
+                # To look for NaNs is to wait for the device in every step; the NaN guard looks where it waits anyway.
+                self.means[name] = MeanMetric(nan_strategy="disable").to(loss.device)
             self.means[name].update(loss.detach(), weight)
 
     def take(self, prefix: str) -> dict[str, Tensor]:

@@ -54,6 +54,20 @@ def test_frozen_layers_get_no_gradient_and_pass_one_on(sizes):
     assert all(parameter.grad is None for parameter in layers.parameters())
 
 
+def test_biased_and_unbiased_layers_may_be_mixed():
+    layers, x, _ = draw((4, 5, NARROW), bias=True)
+    layers.append(nn.Linear(33, 6, bias=False, dtype=torch.float64))
+    for a, b in zip(project(x, layers), [layer(x) for layer in layers], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_without_gradients_the_values_are_the_same_to_the_bit():
+    layers, x, _ = draw((4, NARROW))
+    with torch.no_grad():
+        quiet = project(x, layers)
+    assert all(torch.equal(a, b) and not a.requires_grad for a, b in zip(quiet, project(x, layers), strict=True))
+
+
 def test_layers_with_hooks_or_of_another_class_are_called():
     class Doubled(nn.Linear):
         def forward(self, x):

@@ -282,7 +282,8 @@ def _by_tile(x: torch.Tensor, taps: int, block: int) -> torch.Tensor:
     """[D·W, ...] to [D / block · WP · block, ...]: a tile's rows together, tap by tap, zeros where there is none."""
     x = x.unflatten(0, (-1, taps))
     padding = (0, 0) * (x.ndim - 2) + (0, power_of_two(taps) - taps, 0, -x.shape[0] % block)
-    return F.pad(x, padding).unflatten(0, (-1, block)).transpose(1, 2).flatten(0, 2).contiguous()
+    x = F.pad(x, padding) if any(padding) else x  # padding by nothing would copy
+    return x.unflatten(0, (-1, block)).transpose(1, 2).flatten(0, 2).contiguous()
 
 
 def _by_tap(x: torch.Tensor, taps: int) -> torch.Tensor:

@@ -27,7 +27,7 @@ CONFIGS = {
     ("attention", torch.bfloat16): Config(64, 4, 1),
     ("scan", torch.bfloat16): Config(64, 8, 2),
     ("read", torch.bfloat16): Config(64, 4, 2),
-    ("gradient", torch.bfloat16): Config(32, 4, 2),
+    ("gradient", torch.bfloat16): Config(64, 8, 2),
     ("decay", torch.float32): Config(32, 4, 1),
     ("attention", torch.float32): Config(32, 4, 1),
     ("scan", torch.float32): Config(32, 4, 1),
