@@ -33,7 +33,7 @@ PRODUCTS: dict[str, tuple[int, int, tuple[str, ...]]] = {
 }
 CONFIGS = [
     kernels.Config(outputs, inputs, warps, stages)
-    for outputs, inputs, warps in ((16, 128, 2), (16, 256, 4), (16, 512, 4), (32, 128, 2), (32, 256, 4), (64, 128, 2))
+    for outputs, inputs, warps in ((8, 256, 4), (8, 512, 4), (16, 128, 2), (16, 256, 4), (16, 512, 4), (32, 128, 2))
     for stages in (3, 4, 6)
 ]
 

@@ -32,7 +32,7 @@ FLA = {"2B 8x4096": (1.22, 5.28)}
 BYTES_PER_SECOND, FLOPS_PER_SECOND = 3.0e12, 6.8e14
 SCANS = [(64, 4, 1), (64, 4, 2), (64, 4, 3), (64, 8, 1), (64, 8, 2), (64, 8, 3), (128, 8, 2)]
 CANDIDATES = {
-    "prepare": [(0, 4, 1), (0, 8, 1), (0, 4, 1, 168)],
+    "prepare": [(0, 4, 1), (0, 4, 1, 168), (0, 4, 1, 128)],
     "scan": SCANS,
     "states": SCANS,
     "reverse": SCANS,

@@ -26,7 +26,7 @@ class Config:
 # (benchmarks/decode_products.py times others). Few outputs are spread over as many programs as there can be, each
 # loading far ahead; of many, all programs fit the device at once. The inputs of a step must give each thread 4 bytes
 # of the norm's weight, or Triton does not load that ahead.
-FEW, MANY, FLOAT32 = Config(16, 256, 4, 6), Config(32, 128, 2, 4), Config(32, 64, 4, 3)
+FEW, MANY, FLOAT32 = Config(16, 256, 4, 4), Config(32, 128, 2, 3), Config(32, 64, 4, 3)
 MANY_OUTPUTS = 8192
 
 
