@@ -9,7 +9,6 @@ The floor counts each input read and each output written once, and the products 
 
 import argparse
 import multiprocessing
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ from jetlit_kernels.reference.gated_delta_rule import chunk_gated_delta_rule
 from jetlit_kernels.triton import gated_delta_rule as launcher
 from jetlit_kernels.triton.gated_delta_rule import CONFIGS, Config
 from reporting import report
-from timing import milliseconds
+from timing import kernel_times, milliseconds
 
 Shape = tuple[int, int, int, int, int]  # B, T, H, K, V
 SHAPES: dict[str, Shape] = {
@@ -31,14 +30,13 @@ SHAPES: dict[str, Shape] = {
 # Forward, forward + backward in ms, of fla-core 0.6.0 on one H100 80GB HBM3.
 FLA = {"2B 8x4096": (1.22, 5.28)}
 BYTES_PER_SECOND, FLOPS_PER_SECOND = 3.0e12, 6.8e14
-SCANS = [(64, 4, 2), (64, 4, 1), (64, 8, 2), (64, 8, 1), (128, 8, 1), (128, 8, 2), (64, 4, 1, 168)]
+SCANS = [(64, 4, 1), (64, 4, 2), (64, 4, 3), (64, 8, 1), (64, 8, 2), (64, 8, 3), (128, 8, 2)]
 CANDIDATES = {
     "prepare": [(0, 4, 1), (0, 8, 1), (0, 4, 1, 168)],
     "scan": SCANS,
     "states": SCANS,
     "reverse": SCANS,
-    "inner": [(64, 4, 3), (64, 4, 2), (128, 8, 2), (64, 4, 1)],
-    "outer": [(32, 8, 3), (32, 8, 2), (64, 8, 2), (64, 8, 1)],
+    "gradient": [(64, 8, 2), (64, 8, 1), (64, 8, 3), (64, 16, 2)],
 }
 
 
@@ -101,28 +99,13 @@ def measure(name: str, shape: Shape) -> dict[str, Any]:
     return row
 
 
-def kernel_times(call: Callable[[], Any], repeats: int = 3) -> dict[str, list[float]]:
-    """Microseconds of every launch by kernel, over `repeats` calls."""
-    call()
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        for _ in range(repeats):
-            call()
-        torch.cuda.synchronize()
-    times = defaultdict(list)
-    for event in profile.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
-            times[event.name].append(event.device_time)
-    return times
-
-
 def passes(shape: Shape) -> Callable[[], tuple[torch.Tensor, ...]]:
     tensors = [t.detach() for t in draw(shape)]
     do, scale = torch.randn_like(tensors[2]), shape[3] ** -0.5
 
     def run() -> tuple[torch.Tensor, ...]:
-        o, final, checkpoints = launcher.forward(*tensors, None, None, scale, True, True)
-        return o, final, *launcher.backward(*tensors, None, None, checkpoints, do, None, scale, True)[:5]
+        o, final, *kept = launcher.forward(*tensors, None, None, scale, True, True)
+        return o, final, *launcher.backward(*tensors, None, None, launcher.Kept(*kept), do, None, scale, True)[:5]
 
     return run
 
@@ -171,8 +154,7 @@ def sweep(shape: Shape) -> list[dict[str, Any]]:
 
 
 def _function(kernel: str) -> str:
-    names = {"reverse": "reverse_scan_kernel", "prepare": "prepare_kernel"}
-    return names.get(kernel, f"{kernel}_gradient_kernel")
+    return {"reverse": "reverse_scan_kernel", "prepare": "prepare_kernel", "gradient": "chunk_gradient_kernel"}[kernel]
 
 
 def main() -> None:
@@ -192,7 +174,8 @@ def main() -> None:
     if arguments.kernels:
         report("gated_delta_rule_kernels", "Kernels of the gated delta rule", kernels(SHAPES[arguments.shapes[0]]))
     if arguments.sweep:
-        report("gated_delta_rule_sweep", "Configurations", sweep(SHAPES[arguments.shapes[0]]))
+        rows = [{"shape": name} | row for name in arguments.shapes for row in sweep(SHAPES[name])]
+        report("gated_delta_rule_sweep", "Configurations", rows)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Prefill and decode throughput of Jet-Nemotron and of a full-attention model in the same engine, on one GPU.
 
-    python benchmarks/generation.py                      # the table, and the speed-up by context (fig. 6)
-    python benchmarks/generation.py table
-    python benchmarks/generation.py curve --contexts 4096 65536
+    python benchmarks/generation.py                      # all of the following
+    python benchmarks/generation.py table                # the figures at 64K, and one sequence at 4K
+    python benchmarks/generation.py curve --contexts 4096 65536    # the speed-up by context (fig. 6)
+    python benchmarks/generation.py largest              # the largest batch at 64K, found by running it
 
-Random weights in bf16. Batches are the largest powers of two whose cache and weights fit `--memory-gib`, by default
-what an 80 GB card leaves for them, so that a larger card does not change the comparison.
+Random weights in bf16. In table and curve batches are the largest powers of two whose cache and weights fit
+`--memory-gib`, by default what an 80 GB card leaves for them, so that a larger card does not change the comparison.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import torch
 from reporting import RESULTS, report
 from timing import ceilings
 
-from jetlit.generation import measure_generation
+from jetlit.generation import find_largest_batch, measure_generation
 from jetlit.generation.cache import computed_cache_bytes
 from jetlit.models import JetNemotronConfig, JetNemotronForCausalLM
 from jetlit.report.style import new_figure, save
@@ -27,6 +28,10 @@ CONTEXTS = [2**power * 1024 for power in range(2, 9)]
 # Paper, fig. 6: speed-up of the 2B over Qwen3-1.7B from 4K to 256K.
 PAPER_PREFILL = dict(zip(CONTEXTS, [1.14, 1.15, 1.37, 1.74, 2.54, 4.03, 6.14]))
 PAPER_DECODE = dict(zip(CONTEXTS, [15.6, 23.3, 39.6, 44.1, 47.5, 51.6, 53.6]))
+
+
+# Of the prompts of a batch; more only takes memory.
+TOKENS_AT_ONCE = 16384
 
 
 def qwen3_1b7() -> JetNemotronConfig:
@@ -52,9 +57,14 @@ def build(config: JetNemotronConfig) -> JetNemotronForCausalLM:
         return JetNemotronForCausalLM(config).bfloat16().eval().requires_grad_(False)
 
 
+def released_config(scale: str) -> JetNemotronConfig:
+    """A released configuration."""
+    return JetNemotronConfig.from_pretrained(str(CONFIGS / scale))
+
+
 def released(scale: str) -> JetNemotronForCausalLM:
     """A released configuration with random weights."""
-    return build(JetNemotronConfig.from_pretrained(str(CONFIGS / scale)))
+    return build(released_config(scale))
 
 
 def step_bytes(model: JetNemotronForCausalLM, batch: int, context: int) -> int:
@@ -82,10 +92,16 @@ def row(name: str, model: JetNemotronForCausalLM, batch: int, context: int, band
     torch.cuda.empty_cache()
     prefill_batch = max(1, min(batch, 65536 // context))
     measured = measure_generation(
-        model, batch, context, prefill_batch=prefill_batch, decode_tokens=16, prefill_chunk=8192, repeats=2
+        model,
+        batch,
+        context,
+        prefill_batch=prefill_batch,
+        decode_tokens=16,
+        prefill_chunk=max(1024, min(8192, TOKENS_AT_ONCE // prefill_batch)),
+        repeats=3 if context <= 16384 else 1,  # a prompt of 256K takes a full-attention model half a minute
     )
     bound = batch / (step_bytes(model, batch, context) / bandwidth)
-    computed = computed_cache_bytes(model, batch, context)
+    print(f"{name} at {context}: {measured}", flush=True)
     return {
         "model": name,
         "context": context,
@@ -93,9 +109,9 @@ def row(name: str, model: JetNemotronForCausalLM, batch: int, context: int, band
         "decode tokens/s": measured["decode_tokens_per_s"],
         "bandwidth bound": bound,
         "share of bound": measured["decode_tokens_per_s"] / bound,
-        "prefill tokens/s": measured.get("prefill_tokens_per_s"),
-        "cache MiB a sequence": measured["cache_bytes"] / max(batch, prefill_batch) / 2**20,
-        "cache measured / computed": measured["cache_bytes"] / computed if batch >= prefill_batch else None,
+        "prefill tokens/s": measured["prefill_tokens_per_s"],
+        "cache MiB a sequence": measured["cache_bytes"] / batch / 2**20,
+        "cache measured / computed": measured["cache_bytes"] / computed_cache_bytes(model, batch, context),
         "peak GiB": measured["peak_memory_bytes"] / 2**30,
     } | extra
 
@@ -150,6 +166,33 @@ def curve(arguments: argparse.Namespace, bandwidth: float) -> None:
     draw(rows, arguments.out / "speedup_by_context.png")
 
 
+def largest(arguments: argparse.Namespace, bandwidth: float) -> None:
+    """The largest batch at 64K by running it, on all of this card's memory, and its decoding."""
+    rows = []
+    for name, paper in (("2B", 2885), ("4B", 1271)):
+        model = released(f"jet_nemotron_{name.lower()}")
+        found = find_largest_batch(model, 65536)
+        torch.cuda.empty_cache()
+        measured = measure_generation(model, found.batch, 65536, prefill_batch=0, decode_tokens=16)
+        bound = found.batch / (step_bytes(model, found.batch, 65536) / bandwidth)
+        rows.append(
+            {
+                "model": name,
+                "largest batch": found.batch,
+                "tokens of a prompt at once": found.prefill_chunk,
+                "prefill tokens/s": found.prefill_tokens_per_s,
+                "decode tokens/s": measured["decode_tokens_per_s"],
+                "share of bound": measured["decode_tokens_per_s"] / bound,
+                "peak GiB": max(found.peak_memory_bytes, measured["peak_memory_bytes"]) / 2**30,
+                "paper": paper,
+            }
+        )
+        del model
+        gc.collect()
+        torch.cuda.empty_cache()
+    report("largest_batch", "Largest batch at 64K, bf16, random weights, one GPU", rows, folder=arguments.out)
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Fig. 6: speed-up by context, ours and the paper's."""
     figure, axes = new_figure(columns=2, width=9, height=3.6)
@@ -164,16 +207,15 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=["table", "curve", "all"], default="all")
+    parser.add_argument("part", nargs="?", choices=["table", "curve", "largest", "all"], default="all")
     parser.add_argument("--contexts", type=int, nargs="+", default=CONTEXTS)
     parser.add_argument("--memory-gib", type=float, default=79.0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     bandwidth = ceilings()["bytes"]
-    if arguments.part in ("table", "all"):
-        table(arguments, bandwidth)
-    if arguments.part in ("curve", "all"):
-        curve(arguments, bandwidth)
+    for part in (table, curve, largest):
+        if arguments.part in (part.__name__, "all"):
+            part(arguments, bandwidth)
 
 
 if __name__ == "__main__":

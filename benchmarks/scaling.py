@@ -2,15 +2,18 @@
 
     python benchmarks/scaling.py                                  # 1, 2, 4, 8 GPUs, as many as there are
     python benchmarks/scaling.py --steps stage1 --processes 1 2
-    python benchmarks/scaling.py --models FOLDER --accelerator cpu --batch 1 --length 32   # processes, gloo
+    python benchmarks/scaling.py --models FOLDER --accelerator cpu --eager --batch 1 --length 32   # processes, gloo
 
 Every count of processes is a torchrun of its own over the same random models (or those in FOLDER/teacher and
-FOLDER/student). The last count also writes a checkpoint, which half as many processes go on from.
+FOLDER/student). What one process does is measured without any strategy, so that efficiency holds all that sharding
+costs. The last count also writes a sharded checkpoint, which half as many processes go on from.
 """
 
 import argparse
+import itertools
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -28,35 +31,42 @@ from training import RandomTokens, build, save_models
 
 
 class StepTimes(lightning.Callback):
-    """Seconds of each step, the device's queue emptied before the clock is read."""
+    """Seconds of each step: on a GPU from events in its queue, which is never waited for."""
 
     def __init__(self) -> None:
-        self.marks: list[float] = []
+        self.marks: list[Any] = []
 
     def on_train_batch_end(self, *_: Any) -> None:
         if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.marks.append(time.perf_counter())
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self.marks.append(event)
+        else:
+            self.marks.append(time.perf_counter())
 
     def seconds(self, warmup: int) -> list[float]:
-        return [end - start for start, end in zip(self.marks, self.marks[1:])][warmup:]
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+            return [start.elapsed_time(end) / 1e3 for start, end in itertools.pairwise(self.marks)][warmup:]
+        return [end - start for start, end in itertools.pairwise(self.marks)][warmup:]
 
 
 def adamw(groups: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=1e-4)
+    return torch.optim.AdamW(groups, lr=1e-4, fused=torch.cuda.is_available())
 
 
 def work(arguments: argparse.Namespace) -> None:
     """What every process of a torchrun does; the first one prints a line of JSON."""
     world = int(os.environ["WORLD_SIZE"])
     models = Path(arguments.models)
-    options = {"optimizer": adamw, "compile": arguments.compile, "chunk": arguments.chunk}
+    options = {"optimizer": adamw, "compile": not arguments.eager, "chunk": arguments.chunk}
     recipe = build(arguments.step, models / "teacher", models / "student", options)
     times = StepTimes()
+    sharded = world > 1 or arguments.resume or arguments.save
     trainer = lightning.Trainer(
         accelerator=arguments.accelerator,
         devices=world,
-        strategy=ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1),
+        strategy=ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1) if sharded else "auto",
         precision="bf16-mixed" if arguments.accelerator == "gpu" else "32-true",
         max_steps=arguments.count + (2 if arguments.resume else 0),
         callbacks=[times],
@@ -74,6 +84,7 @@ def work(arguments: argparse.Namespace) -> None:
         trainer.save_checkpoint(arguments.save)
     seconds = times.seconds(0 if arguments.resume else arguments.warmup)
     peak = torch.cuda.max_memory_allocated() if arguments.accelerator == "gpu" else 0
+    peak = int(trainer.strategy.reduce(torch.tensor(float(peak), device=recipe.device), reduce_op="max"))
     if trainer.is_global_zero:
         print(json.dumps({"seconds": seconds, "peak_bytes": peak, "global_step": trainer.global_step}), flush=True)
 
@@ -84,7 +95,7 @@ def run(step: str, processes: int, models: Path, arguments: argparse.Namespace, 
     command += [__file__, "--work", "--step", step, "--models", str(models)]
     for name in ("accelerator", "batch", "length", "count", "warmup", "chunk"):
         command += [f"--{name}", str(getattr(arguments, name))]
-    command += ["--compile"] if arguments.compile else []
+    command += ["--eager"] if arguments.eager else []
     for name, value in extra.items():
         command += [f"--{name}", str(value)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -111,13 +122,16 @@ def measure(step: str, models: Path, arguments: argparse.Namespace) -> list[dict
                 "tokens/s a process": tokens,
                 "efficiency": tokens / single,
                 "step s": median,
-                "slowest / median step": max(result["seconds"]) / median,
+                "fastest, slowest / median step": "{:.3f}, {:.3f}".format(
+                    min(result["seconds"]) / median, max(result["seconds"]) / median
+                ),
                 "peak GiB a GPU": result["peak_bytes"] / 2**30 or None,
             }
         )
     fewer = max(1, arguments.processes[-1] // 2)
     resumed = run(step, fewer, models, arguments, resume=checkpoint)
     rows[-1]["its checkpoint resumed by"] = f"{fewer}, to step {resumed['global_step']}"
+    shutil.rmtree(checkpoint)  # three times the weights: the next step's would not fit beside it everywhere
     return rows
 
 
@@ -130,10 +144,10 @@ def main() -> None:
     parser.add_argument("--accelerator", default="gpu")
     parser.add_argument("--batch", type=int, default=2, help="sequences a process")
     parser.add_argument("--length", type=int, default=4096)
-    parser.add_argument("--count", type=int, default=12, help="optimizer steps")
+    parser.add_argument("--count", type=int, default=14, help="optimizer steps")
     parser.add_argument("--warmup", type=int, default=4)
     parser.add_argument("--chunk", type=int, default=2048)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--eager", action="store_true", help="without torch.compile")
     parser.add_argument("--out", type=Path, default=RESULTS)
     for internal in ("--step", "--save", "--resume"):
         parser.add_argument(internal, help=argparse.SUPPRESS)

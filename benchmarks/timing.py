@@ -1,6 +1,7 @@
-"""Times on a GPU: medians of CUDA events, and the ceilings of the device they are compared with."""
+"""Times on a GPU: medians of CUDA events, single kernels, and the ceilings of the device they are compared with."""
 
 import statistics
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,21 @@ def milliseconds(call: Callable[[], Any], repeats: int = 20, warm_up: int = 4) -
         end.record()
     torch.cuda.synchronize()
     return statistics.median(start.elapsed_time(end) for start, end in events)
+
+
+def kernel_times(call: Callable[[], Any], repeats: int = 3) -> dict[str, list[float]]:
+    """Microseconds of every launch by kernel, over `repeats` calls."""
+    call()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(repeats):
+            call()
+        torch.cuda.synchronize()
+    times = defaultdict(list)
+    for event in profile.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            times[event.name].append(event.device_time)
+    return times
 
 
 def ceilings() -> dict[str, float]:

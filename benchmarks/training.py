@@ -2,9 +2,11 @@
 
     python benchmarks/training.py                # supernet, stage 1, stage 2
     python benchmarks/training.py stage1 --batch 3 --steps 12 --eager
+    python benchmarks/training.py stage1 --profile   # where the GPU time of one step goes
 
 Random weights in the shapes of Jet-Nemotron-2B and of its teacher, Qwen2.5-1.5B; the real recipes in Lightning's
 trainer, bf16 autocast over float32 masters, fused AdamW. Random tokens serve, since time does not depend on them.
+MFU is as `jetlit.callbacks.Throughput` counts it: products with weights alone, over the device's dense bf16 peak.
 """
 
 import argparse
@@ -16,6 +18,7 @@ from typing import Any
 
 import lightning
 import torch
+from profiling import StepProfile
 from reporting import RESULTS, report
 from torch.utils.data import DataLoader
 
@@ -74,16 +77,17 @@ def measure(step: str, models: tuple[Path, Path], arguments: argparse.Namespace)
     options = {
         "optimizer": fused_adamw,
         "compile": not arguments.eager,
-        "activation_checkpointing": arguments.checkpointing,
+        "activation_checkpointing": {"none": False, "mlp": "mlp", "layers": True}[arguments.checkpointing],
         "chunk": arguments.chunk,
     }
     recipe = build(step, *models, options)
     throughput = Throughput(warmup_steps=arguments.warmup)
+    profile = StepProfile(arguments.steps - 1) if arguments.profile else None
     trainer = lightning.Trainer(
         max_steps=arguments.steps,
         precision="bf16-mixed",
         devices=1,
-        callbacks=[throughput],
+        callbacks=[throughput, *([profile] if profile else [])],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -94,6 +98,8 @@ def measure(step: str, models: tuple[Path, Path], arguments: argparse.Namespace)
     tokens = RandomTokens(arguments.batch * arguments.steps, arguments.length, 151_936)
     start = time.perf_counter()
     trainer.fit(recipe, DataLoader(tokens, batch_size=arguments.batch, num_workers=2))
+    if profile:
+        print(f"{step}\n{profile.table()}\n", flush=True)
     numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
     row = {
         "step": step,
@@ -122,7 +128,8 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=4)
     parser.add_argument("--chunk", type=int, default=2048, help="tokens whose logits are held at a time")
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
-    parser.add_argument("--checkpointing", action="store_true", help="activation checkpointing")
+    parser.add_argument("--checkpointing", choices=("none", "mlp", "layers"), default="none")
+    parser.add_argument("--profile", action="store_true", help="print the GPU time of the last step by kernel")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_float32_matmul_precision("high")

@@ -2,12 +2,14 @@
 
 A vocabulary of 151,936 makes [tokens, vocabulary] the largest tensor of a training step by far: 5 GB in float32 for
 8,192 tokens. The chunked objectives hold `chunk` rows of it at a time and compute the gradients in the forward pass, so
-that nothing of that size is kept, and a frozen head costs no weight gradient. All values are in nats per token.
+that nothing of that size is kept, and a frozen head costs no weight gradient. Logits are float32 (as the products
+accumulate them), their gradients have the type of the products. All values are in nats per token.
 """
 
 from typing import Any
 
 import torch
+from jetlit_kernels import cross_entropy_with_gradient, kl_with_gradient, relative_error_with_gradient
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -77,7 +79,7 @@ def chunked_cross_entropy(hidden: Tensor, head_weight: Tensor, labels: Tensor, c
         A scalar (float32, or float64 for float64 hidden states): the mean over the labels that count; 0 if none does.
     """
     hidden, labels = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-    hidden, head_weight = _matmul_operands(hidden, head_weight)
+    hidden = hidden.to(_product_type(hidden))
     shares = _shares(labels != IGNORED, _accumulation_type(hidden))
     needs_grad = _needs_grad(hidden, head_weight)
     return _ChunkedCrossEntropy.apply(hidden, head_weight, labels.clamp_min(0), shares, chunk, needs_grad)
@@ -114,10 +116,11 @@ def chunked_kl(
         )
     if labels_mask is None:
         labels_mask = torch.ones(student_hidden.shape[:2], dtype=torch.bool, device=student_hidden.device)
-    student = _matmul_operands(student_hidden.flatten(0, 1), student_head)
-    teacher = _matmul_operands(teacher_hidden.detach().flatten(0, 1), teacher_head.detach())
-    shares = _shares(labels_mask.flatten(), _accumulation_type(student[0]))
-    return _ChunkedKL.apply(*student, *teacher, shares, chunk, _needs_grad(*student))
+    student = student_hidden.flatten(0, 1).to(_product_type(student_hidden))
+    teacher = teacher_hidden.detach().flatten(0, 1).to(_product_type(teacher_hidden))
+    shares = _shares(labels_mask.flatten(), _accumulation_type(student))
+    needs_grad = _needs_grad(student, student_head)
+    return _ChunkedKL.apply(student, student_head, teacher, teacher_head.detach(), shares, chunk, needs_grad)
 
 
 def _shares(counted: Tensor, dtype: torch.dtype) -> Tensor:
@@ -131,11 +134,10 @@ def _needs_grad(hidden: Tensor, weight: Tensor) -> tuple[bool, bool]:
     return enabled and hidden.requires_grad, enabled and weight.requires_grad
 
 
-def _matmul_operands(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring both to the type they are multiplied in: autocast's where it is on, else the hidden states'."""
+def _product_type(hidden: Tensor) -> torch.dtype:
+    """The type hidden states and head are multiplied in: autocast's where it is on, else the hidden states'."""
     device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    return hidden.to(dtype), weight.to(dtype)
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
 def _accumulation_type(tensor: Tensor) -> torch.dtype:
@@ -155,7 +157,7 @@ class _Gradients:
 
     Args:
         hidden: [N, H], the rows the sum runs over.
-        weight: [V, H].
+        weight: [V, H], in the type of the products.
         needs_grad: whether hidden and weight get one; the weight's is accumulated in float32.
     """
 
@@ -164,19 +166,24 @@ class _Gradients:
         self.of_hidden = torch.empty_like(hidden) if needs_grad[0] else None
         accumulate = _accumulation_type(weight)
         self.of_weight = torch.zeros_like(weight, dtype=accumulate) if needs_grad[1] else None
-        self.wanted = any(needs_grad)
+        self.logits_type = hidden.dtype if any(needs_grad) else None
 
-    def add(self, rows: slice, hidden: Tensor, logits_gradient: Tensor) -> None:
-        """Take in one chunk: hidden [n, H] at `rows`, logits_gradient [n, V]."""
-        gradient = logits_gradient.to(hidden.dtype)
+    def add(self, rows: slice, hidden: Tensor, of_logits: Tensor | None) -> None:
+        """Take in one chunk: hidden [n, H] at `rows`, the logits' gradient [n, V] in `logits_type`."""
+        if of_logits is None:
+            return
         if self.of_hidden is not None:
-            torch.mm(gradient, self.weight, out=self.of_hidden[rows])
+            torch.mm(of_logits, self.weight, out=self.of_hidden[rows])
         if self.of_weight is not None:
-            self.of_weight += gradient.T @ hidden
+            _add_product(self.of_weight, of_logits.T, hidden)
 
-    def tensors(self) -> tuple[Tensor | None, Tensor | None]:
-        of_weight = self.of_weight
-        return self.of_hidden, None if of_weight is None else of_weight.to(self.weight.dtype)
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, not rounded to 16 bits on the way where the device can."""
+    if left.is_cuda and left.dtype != total.dtype:
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    else:
+        total += left @ right
 
 
 def _chunks(length: int, chunk: int) -> list[slice]:
@@ -194,18 +201,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         chunk: int,
         needs_grad: tuple[bool, bool],
     ) -> Tensor:
-        total = shares.new_zeros(())
-        gradients = _Gradients(hidden, head, needs_grad)
+        total, weight = shares.new_zeros(()), head.to(hidden.dtype)
+        gradients = _Gradients(hidden, weight, needs_grad)
         with torch.autocast(hidden.device.type, enabled=False):
             for rows in _chunks(len(labels), chunk):
-                log_probs = _logits(hidden[rows], head).log_softmax(-1)
-                targets = labels[rows, None]
-                total -= (log_probs.gather(1, targets)[:, 0] * shares[rows]).sum()
-                if gradients.wanted:
-                    gradient = log_probs.exp_()
-                    gradient.scatter_add_(1, targets, -torch.ones_like(targets, dtype=gradient.dtype))
-                    gradients.add(rows, hidden[rows], gradient.mul_(shares[rows, None]))
-        ctx.save_for_backward(*gradients.tensors())
+                logits = _logits(hidden[rows], weight)
+                losses, of_logits = cross_entropy_with_gradient(
+                    logits, labels[rows], shares[rows], gradients.logits_type
+                )
+                total += losses @ shares[rows]
+                gradients.add(rows, hidden[rows], of_logits)
+        _save(ctx, gradients, head)
         return total
 
     @staticmethod
@@ -228,17 +234,19 @@ class _ChunkedKL(torch.autograd.Function):
         needs_grad: tuple[bool, bool],
     ) -> Tensor:
         total = shares.new_zeros(())
-        gradients = _Gradients(student, student_head, needs_grad)
+        weight, teacher_weight = student_head.to(student.dtype), teacher_head.to(teacher.dtype)
+        gradients = _Gradients(student, weight, needs_grad)
         with torch.autocast(student.device.type, enabled=False):
             for rows in _chunks(len(student), chunk):
-                log_student = _logits(student[rows], student_head).log_softmax(-1)
-                log_teacher = _logits(teacher[rows], teacher_head).to(shares.dtype).log_softmax(-1)
-                probs = log_teacher.exp()
-                total += (log_teacher.sub_(log_student).mul_(probs).sum(-1) * shares[rows]).sum()
-                if gradients.wanted:
-                    gradient = log_student.exp_().sub_(probs)
-                    gradients.add(rows, student[rows], gradient.mul_(shares[rows, None]))
-        ctx.save_for_backward(*gradients.tensors())
+                losses, of_logits = kl_with_gradient(
+                    _logits(student[rows], weight),
+                    _logits(teacher[rows], teacher_weight),
+                    shares[rows],
+                    gradients.logits_type,
+                )
+                total += losses @ shares[rows]
+                gradients.add(rows, student[rows], of_logits)
+        _save(ctx, gradients, student_head)
         return total
 
     @staticmethod
@@ -248,17 +256,22 @@ class _ChunkedKL(torch.autograd.Function):
         return _scaled(of_student, scale), _scaled(of_head, scale), None, None, None, None, None
 
 
+def _save(ctx: Any, gradients: _Gradients, head: Tensor) -> None:
+    """Keep the gradients for the backward pass, the head's in the head's own type."""
+    of_weight = gradients.of_weight
+    ctx.save_for_backward(gradients.of_hidden, None if of_weight is None else of_weight.to(head.dtype))
+
+
 class _RelativeError(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, needs_grad: bool) -> Tensor:
-        accumulate = _accumulation_type(student)
-        difference = student.to(accumulate) - teacher.to(accumulate)
-        floor = torch.finfo(accumulate).tiny
-        norms = teacher.to(accumulate).square().sum(-1, keepdim=True).clamp_min(floor)
-        tokens = norms.numel()
-        value = (difference.square().sum(-1, keepdim=True) / norms).sum() / tokens
+        rows = student.flatten(0, -2), teacher.flatten(0, -2)
+        tokens = len(rows[0])
+        shares = torch.full((tokens,), 1 / tokens, dtype=_accumulation_type(student), device=student.device)
         # The gradient alone is kept, in the states' own type: half of what autograd would keep in bf16.
-        gradient = difference.mul_(2 / tokens).div_(norms).to(student.dtype) if needs_grad else None
+        errors, gradient = relative_error_with_gradient(*rows, shares, student.dtype if needs_grad else None)
+        value = errors @ shares
+        gradient = None if gradient is None else gradient.view_as(student)
         ctx.save_for_backward(gradient)
         return value
 

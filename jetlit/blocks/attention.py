@@ -10,8 +10,10 @@ from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
+from jetlit.blocks.banded import banded_attention, runs_banded
 from jetlit.blocks.base import AttentionCache, MaskKind, TokenMixer
 from jetlit.blocks.masks import attention_mask_for
+from jetlit.blocks.projections import project
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.errors import UserError
 
@@ -90,8 +92,7 @@ class Attention(TokenMixer):
 
         Args:
             hidden_states: [B, T, hidden].
-            cache: the layer's keys and values so far. A cache with a method `attend(query, key, value, scaling)` (the
-                generation engine's, whose memory is not in order) computes the attention itself.
+            cache: the layer's keys and values so far.
             attention_mask: what `jetlit.blocks.masks.attention_mask_for` gives for this block's window; None: every
                 token is real, and the mask is made here where one is needed.
             cu_seqlens: [N + 1] bounds of packed sequences (B is 1).
@@ -102,9 +103,10 @@ class Attention(TokenMixer):
         """
         batch, length, _ = hidden_states.shape
         query, key, value = self.project(hidden_states, position_embeddings)
-        if (own_attention := getattr(cache, "attend", None)) is not None:
-            output = own_attention(query, key, value, self.scaling)
-            return self.o_proj(output.transpose(1, 2).reshape(batch, length, -1))
+        if attention_mask is None and cache is None and cu_seqlens is None and self._runs_banded(query):
+            assert self.window_size is not None
+            output = banded_attention(query, key, value, self.window_size, self.scaling)
+            return self.o_proj(output.flatten(2))
         if cache is not None:
             key, value = cache.update(key, value)
         implementation = self.implementation
@@ -139,12 +141,17 @@ class Attention(TokenMixer):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns normed and rotated queries [B, heads, T, D], keys [B, KV heads, T, D], and values like the keys."""
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_norm(self.q_proj(hidden_states).view(heads)).transpose(1, 2)
-        key = self.k_norm(self.k_proj(hidden_states).view(heads)).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        query, key, value = project(hidden_states, [self.q_proj, self.k_proj, self.v_proj])
+        query = self.q_norm(query.view(heads)).transpose(1, 2)
+        key = self.k_norm(key.view(heads)).transpose(1, 2)
+        value = value.view(heads).transpose(1, 2)
         if position_embeddings is not None:
             query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         return query, key, value
+
+    def _runs_banded(self, query: torch.Tensor) -> bool:
+        plain = self.window_size is not None and self.implementation == "sdpa" and not (self.training and self.dropout)
+        return plain and runs_banded(query.device, query.dtype)
 
     @property
     def implementation(self) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from jetlit.blocks.padding import pack, unpack
+from jetlit.blocks.projections import project
 from jetlit.errors import UserError
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class LinearMixer(TokenMixer):
 
     def heads(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Projects [B, T, hidden] to q, k [B, T, h, K] and v [B, T, h, V]."""
-        q, k, v = self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
+        q, k, v = project(hidden, [self.q_proj, self.k_proj, self.v_proj])
         return self.split_heads(q), self.split_heads(k), self.split_heads(v)
 
     def read_out(self, o: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from transformers import initialization as init
 
 from jetlit.blocks.base import CarriedState, StateSpec
 from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
+from jetlit.blocks.projections import project
 from jetlit.blocks.read_out import GatedReadOut
 from jetlit.errors import UserError
 
@@ -61,13 +62,16 @@ class DynamicConvolution(nn.Module):
         self.kernel_generator = KernelGenerator(hidden_size, channels // reduction, channels, taps, initializer_range)
 
     def forward(
-        self, v: torch.Tensor, x: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None
+        self, v: torch.Tensor, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None
     ) -> torch.Tensor:
-        """Convolves v [B, T, D] with kernels from x [B, T, hidden], then SiLU; carries v's last W rows."""
+        """Convolves v [B, T, D] with kernels from the generator's hidden layer [B, T, rank], then SiLU.
+
+        Carries v's last W rows.
+        """
         generator = self.kernel_generator
         v, final = dynamic_conv(
             v,
-            generator.hidden(x),
+            hidden,
             generator.w2.weight,
             generator.w2.bias,
             state=state.read("conv"),
@@ -158,9 +162,13 @@ class JetBlock(GatedReadOut):
         """See `LinearMixer.mix`."""
         if self._decodes_in_place(hidden, state, cu_seqlens):
             return self._decode(hidden, state)
-        q, k = self.split_heads(F.silu(self.q_proj(hidden))), self.split_heads(F.silu(self.k_proj(hidden)))
-        v = self.split_heads(self.dynamic_conv1d(self.v_proj(hidden), hidden, state, cu_seqlens))
-        g, beta = log_decay_and_beta(self.b_proj(hidden), self.a_proj(hidden), self.A_log, self.dt_bias)
+        generator = self.dynamic_conv1d.kernel_generator
+        q, k, v, gate, rank, a, b = project(
+            hidden, [self.q_proj, self.k_proj, self.v_proj, self.g_proj, generator.w1, self.a_proj, self.b_proj]
+        )
+        q, k = self.split_heads(F.silu(q)), self.split_heads(F.silu(k))
+        v = self.split_heads(self.dynamic_conv1d(v, F.silu(rank), state, cu_seqlens))
+        g, beta = log_decay_and_beta(b, a, self.A_log, self.dt_bias)
         o, final = gated_delta_rule(
             q,
             k,
@@ -172,7 +180,7 @@ class JetBlock(GatedReadOut):
             cu_seqlens=cu_seqlens,
         )
         state.write("recurrent", final)
-        return self.read_out(o, hidden)
+        return self.gated_output(o, gate)
 
     @staticmethod
     def _decodes_in_place(hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> bool:

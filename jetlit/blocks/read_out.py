@@ -20,5 +20,9 @@ class GatedReadOut(LinearMixer):
 
     def read_out(self, o: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """Norms, gates and projects [B, T, h, V] to [B, T, hidden]."""
-        gate = self.split_heads(self.g_proj(hidden))
-        return super().read_out(gated_rms_norm(o, gate, self.o_norm.weight, self.norm_eps), hidden)
+        return self.gated_output(o, self.g_proj(hidden))
+
+    def gated_output(self, o: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+        """Norms [B, T, h, V], gates it with [B, T, h · V] and projects it to [B, T, hidden]."""
+        normed = gated_rms_norm(o, self.split_heads(gate), self.o_norm.weight, self.norm_eps)
+        return self.o_proj(normed.flatten(2))

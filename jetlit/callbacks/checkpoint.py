@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
@@ -73,7 +74,7 @@ class StageCheckpoint(ModelCheckpoint):
 def last_checkpoint(folder: str | Path) -> Path | None:
     """The newest whole checkpoint of a folder, or None where there is none yet.
 
-    A sharded checkpoint is a directory whose metadata is written last.
+    A sharded checkpoint is a directory whose metadata is written last: a zip archive, whose end is its table.
     """
-    whole = [path for path in Path(folder).glob("*.ckpt") if path.is_file() or (path / "meta.pt").exists()]
+    whole = [path for path in Path(folder).glob("*.ckpt") if path.is_file() or is_zipfile(path / "meta.pt")]
     return max((path for path in whole if not path.name.startswith(".")), key=lambda path: path.name, default=None)

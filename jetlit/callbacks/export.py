@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
+from jetlit.recipes.precision import widened
 from jetlit.recipes.sharding import is_sharded
 
 
@@ -32,7 +33,7 @@ class ExportModel(Callback):
         """Write `folder`."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         model: Any = pl_module.model
-        weights = gather_weights(model) if is_sharded(model) else None  # every process takes part
+        weights = widened(gather_weights(model)) if is_sharded(model) else None  # every process takes part
         if trainer.is_global_zero:
             tokenizer = load_tokenizer(data.tokenizer_path) if hasattr(data, "tokenizer_path") else None
             write_model(model, tokenizer, self.folder, weights)

@@ -39,6 +39,7 @@ class TaskScores(Callback):
         if self.specs and not trainer.sanity_checking:
             model: Any = pl_module.model
             for task in self.tasks:
-                score = evaluate_task(model, task)
+                with trainer.precision_plugin.forward_context():
+                    score = evaluate_task(model, task)
                 values = {"objective": score.objective, **score.metrics}
                 pl_module.log_dict({f"task/{task.name}/{name}": float(value) for name, value in values.items()})

@@ -7,10 +7,15 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from jetlit.models import JetNemotronForCausalLM
+from jetlit.recipes.precision import computes_in_bfloat16
 from jetlit.recipes.sharding import is_sharded
 from jetlit.recipes.steps import is_logged
+
+HOPPER_BFLOAT16_FLOPS = 989.4e12
+"""NVIDIA's figure for the H100 SXM and the H200, dense products."""
 
 
 class Throughput(Callback):
@@ -23,7 +28,8 @@ class Throughput(Callback):
 
     MFU counts the matrix products of the model and its teacher, 2 FLOP a weight and token for the forward pass, 2
     more for gradients of activations and 2 more for those of trainable weights; attention's and recurrences' own
-    products are left out. It is logged where Lightning knows the device's peak.
+    products are left out, and a super network counts as the mean of its paths. It is logged where the device's peak is
+    known.
 
     Args:
         warmup_steps: first steps of a process that do not count.
@@ -124,22 +130,38 @@ class Throughput(Callback):
 
 def training_flops_per_token(pl_module: LightningModule) -> float:
     """FLOP of one training step's matrix products, per token; see `Throughput`."""
-    model: Any = pl_module.model
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name]
-    head = model.lm_head.weight
-    if not any(parameter is head for parameter in matrices):
-        matrices.append(head)  # tied to the embedding, yet multiplied as a head
-    passed = sum(parameter.numel() for parameter in matrices)
-    trainable = sum(parameter.numel() for parameter in matrices if parameter.requires_grad)
+    heads = getattr(pl_module, "kl_weight", 1.0) > 0  # an objective of features alone needs no logits
+    student = _multiplied(pl_module.model, heads)
+    passed = sum(share * parameter.numel() for parameter, share in student)
+    trainable = sum(share * parameter.numel() for parameter, share in student if parameter.requires_grad)
     teacher = getattr(pl_module, "teacher", None)
-    taught = 0 if teacher is None else sum(p.numel() for p in teacher.model.parameters() if p.ndim == 2)
+    taught = 0.0
+    if teacher is not None:
+        taught = sum(share * parameter.numel() for parameter, share in _multiplied(teacher.model, heads))
     return 4.0 * passed + 2.0 * trainable + 2.0 * taught
 
 
+def _multiplied(model: Any, heads: bool) -> list[tuple[Tensor, float]]:
+    """The matrices that a token is multiplied with, and in what share of the steps: a super network runs one path."""
+    choices = len(getattr(model, "choices", ("the only one",)))
+    matrices = [
+        (parameter, 1 / choices if ".self_attn." in name else 1.0)
+        for name, parameter in model.named_parameters()
+        if parameter.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name
+    ]
+    return [*matrices, (model.lm_head.weight, 1.0)] if heads else matrices
+
+
 def peak_flops(trainer: Trainer, pl_module: LightningModule) -> float | None:
-    """FLOP/s the device can do in the trainer's precision, or None where Lightning has no number for it."""
+    """FLOP/s the device can do in the trainer's precision, without sparsity, or None where there is no number for it.
+
+    Lightning's, but for the H200: it has the H100's arithmetic units at the same peak, and Lightning does not know it
+    by the name its driver reports.
+    """
     device = trainer.strategy.root_device
     if device.type == "cpu":
         return None
-    dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
+    dtype = torch.bfloat16 if computes_in_bfloat16(trainer) else torch.float32
+    if dtype == torch.bfloat16 and "H200" in torch.cuda.get_device_name(device):
+        return HOPPER_BFLOAT16_FLOPS
     return get_available_flops(device, dtype)

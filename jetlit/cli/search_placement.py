@@ -14,6 +14,7 @@ from jetlit.report.searches import placement_figures, save_figures
 from jetlit.results import metric, write_result
 from jetlit.search.evaluation import SubnetEvaluator
 from jetlit.search.placement import search_placement as search
+from jetlit.search.sharing import SharedEvaluator
 from jetlit.tasks import Task
 
 
@@ -28,13 +29,15 @@ def search_placement(
     curve_budgets: list[int] | None = None,
     linear: str | None = None,
     sliding_window_budget: int = 0,
+    workers: int = 1,
     device: str = "auto",
     seed: int = 0,
     hash: str | None = None,
 ) -> None:
     """Finds the layers that keep full attention: beam search over a trained super network (paper, section 2.2).
 
-    Writes placement.json (an architecture, with scores beside it), heatmap.png, curve.png and result.json.
+    Writes placement.json (an architecture, with scores beside it), heatmap.png, curve.png and result.json. Several
+    processes may run this with one out_dir at a time, each with the same `workers`: they share the candidates.
 
     Args:
         tasks: what subnetworks are scored on, see `jetlit.tasks.build_task`.
@@ -48,6 +51,7 @@ def search_placement(
             one more than the budget.
         linear: the super network's linear path to use; by default its first.
         sliding_window_budget: the largest number of sliding-window layers, judged by the multiple-choice tasks alone.
+        workers: processes that search together.
         device: "auto", "cpu" or "cuda".
         seed: kept in the result; the search itself draws nothing, the tasks have seeds of their own.
         hash: what the caller recognises the result by.
@@ -60,7 +64,12 @@ def search_placement(
     pattern_tasks = [task.name for task in built if task.objective_name == "-loss"]
     if sliding_window_budget:
         _check_sliding_windows(network, pattern_tasks)
-    evaluator = SubnetEvaluator(network, built)
+    own = SubnetEvaluator(network, built)
+    evaluator: SubnetEvaluator | SharedEvaluator = own
+    if workers > 1:
+        # Weights trained anew in the same place are told by their file's time.
+        key = {"supernet": supernet, "written": SuperNetwork.written(supernet), "tasks": tasks, "run_dir": run_dir}
+        evaluator = SharedEvaluator(own, Path(out_dir) / "shared", key, workers)
     weights = weights or {task.name: 1.0 for task in built}
     sizes = curve_budgets if curve_budgets is not None else list(range(1, min(budget + 1, layers) + 1))
     found = search(

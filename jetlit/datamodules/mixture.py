@@ -1,18 +1,30 @@
-"""A weighted mixture of corpora whose workers each resume where they were."""
+"""A weighted mixture of corpora whose processes draw each for itself and resume where they were."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from litdata import CombinedStreamingDataset, StreamingDataset
+from litdata.streaming.combined import _CombinedDatasetIterator
 from litdata.utilities.env import _WorkerEnv
+
+from jetlit.errors import UserError
 
 
 class Mixture(CombinedStreamingDataset):
     """Blocks drawn at random from several corpora by weight.
 
-    litdata saves how many blocks each worker took of each corpus, but sets a corpus' position from their sum, as if
-    its blocks had been dealt out to the workers in whole batches. In a mixture they are not, so that with two workers
-    or more a resume would repeat some blocks and skip others. Here each worker sets its own count before it starts.
+    Three things differ from litdata's own mixtures:
+
+    - Each loading process of each rank draws for itself. litdata seeds all alike: every rank would take its next block
+      from the same corpus, and the composition of a global batch vary as if it held one rank's blocks alone.
+    - The draws of every process are known beforehand, so that an epoch ends on all ranks with the same batch: the last
+      whole one before the first corpus of the first process is used up.
+    - A position is the number of blocks that a process has drawn, the same on every rank; what came from which corpus
+      follows from the draws. litdata saves one rank's counts, and sets a corpus' position from their sum as if its
+      blocks had been dealt out to the workers in whole batches, which in a mixture they are not.
 
     Args:
         datasets: the corpora, made with drop_last.
@@ -22,27 +34,91 @@ class Mixture(CombinedStreamingDataset):
 
     def __init__(self, datasets: list[StreamingDataset], weights: list[float], seed: int) -> None:
         super().__init__(datasets, seed=seed, weights=weights, iterate_over_all=False)
+        self._epochs: dict[tuple[int, int], int] = {}
 
-    def expected_batches(self, batch_size: int, num_workers: int) -> int:
-        """Batches until the corpus that runs out first is expected to, less a margin of one in twenty.
+    def epoch_batches(self, batch_size: int, num_workers: int) -> int:
+        """Batches of an epoch, on every rank.
 
-        The margin keeps the random draws from exhausting that corpus earlier, which would end the epoch anyway.
+        Raises:
+            UserError: a corpus is too small to give every process a batch.
         """
-        assert self._weights is not None
-        blocks = min(
-            dataset.get_len(num_workers, batch_size) / weight for dataset, weight in zip(self._datasets, self._weights)
+        key = batch_size, max(num_workers, 1)
+        if key not in self._epochs:
+            self._epochs[key] = self._count_batches(*key)
+        return self._epochs[key]
+
+    def _count_batches(self, batch_size: int, workers: int) -> int:
+        shares = [self._shares(batch_size, workers, worker) for worker in range(workers)]
+        ranks = self._datasets[0].distributed_env.world_size
+        # Batch b of a rank is the worker b % workers' own.
+        batches = min(
+            len(self._draws(rank, worker, shares[worker])) // batch_size * workers + worker
+            for rank in range(ranks)
+            for worker in range(workers)
         )
-        return max(int(0.95 * blocks) // batch_size, 1)
+        if batches == 0:
+            raise UserError(
+                "The smallest corpus of the mixture is used up before each loading process has made a batch: prepare "
+                "more text, or lower batch_size, num_workers or block_size."
+            )
+        return batches
+
+    def _shares(self, batch_size: int, workers: int, worker: int) -> list[int]:
+        """Blocks of each corpus that litdata deals to a worker: whole batches, as equally as can be."""
+        shares = []
+        for dataset in self._datasets:
+            batches, rest = divmod(dataset.get_len(workers, batch_size) // batch_size, workers)
+            shares.append((batches + (worker < rest)) * batch_size)
+        return shares
+
+    def _draws(self, rank: int, worker: int, shares: list[int]) -> np.ndarray:
+        """The corpus of each block of a process, until one corpus' share is used up."""
+        assert self._weights is not None
+        bounds = np.cumsum(self._weights)[:-1]
+        generator = np.random.RandomState([self._seed, rank, worker])  # whose stream no version of NumPy changes
+        drawn = np.searchsorted(bounds, generator.random_sample(sum(shares)), side="right")
+        ends = [np.flatnonzero(drawn == corpus)[share:][:1] for corpus, share in enumerate(shares)]
+        return drawn[: min((int(end[0]) for end in ends if len(end)), default=len(drawn))]
 
     def __iter__(self) -> Iterator[Any]:
+        worker = _WorkerEnv.detect()
+        rank = self._datasets[0].distributed_env.global_rank
+        draws = self._draws(rank, worker.rank, self._shares(self.batch_size, worker.world_size, worker.rank))
+        done = 0 if self._num_samples_yielded is None else sum(self._num_samples_yielded.get(worker.rank, ()))
+        counts = np.bincount(draws[:done], minlength=len(self._datasets)).tolist()
         if self._num_samples_yielded is not None:
-            worker = _WorkerEnv.detect()
-            counts = self._num_samples_yielded.get(worker.rank, [0] * len(self._datasets))
             for dataset, count in zip(self._datasets, counts):
                 assert dataset._state_dict is not None
                 total = _total_that_gives(count, worker.rank, worker.world_size, dataset.batch_size)
                 dataset._state_dict = {**dataset._state_dict, "num_samples_yielded": total}
-        return super().__iter__()
+        self._iterator = _DrawnBlocks(self, draws[done:], counts)
+        return self._iterator
+
+
+class _DrawnBlocks(_CombinedDatasetIterator):
+    """litdata's iterator over a mixture, with draws made beforehand.
+
+    Args:
+        mixture: whose blocks.
+        draws: the corpus of each block to come.
+        counts: blocks of each corpus that came before.
+    """
+
+    def __init__(self, mixture: Mixture, draws: np.ndarray, counts: list[int]) -> None:
+        super().__init__(
+            mixture._datasets,
+            mixture._seed,
+            mixture._weights or (),
+            mixture._use_streaming_dataloader,
+            None,
+            mixture.batch_size,
+            mixture._batching_method,
+        )
+        self._num_samples_yielded = counts
+        self._draws = iter(draws.tolist())
+
+    def _get_dataset_index(self) -> int:
+        return next(self._draws)
 
 
 def _total_that_gives(count: int, worker: int, workers: int, batch_size: int) -> int:

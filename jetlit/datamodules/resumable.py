@@ -16,13 +16,12 @@ _ERROR_NAME = f"{UserError.__name__}: "
 class ResumableLoader(StreamingDataLoader):
     """litdata's loader with epochs that end where it says, and a resume that is used up once.
 
-    Three faults are mended here:
+    Two faults are mended here:
 
     - litdata clears its `restore` flag only when an iterator runs dry. Lightning leaves the iterator at the epoch's
       last batch, so that after a resume the next epoch would replay the end of the resumed one.
     - A weighted mixture has no length. Lightning then fetches one batch ahead, which the saved position already
       counts: a resume would skip it. This loader always has a length.
-    - A mixture's last batch may be short; it is dropped, as it is for a single corpus.
 
     Args:
         dataset: a StreamingDataset made with drop_last, or a mixture of such.
@@ -42,7 +41,7 @@ class ResumableLoader(StreamingDataLoader):
     def __len__(self) -> int:
         """Batches of an epoch, on this rank."""
         if isinstance(self.dataset, Mixture):
-            return self.dataset.expected_batches(self.batch_size, self.num_workers)
+            return self.dataset.epoch_batches(self.batch_size, self.num_workers)
         return super().__len__()
 
     def __iter__(self) -> Iterator[Any]:
@@ -53,8 +52,6 @@ class ResumableLoader(StreamingDataLoader):
             self._batches_done = 0
         try:
             for batch in super().__iter__():
-                if len(batch["input_ids"]) < self.batch_size:  # a mixture's smallest corpus ran out
-                    return
                 self._batches_done += 1
                 yield batch
                 if self._batches_done >= length:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from jetlit_kernels import decode_attention
+from jetlit_kernels import window_attention
 
 from jetlit.blocks.attention import Attention
 from jetlit.blocks.base import LinearMixer, TokenMixer
-from jetlit.generation.chunk_attention import chunk_attention, masked_chunk_attention
+from jetlit.generation.chunk_attention import chunk_attention
 from jetlit.models import JetNemotronForCausalLM
 from jetlit.models.cache import StateLayer
+
+# Takes a position [1], keys and values [B, KV heads, S, D]; stores a chunk's own there and returns its queries.
+Store = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Clock:
@@ -24,7 +29,6 @@ class Clock:
         position: [1] int64, of the next token.
         count: [1] int64, tokens visible to it, itself included.
         seen: tokens before it.
-        decoding: one token at a time, rather than a chunk of the prompt.
         capturing: the step is being captured, so that it must not depend on `seen`.
     """
 
@@ -32,7 +36,6 @@ class Clock:
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         self.count = torch.ones(1, dtype=torch.int64, device=device)
         self.seen = 0
-        self.decoding = False
         self.capturing = False
 
     def tick(self) -> None:
@@ -58,10 +61,15 @@ class KeyValueLayer:
         self.slots = slots
         self.clock = clock
 
-    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Stores the new keys and values [B, KV heads, T, D] and attends: queries and result [B, heads, T, D]."""
-        step = self._token if self.clock.decoding else self._chunk
-        return step(query, key, value, scaling)
+    def attend(self, store: Store, length: int, scaling: float) -> torch.Tensor:
+        """Stores a chunk of `length` tokens and attends from it: returns [B, heads, T, D]."""
+        raise NotImplementedError
+
+    def filled(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns keys and values up to and with the token of this step, or all slots where that is not known."""
+        # A graph's shapes are fixed, and its kernel stops at the count; outside of one there is less to look at.
+        count = self.slots if self.clock.capturing else min(self.clock.seen + 1, self.slots)
+        return self.keys[:, :, :count], self.values[:, :, :count]
 
     def byte_count(self) -> int:
         """Returns the bytes held."""
@@ -70,49 +78,37 @@ class KeyValueLayer:
     def reset(self) -> None:
         """Nothing to forget: what is stored is overwritten before it is visible."""
 
-    def _token(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        clock = self.clock
-        slot = clock.position % self.slots
-        self.keys.index_copy_(2, slot, key)
-        self.values.index_copy_(2, slot, value)
-        # A graph's shapes are fixed, and its kernel stops at the count; outside of one there is less to look at.
-        filled = self.slots if clock.capturing else min(clock.seen + 1, self.slots)
-        keys, values = self.keys[:, :, :filled], self.values[:, :, :filled]
-        return decode_attention(query[:, :, 0], keys, values, clock.count, scale=scaling)[:, :, None]
-
-    def _chunk(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        raise NotImplementedError
-
 
 class FullLayer(KeyValueLayer):
     """Every token keeps its place."""
 
-    def _chunk(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        start, end = self.clock.seen, self.clock.seen + key.shape[2]
-        self.keys[:, :, start:end] = key
-        self.values[:, :, start:end] = value
+    def attend(self, store: Store, length: int, scaling: float) -> torch.Tensor:
+        """See `KeyValueLayer.attend`."""
+        query = store(self.clock.position, self.keys, self.values)
+        end = self.clock.seen + length
         return chunk_attention(query, self.keys[:, :, :end], self.values[:, :, :end], scaling)
 
 
 class RingLayer(KeyValueLayer):
     """The last `slots` tokens; token t lies in slot t mod slots, which attention does not mind: keys are rotated."""
 
-    def _chunk(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        seen, length = self.clock.seen, key.shape[2]
-        past = torch.arange(max(0, seen - self.slots + 1), seen, device=key.device) % self.slots
-        all_keys = torch.cat((self.keys[:, :, past], key), 2)
-        all_values = torch.cat((self.values[:, :, past], value), 2)
-        kept = min(length, self.slots)
-        slots = torch.arange(seen + length - kept, seen + length, device=key.device) % self.slots
-        self.keys[:, :, slots] = key[:, :, -kept:]
-        self.values[:, :, slots] = value[:, :, -kept:]
-        return masked_chunk_attention(query, all_keys, all_values, self._window(len(past), length), scaling)
+    def attend(self, store: Store, length: int, scaling: float) -> torch.Tensor:
+        """See `KeyValueLayer.attend`."""
+        seen, device = self.clock.seen, self.keys.device
+        past = torch.arange(max(0, seen - self.slots + 1), seen, device=device)
+        keys, values = (self._in_order(ring, past, length) for ring in (self.keys, self.values))
+        query = store(torch.full((1,), len(past), device=device), keys, values)
+        kept = torch.arange(max(0, len(past) + length - self.slots), len(past) + length, device=device)
+        slots = (kept + (seen - len(past))) % self.slots
+        self.keys[:, :, slots], self.values[:, :, slots] = keys[:, :, kept], values[:, :, kept]
+        return window_attention(query, keys, values, self.slots, scale=scaling)
 
-    def _window(self, past: int, length: int) -> torch.Tensor:
-        """Returns which of past + length keys each of `length` queries sees."""
-        query = torch.arange(past, past + length, device=self.keys.device)[:, None]
-        key = torch.arange(past + length, device=self.keys.device)[None]
-        return (key <= query) & (key > query - self.slots)
+    def _in_order(self, ring: torch.Tensor, past: torch.Tensor, length: int) -> torch.Tensor:
+        """Returns the past tokens' entries in order, and room for `length` more."""
+        batch, groups, _, size = ring.shape
+        ordered = ring.new_empty(batch, groups, len(past) + length, size)
+        ordered[:, :, : len(past)] = ring[:, :, past % self.slots]
+        return ordered
 
 
 class EngineCache:

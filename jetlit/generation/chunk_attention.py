@@ -1,7 +1,7 @@
 """Attention of a chunk of the prompt after its past.
 
-Query heads that share a key/value head are never served by copies of it where the cache is long. The attention of
-decode steps is `jetlit_kernels.decode_attention`.
+Query heads that share a key/value head are never served by copies of it. Attention over a window is
+`jetlit_kernels.window_attention`, that of decode steps `jetlit_kernels.decode_attention`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,3 @@ def chunk_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     """
     bias = causal_lower_right(query.shape[2], key.shape[2])
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scaling, enable_gqa=True)
-
-
-def masked_chunk_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor, scaling: float
-) -> torch.Tensor:
-    """Attention under a boolean mask [T, S] (True = visible), for keys so few that repeating heads is cheap."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, scale=scaling)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection
 from typing import Literal
 
 import torch
+from jetlit_kernels import narrow_linear
 
 from jetlit.errors import UserError
 from jetlit.generation.cache import Clock, EngineCache, computed_cache_bytes
 from jetlit.generation.graphs import CapturedStep
+from jetlit.generation.layers import EngineLayer, build_layers
 from jetlit.generation.sampling import Sampling
-from jetlit.models import JetNemotronForCausalLM, LayerInputs, SuperNetwork
+from jetlit.models import JetNemotronForCausalLM, SuperNetwork
 
 # These change their frequencies with the length, which a captured graph cannot.
 _ROPE_OF_CHANGING_LENGTH = ("dynamic", "longrope")
@@ -59,6 +62,7 @@ class GenerationEngine:
         self._check_memory()
         self._cache: EngineCache | None = None
         self._tokens = torch.zeros(0, dtype=torch.int64, device=self.device)
+        self._layers: list[EngineLayer] = []
         self._graph: CapturedStep | None = None
 
     @torch.inference_mode()
@@ -155,12 +159,16 @@ class GenerationEngine:
 
     def _prefill(self, input_ids: torch.Tensor) -> torch.Tensor:
         assert self._cache is not None
-        clock = self._cache.clock
-        clock.decoding = False
+        clock, decoder = self._cache.clock, self.model.model
+        *others, (last, last_cache) = zip(self._layers, self._cache.layers, strict=True)
         hidden = None
         for chunk in input_ids.split(self.prefill_chunk, 1):
+            hidden = decoder.embed_tokens(chunk)
             positions = torch.arange(clock.seen, clock.seen + chunk.shape[1], device=self.device)[None]
-            hidden = self._layers(chunk, positions)
+            rotation = decoder.rotary(hidden, positions)
+            for layer, cache in others:
+                hidden = layer.prefill(hidden, rotation, cache)
+            hidden = last.prefill_last(hidden, rotation, last_cache)
             clock.move_to(clock.seen + chunk.shape[1])
         assert hidden is not None
         return self._head(hidden)
@@ -168,22 +176,17 @@ class GenerationEngine:
     def _decode(self) -> torch.Tensor:
         """One step on tensors that stay where they are; what a graph captures."""
         assert self._cache is not None
-        clock = self._cache.clock
-        clock.decoding = True
-        hidden = self._layers(self._tokens[:, None], clock.position[None])
+        clock, decoder = self._cache.clock, self.model.model
+        hidden = decoder.embed_tokens(self._tokens)
+        rotation = decoder.rotary(hidden, clock.position[None])
+        for layer, cache in zip(self._layers, self._cache.layers, strict=True):
+            hidden = layer.decode(hidden, rotation, cache)
         clock.tick()
         return self._head(hidden)
 
-    def _layers(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        model = self.model.model
-        hidden = model.embed_tokens(tokens)
-        inputs = LayerInputs(model.rotary(hidden, positions), self._cache)
-        for layer in model.layers:
-            hidden = layer(hidden, inputs)
-        return hidden
-
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.model.lm_head(self.model.model.norm(hidden[:, -1]))
+        norm, head = self.model.model.norm, self.model.lm_head
+        return narrow_linear(hidden, head.weight, head.bias, norm_weight=norm.weight, norm_eps=norm.eps)
 
     def _prepare(self, batch: int) -> None:
         """Makes an empty cache for `batch` sequences, and a graph of its decode step."""
@@ -191,6 +194,8 @@ class GenerationEngine:
             # The old one first, or both would be there for a moment.
             self._graph = None
             self._cache = None
+            # Before the cache, which may leave no room for moving weights.
+            self._layers = build_layers(self.model)
             cache = self._cache = EngineCache(self.model, batch, self.max_context)
             self._tokens = torch.zeros(batch, dtype=torch.int64, device=self.device)
             if self.uses_graphs:
@@ -238,13 +243,20 @@ class GenerationEngine:
         return batch
 
     def _check_memory(self) -> None:
-        if self.device.type != "cuda":
-            return
         needed = computed_cache_bytes(self.model, self.max_batch, self.max_context)
-        free = torch.cuda.mem_get_info(self.device)[0]
-        reusable = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        if needed > free + reusable:
+        free = _free_bytes(self.device)
+        if free is not None and needed > free:
             raise CacheDoesNotFit(
                 f"A cache of {self.max_batch} sequences of {self.max_context} tokens needs {needed / 2**30:.1f} GiB, "
-                f"but {(free + reusable) / 2**30:.1f} GiB are free: use a smaller batch or a shorter context."
+                f"but {free / 2**30:.1f} GiB are free: use a smaller batch or a shorter context."
             )
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """Returns the memory that a cache can take: on a GPU what is free, on a CPU all there is; None if not known."""
+    if device.type == "cuda":
+        reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reusable
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None

@@ -13,6 +13,8 @@ from jetlit.generation.engine import CacheDoesNotFit, GenerationEngine
 from jetlit.generation.throughput import median_seconds, peak_memory_bytes, reset_peak_memory
 from jetlit.models import JetNemotronForCausalLM
 
+TOKENS_TIMED = 8192  # enough for a prefill's speed; a long context in small chunks would take minutes
+
 
 @dataclass(frozen=True)
 class LargestBatch:
@@ -116,11 +118,12 @@ def _generate_once(model: JetNemotronForCausalLM, batch: int, context: int, chun
 
 
 def _prefill_speed(model: JetNemotronForCausalLM, context: int, chunk: int) -> float:
-    """Returns one sequence's tokens per second, 0 when the chunk's activations do not fit."""
+    """Returns one sequence's tokens per second over its first chunks, 0 when their activations do not fit."""
     try:
         engine = GenerationEngine(model, 1, context, chunk)
-        ids = torch.zeros(1, context, dtype=torch.int64, device=engine.device)
-        return context / median_seconds(lambda: engine.prefill(ids), 3, engine.device)
+        length = min(context, max(4 * chunk, TOKENS_TIMED))
+        ids = torch.zeros(1, length, dtype=torch.int64, device=engine.device)
+        return length / median_seconds(lambda: engine.prefill(ids), 3, engine.device)
     except (torch.OutOfMemoryError, MemoryError, CacheDoesNotFit):
         return 0.0
     finally:

@@ -10,6 +10,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from jetlit.blocks.base import MaskKind
+from jetlit.blocks.projections import project
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.models.configuration import JetNemotronConfig
 from jetlit.models.layer_inputs import LayerInputs
@@ -26,10 +27,12 @@ class GatedMLP(nn.Module):
         self.up_proj = nn.Linear(hidden, inner, bias=bias)
         self.down_proj = nn.Linear(inner, hidden, bias=bias)
         self.activation = ACT2FN[config.hidden_act]
+        self.is_swiglu = config.hidden_act in ("silu", "swish")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Applies the MLP to [B, T, H]."""
-        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = project(x, [self.gate_proj, self.up_proj])
+        return self.down_proj(self.activation(gate) * up)
 
 
 class DecoderLayer(GradientCheckpointingLayer):
@@ -58,5 +61,9 @@ class DecoderLayer(GradientCheckpointingLayer):
             cu_seqlens=inputs.cu_seqlens,
             position_embeddings=inputs.position_embeddings,
         )
+        return self.feed_forward(hidden, mixed)
+
+    def feed_forward(self, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """What follows the token mixer: both residuals and the MLP; all [B, T, H]."""
         hidden = hidden + mixed
         return hidden + self.mlp(self.post_attention_layernorm(hidden))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from jetlit.blocks.banded import runs_banded
 from jetlit.blocks.base import LinearMixer, MaskKind
 from jetlit.blocks.masks import attention_mask_for, packed_positions
 from jetlit.blocks.rms_norm import RMSNorm
@@ -35,6 +37,12 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = [IGNORED_TENSORS]  # noqa: RUF012
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The widest type among the parameters; in training frozen ones may be narrower than trained ones."""
+        types = {parameter.dtype for parameter in self.parameters() if parameter.is_floating_point()}
+        return functools.reduce(torch.promote_types, types)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -89,6 +97,15 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Token embeddings, [B, T] to [B, T, H], in autocast's type where it is on.
+
+        What the layers hand on has then the type of their products. Left in float32, it would be cast anew for every
+        projection that reads it, forwards and backwards, and each cast kept until the backward pass.
+        """
+        hidden, device = self.embed_tokens(input_ids), input_ids.device.type
+        return hidden.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else hidden
+
     def layer_inputs(
         self,
         hidden: torch.Tensor,
@@ -126,6 +143,9 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         def build_mask(kind: MaskKind) -> torch.Tensor | None:
             if kind == "padding":
                 return padding
+            unbroken = cache is None and padding is None and cu_seqlens is None
+            if kind == "sliding" and unbroken and runs_banded(hidden.device, hidden.dtype):
+                return None  # the block does without
             kv_length, kv_offset = (length, 0) if cache is None else cache.mask_sizes(kind, length)
             return attention_mask_for(
                 implementation,
@@ -177,7 +197,8 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
-        hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden = self.embed(input_ids) if input_ids is not None else inputs_embeds
+        assert hidden is not None
         cache = self._cache(past_key_values, use_cache, cu_seqlens)
         if cache is not None:
             cache.check_room(hidden.shape[1])

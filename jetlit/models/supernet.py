@@ -186,6 +186,11 @@ class SuperNetwork(nn.Module):
         fill(network.causal_lm, tensors, str(folder))
         return network
 
+    @staticmethod
+    def written(folder: str | Path) -> int:
+        """When the weights in a folder were written, in nanoseconds of the file system's clock."""
+        return (Path(folder) / _WEIGHTS_FILE).stat().st_mtime_ns
+
     def _mixers(self) -> list[SwitchableMixer]:
         mixers = [layer.self_attn for layer in self.model.layers]
         return [mixer for mixer in mixers if isinstance(mixer, SwitchableMixer)]

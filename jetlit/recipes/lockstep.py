@@ -53,10 +53,10 @@ def lock_step(
     Returns:
         Final hidden states of both and the feature error.
     """
-    student_hidden = student.embed_tokens(input_ids)
+    student_hidden = student.embed(input_ids)
     student_inputs = student.layer_inputs(student_hidden)
     with torch.no_grad():
-        teacher_hidden = teacher.embed_tokens(input_ids)
+        teacher_hidden = teacher.embed(input_ids)
         teacher_inputs = teacher.layer_inputs(teacher_hidden)
     errors = []
     for student_layer, teacher_layer in zip(student.layers, teacher.layers, strict=True):

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jetlit_data import check_vocabulary
@@ -16,10 +16,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from jetlit.errors import UserError
 from jetlit.models.layers import DecoderLayer
 from jetlit.objectives import chunked_cross_entropy
+from jetlit.recipes.layers import compile_layer, recompute_feed_forward
 from jetlit.recipes.mean_losses import MeanLosses
 from jetlit.recipes.optimisation import WarmupCosine, parameter_groups
 from jetlit.recipes.optimizer_state import name_states
-from jetlit.recipes.sharding import shard_recipe
+from jetlit.recipes.precision import computes_in_bfloat16, may_narrow, narrow_frozen, widen_frozen
+from jetlit.recipes.sharding import is_sharded, shard_recipe
 from jetlit.recipes.steps import is_logged
 
 Batch = dict[str, Tensor]
@@ -37,8 +39,9 @@ class Recipe(LightningModule):
         seed: of every random choice a step makes; such a choice depends on this and on the step alone, so that a
             resumed run equals an undisturbed one. None: that of `seed_everything`.
         chunk: tokens whose logits are held at a time.
-        activation_checkpointing: keep only each layer's input for the backward pass and compute the rest again.
-        compile: compile norms and MLPs with torch.compile.
+        activation_checkpointing: what is not kept for the backward pass but computed again: "mlp" the insides of the
+            MLPs, true all of each layer but its input, false nothing.
+        compile: compile norms, residuals, MLPs and attention's projections with torch.compile.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class Recipe(LightningModule):
         scheduler: LRSchedulerCallable | None = None,
         seed: int | None = None,
         chunk: int = 1024,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: bool | Literal["mlp"] = False,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -80,13 +83,16 @@ class Recipe(LightningModule):
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)  # new weights depend on the seed, not on what was drawn before
             self.model = self.build().train()
-        if self.activation_checkpointing:
-            self.model.model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self._trainer is not None and may_narrow(self._trainer):
+            narrow_frozen(self.model)
         if self.compile_layers:
             for layer in self.layers_that_run():
-                # Not the mixers: their kernels are compiled already, and a loop over chunks would be unrolled.
-                for part in (layer.input_layernorm, layer.post_attention_layernorm, layer.mlp):
-                    part.compile()
+                compile_layer(layer)
+        if self.activation_checkpointing == "mlp":
+            for layer in self.model.model.layers:
+                recompute_feed_forward(layer)
+        elif self.activation_checkpointing:
+            self.model.model.gradient_checkpointing_enable({"use_reentrant": False})
         if self._device_mesh is not None:  # ModelParallelStrategy
             self.shard(self._device_mesh["data_parallel"])
 
@@ -97,6 +103,11 @@ class Recipe(LightningModule):
     def shard(self, mesh: DeviceMesh) -> None:
         """Spread the weights over the data-parallel processes of `mesh`."""
         shard_recipe(self, self.model.model, mesh)
+
+    def on_train_end(self) -> None:
+        """Let go of what served training alone; weights spread over processes are widened when they are gathered."""
+        if not is_sharded(self.model):
+            widen_frozen(self.model)
 
     def configure_optimizers(self) -> Any:
         """The injected optimizer over the trainable parameters, and the injected schedule."""
@@ -161,7 +172,7 @@ class Recipe(LightningModule):
         """Clip as Lightning does, but let a fused optimizer in where no gradient scaler stands in its way."""
         fused = getattr(optimizer, "_step_supports_amp_scaling", False)
         by_norm = gradient_clip_algorithm in (None, "norm")
-        if fused and by_norm and gradient_clip_val and "bf16" in str(self.trainer.precision):
+        if fused and by_norm and gradient_clip_val and computes_in_bfloat16(self.trainer):
             self.trainer.precision_plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)

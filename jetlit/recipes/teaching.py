@@ -11,6 +11,7 @@ from jetlit.models import JetNemotronForCausalLM, load_teacher
 from jetlit.models.layers import DecoderLayer
 from jetlit.objectives import chunked_kl
 from jetlit.recipes.lockstep import FrozenTeacher, lock_step
+from jetlit.recipes.precision import computes_in_bfloat16
 from jetlit.recipes.recipe import Recipe
 from jetlit.recipes.sharding import shard_layers
 
@@ -79,7 +80,7 @@ class TaughtRecipe(Recipe):
     def _place_teacher(self) -> None:
         if self.teacher is not None:
             # Autocast would cast a frozen float32 matrix anew in every step.
-            dtype = torch.bfloat16 if "bf16" in str(self.trainer.precision) else None
+            dtype = torch.bfloat16 if computes_in_bfloat16(self.trainer) else None
             self.teacher.to(self.device, dtype)
 
     def losses(self, input_ids: Tensor) -> dict[str, Tensor]:

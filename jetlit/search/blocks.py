@@ -9,8 +9,8 @@ from typing import Any
 
 from jetlit.blocks import check_block_config
 from jetlit.models import Architecture
-from jetlit.progress import progress_bar
-from jetlit.search.candidates import Measure, Metrics, Train, evaluate_candidate, most_accurate
+from jetlit.search.candidates import Measure, Metrics, Train, most_accurate
+from jetlit.search.sharing import evaluate_together
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,12 @@ def select_block(
 ) -> BlockSelection:
     """Trains each block in a fixed placement with the same data and steps and takes the most accurate.
 
+    Several processes may run this on one `out_dir` at the same time: they share the blocks and all return the same.
+
     Args:
         blocks: configuration of each candidate block by its registry name.
         placement: the architecture whose linear layers the candidates fill.
-        out_dir: each candidate has `out_dir/candidates/NAME`.
+        out_dir: holds the study's journal, and each candidate's `out_dir/candidates/NAME`.
         train: trains a candidate; data, steps and seed must not depend on the candidate.
         measure: measures a trained candidate.
         settings: what training and measuring depend on beside the architecture, JSON values only.
@@ -55,10 +57,6 @@ def select_block(
     for name, config in blocks.items():
         check_block_config(name, dict(config), partial=True)
     architectures = {name: placement.with_block(name, dict(config)) for name, config in blocks.items()}
-    found: dict[str, Metrics] = {}
-    with progress_bar("Candidate blocks", len(architectures), "blocks") as advance:
-        for name, architecture in architectures.items():
-            found[name] = evaluate_candidate(architecture, out_dir / "candidates" / name, train, measure, settings)
-            advance(1)
+    found = evaluate_together(architectures, out_dir, "candidates", train, measure, settings)
     chosen = most_accurate(found)
     return BlockSelection(chosen, architectures[chosen], found)

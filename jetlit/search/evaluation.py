@@ -60,6 +60,11 @@ class SubnetEvaluator:
         ]
         self._layers = len(supernet.choices_per_layer)
 
+    @property
+    def passes(self) -> int:
+        """Layer evaluations of one subnetwork that shares nothing."""
+        return self._layers * len(self._batches)
+
     def __call__(self, candidates: list[Choices]) -> list[dict[str, float]]:
         """Scores subnetworks.
 
@@ -69,10 +74,9 @@ class SubnetEvaluator:
         Returns:
             For each candidate, the objective of every task; larger is better.
         """
-        passes = self._layers * len(self._batches)
         new = sorted(set(candidates) - set(self._known))
-        self.counts.naive += len(candidates) * passes
-        self.counts.unshared += len(new) * passes
+        self.counts.naive += len(candidates) * self.passes
+        self.counts.unshared += len(new) * self.passes
         if new:
             self._evaluate(new)
         return [dict(self._known[candidate]) for candidate in candidates]

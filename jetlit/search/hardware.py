@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jetlit.blocks import check_block_config
 from jetlit.models import Architecture
-from jetlit.progress import progress_bar
-from jetlit.results import config_hash
-from jetlit.search.candidates import Measure, Metrics, Train, evaluate_candidate, most_accurate
+from jetlit.search.candidates import Measure, Metrics, Train, most_accurate
 from jetlit.search.grid import GridRow
-from jetlit.search.study import SharedStudy
+from jetlit.search.sharing import evaluate_together
 
 
 @dataclass(frozen=True)
@@ -66,21 +64,8 @@ def search_hardware(
     for row in rows:
         check_block_config(block, {**block_config, **row.block_config()}, partial=True)
     shaped = {row: architecture.with_block(block, {**block_config, **row.block_config()}) for row in rows}
-    name = config_hash({**settings, "rows": [asdict(shaped[row]) for row in rows]})[:16]
-    study = SharedStudy(out_dir, name, [_parameters(row) for row in rows])
-    by_parameters = {tuple(_parameters(row).values()): row for row in rows}
-
-    def job(parameters: dict[str, int]) -> tuple[float, Metrics]:
-        row = by_parameters[tuple(parameters[key] for key in _parameters(rows[0]))]
-        metrics = evaluate_candidate(shaped[row], out_dir / "rows" / row.name, train, measure, settings)
-        return metrics["accuracy"]["value"], metrics
-
-    with progress_bar("Grid rows", len(rows), "rows") as advance:
-        metrics = study.run(job, lambda: advance(1))
-    best = most_accurate({row.name: found for row, found in zip(rows, metrics, strict=True)})
+    architectures = {row.name: shaped[row] for row in rows}
+    metrics = evaluate_together(architectures, out_dir, "rows", train, measure, settings)
+    best = most_accurate(metrics)
     chosen = next(row for row in rows if row.name == best)
-    return HardwareSearch(chosen, shaped[chosen], list(rows), metrics)
-
-
-def _parameters(row: GridRow) -> dict[str, int]:
-    return {name: value for name, value in row.as_dict().items() if value is not None}
+    return HardwareSearch(chosen, shaped[chosen], list(rows), [metrics[row.name] for row in rows])

@@ -25,7 +25,7 @@ LOCK_GRACE_SECONDS = 10
 
 
 class SharedStudy:
-    """Rows of a grid as trials of an Optuna study on a journal file.
+    """Jobs, called rows, as trials of an Optuna study on a journal file.
 
     Every row is enqueued once; any number of workers, on any machine that sees the folder, take rows until none is
     left. A worker keeps a heartbeat file; a row whose worker is dead is failed and enqueued again. Journal, locks and
@@ -34,11 +34,11 @@ class SharedStudy:
     Args:
         folder: holds `journal.log` and the workers' heartbeats.
         name: of the study; one journal may hold several.
-        rows: parameters of each row, JSON numbers only.
+        rows: parameters of each row, numbers or strings.
         worker: name of this worker; by default machine, process and a random part.
     """
 
-    def __init__(self, folder: Path, name: str, rows: Sequence[dict[str, int]], worker: str | None = None) -> None:
+    def __init__(self, folder: Path, name: str, rows: Sequence[dict[str, Any]], worker: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # Absolute, and with a target that exists: Optuna's lock is a link, and it waits for ever on a dangling one.
         folder = folder.resolve()
@@ -59,7 +59,7 @@ class SharedStudy:
         )
 
     def run(
-        self, job: Callable[[dict[str, int]], tuple[float, dict[str, Any]]], on_finished: Callable[[], None]
+        self, job: Callable[[dict[str, Any]], tuple[float, dict[str, Any]]], on_finished: Callable[[], None]
     ) -> list[dict[str, Any]]:
         """Takes rows until every one is finished, waiting for rows that other workers hold.
 
@@ -84,7 +84,7 @@ class SharedStudy:
                 self._take(job)
                 on_finished()
 
-    def _take(self, job: Callable[[dict[str, int]], tuple[float, dict[str, Any]]]) -> None:
+    def _take(self, job: Callable[[dict[str, Any]], tuple[float, dict[str, Any]]]) -> None:
         with self._exclusive():
             if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 return

@@ -1,8 +1,8 @@
-"""fla-core's kernels for the two operators without Triton kernels of our own, on CUDA and on request.
+"""fla-core's kernels for the operator without Triton kernels of our own, RWKV7's, on CUDA and on request.
 
 They are asked for with JETLIT_FLA=1. By itself an installed fla-core changes nothing: on a fresh machine its autotuning
-takes minutes before the first step (for GLA more than six on an H100), and a block selection should start promptly.
-With Triton's and fla's caches filled they are the faster choice.
+takes minutes before the first step, and a block selection should start promptly. With Triton's and fla's caches filled
+they are the faster choice.
 """
 
 from __future__ import annotations
@@ -17,30 +17,6 @@ def wants_fla(x: torch.Tensor) -> bool:
     """Whether an operator on `x` [B, T, H, K] goes to fla-core: asked for, installed, on CUDA, more than one token."""
     asked = os.environ.get("JETLIT_FLA") == "1"
     return asked and x.is_cuda and x.shape[1] > 1 and importlib.util.find_spec("fla") is not None
-
-
-def fla_linear_attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    g: torch.Tensor,
-    scale: float | None,
-    initial_state: torch.Tensor | None,
-    cu_seqlens: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`jetlit_kernels.linear_attention` with a vector decay, by fla-core's chunked GLA; returns o and the state."""
-    from fla.ops.gla import chunk_gla
-
-    return chunk_gla(
-        q=q,
-        k=k.to(q.dtype),
-        v=v.to(q.dtype),
-        g=g,
-        scale=q.shape[-1] ** -0.5 if scale is None else scale,
-        initial_state=initial_state,
-        output_final_state=True,
-        cu_seqlens=None if cu_seqlens is None else cu_seqlens.long(),
-    )
 
 
 def fla_dplr_delta_rule(

@@ -28,7 +28,7 @@ def _contiguous(tensor: torch.Tensor | None) -> torch.Tensor | None:
     "jetlit_kernels::gated_delta_rule",
     mutates_args=(),
     schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? beta, Tensor? initial_state, Tensor? cu_seqlens, "
-    "float scale, bool l2norm, bool save_checkpoints) -> (Tensor, Tensor, Tensor)",
+    "float scale, bool l2norm, bool save) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def gated_delta_rule_op(
     q: torch.Tensor,
@@ -40,14 +40,14 @@ def gated_delta_rule_op(
     cu_seqlens: torch.Tensor | None,
     scale: float,
     l2norm: bool,
-    save_checkpoints: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    save: bool,
+) -> tuple[torch.Tensor, ...]:
     """Runs the gated delta rule, or linear attention when beta is None.
 
-    Returns o [B, T, H, V], the final states [N, H, K, V], and the states that the backward pass starts from.
+    Returns o [B, T, H, V], the final states [N, H, K, V], and four tensors for the backward pass.
     """
     tensors = (_contiguous(t) for t in (q, k, v, g, beta, initial_state))
-    return _launcher().forward(*tensors, cu_seqlens, scale, l2norm, save_checkpoints)
+    return _launcher().forward(*tensors, cu_seqlens, scale, l2norm, save)
 
 
 @gated_delta_rule_op.register_fake
@@ -61,15 +61,14 @@ def _(
     cu_seqlens: torch.Tensor | None,
     scale: float,
     l2norm: bool,
-    save_checkpoints: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    save: bool,
+) -> tuple[torch.Tensor, ...]:
     sequences = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     shape = (q.shape[2], q.shape[3], v.shape[3])
-    kept = _launcher().kept_states(q, cu_seqlens) if save_checkpoints else 0
     return (
         torch.empty_like(v, memory_format=torch.contiguous_format),
         q.new_empty(sequences, *shape, dtype=torch.float32),
-        q.new_empty(kept, q.shape[0], *shape, dtype=torch.float32),
+        *_launcher().empty_kept(q, v, cu_seqlens, beta is not None, save),
     )
 
 
@@ -77,7 +76,7 @@ def _(
     "jetlit_kernels::gated_delta_rule_backward",
     mutates_args=(),
     schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? beta, Tensor? initial_state, Tensor? cu_seqlens, "
-    "Tensor checkpoints, Tensor do, Tensor? d_final, float scale, bool l2norm) "
+    "Tensor[] kept, Tensor do, Tensor? d_final, float scale, bool l2norm) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def gated_delta_rule_backward_op(
@@ -88,7 +87,7 @@ def gated_delta_rule_backward_op(
     beta: torch.Tensor | None,
     initial_state: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
-    checkpoints: torch.Tensor,
+    kept: list[torch.Tensor],
     do: torch.Tensor,
     d_final: torch.Tensor | None,
     scale: float,
@@ -97,7 +96,8 @@ def gated_delta_rule_backward_op(
     """Returns the gradients of q, k, v, g, beta and of the initial states (empty where there is none)."""
     tensors = (_contiguous(t) for t in (q, k, v, g, beta, initial_state))
     upstream = do.contiguous(), _contiguous(d_final)
-    return _launcher().backward(*tensors, cu_seqlens, checkpoints, *upstream, scale, l2norm)
+    launcher = _launcher()
+    return launcher.backward(*tensors, cu_seqlens, launcher.Kept(*kept), *upstream, scale, l2norm)
 
 
 @gated_delta_rule_backward_op.register_fake
@@ -109,7 +109,7 @@ def _(
     beta: torch.Tensor | None,
     initial_state: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
-    checkpoints: torch.Tensor,
+    kept: list[torch.Tensor],
     do: torch.Tensor,
     d_final: torch.Tensor | None,
     scale: float,
@@ -125,18 +125,16 @@ def _(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     q, k, v, g, beta, initial_state, cu_seqlens, scale, l2norm, _ = inputs
-    ctx.save_for_backward(q, k, v, g, beta, initial_state, cu_seqlens, output[2])
+    ctx.save_for_backward(q, k, v, g, beta, initial_state, cu_seqlens, *output[2:])
     ctx.scale, ctx.l2norm = scale, l2norm
     ctx.set_materialize_grads(False)
 
 
-def _backward(
-    ctx: Any, do: torch.Tensor | None, d_final: torch.Tensor | None, d_checkpoints: torch.Tensor | None
-) -> Gradients:
-    q, k, v, g, beta, initial_state, cu_seqlens, checkpoints = ctx.saved_tensors
+def _backward(ctx: Any, do: torch.Tensor | None, d_final: torch.Tensor | None, *of_kept: None) -> Gradients:
+    q, k, v, g, beta, initial_state, cu_seqlens, *kept = ctx.saved_tensors
     do = torch.zeros_like(v) if do is None else do
     *gradients, d_beta, d_initial = gated_delta_rule_backward_op(
-        q, k, v, g, beta, initial_state, cu_seqlens, checkpoints, do, d_final, ctx.scale, ctx.l2norm
+        q, k, v, g, beta, initial_state, cu_seqlens, kept, do, d_final, ctx.scale, ctx.l2norm
     )
     d_beta = None if beta is None else d_beta
     d_initial = None if initial_state is None else d_initial.to(initial_state.dtype)
@@ -163,6 +161,16 @@ def runs_on_triton(operator: str, q: torch.Tensor, backend: str) -> bool:
     return False
 
 
+def in_one_dtype(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Returns q, k and v in the one type that the kernels take: bfloat16 or float32.
+
+    float16 lacks the range of a state, so it is computed in float32.
+    """
+    dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    dtype = torch.float32 if dtype == torch.float16 else dtype
+    return q.to(dtype), k.to(dtype), v.to(dtype)
+
+
 def run_on_triton(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -180,12 +188,9 @@ def run_on_triton(
         o [B, T, H, V] in the dtype of v, and the final states [N, H, K, V] in float32.
     """
     result = v.dtype
-    # The kernels take one type for q, k and v. float16 lacks the range of a state, so it is computed in float32.
-    dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    dtype = torch.float32 if dtype == torch.float16 else dtype
-    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    q, k, v = in_one_dtype(q, k, v)
     g = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device) if g is None else g
     trained = (t for t in (q, k, v, g, beta, initial_state) if t is not None)
     save = torch.is_grad_enabled() and any(t.requires_grad for t in trained)
-    o, state, _ = gated_delta_rule_op(q, k, v, g, beta, initial_state, cu_seqlens, scale, l2norm, save)
+    o, state, *_ = gated_delta_rule_op(q, k, v, g, beta, initial_state, cu_seqlens, scale, l2norm, save)
     return o.to(result), state

@@ -3,12 +3,16 @@
 import torch
 import torch.nn.functional as F
 
+from jetlit_kernels.dispatch import resolve_backend
+
 
 def log_decay_and_beta(
     beta_logits: torch.Tensor,
     a: torch.Tensor,
     A_log: torch.Tensor,
     dt_bias: torch.Tensor,
+    *,
+    backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gates of the gated delta rule from their projections.
 
@@ -19,10 +23,21 @@ def log_decay_and_beta(
         a: [..., H], the output of `a_proj`.
         A_log: [H].
         dt_bias: [H].
+        backend: "auto" (on CUDA, where no gradient is wanted, one Triton kernel; plain PyTorch elsewhere), "triton",
+            which has no gradient, or "torch".
 
     Returns:
         `(g, beta)`, each [..., H].
+
+    Raises:
+        ValueError: the backend cannot run here.
     """
+    if backend == "auto" and (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+        backend = "torch"
+    if resolve_backend(backend, a) == "triton":
+        from jetlit_kernels.triton import gates as kernels
+
+        return kernels.forward(beta_logits, a, A_log, dt_bias)
     dtype = torch.float64 if a.dtype == torch.float64 else torch.float32
     g = -A_log.to(dtype).exp() * F.softplus(a.to(dtype) + dt_bias.to(dtype))
     return g, beta_logits.to(dtype).sigmoid()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from jetlit_kernels.dispatch import announce, resolve_backend
-from jetlit_kernels.fla import fla_linear_attention, wants_fla
-from jetlit_kernels.gated_delta_rule_op import run_on_triton, runs_on_triton
+from jetlit_kernels.dispatch import announce
+from jetlit_kernels.gated_delta_rule_op import in_one_dtype, run_on_triton, runs_on_triton
+from jetlit_kernels.gated_linear_attention_op import gated_linear_attention_op
 from jetlit_kernels.reference.linear_attention import chunk_linear_attention
 from jetlit_kernels.validation import check_packing, check_sequences
 
@@ -41,7 +41,7 @@ def linear_attention(
             by default.
         output_final_state: also return the states after the last token.
         cu_seqlens: [N + 1] integers, the bounds of N sequences packed into one row (then B is 1).
-        backend: "auto" (on CUDA Triton, but for vector decays; plain PyTorch elsewhere), "triton" or "torch".
+        backend: "auto" (Triton on CUDA, plain PyTorch elsewhere), "triton" or "torch".
 
     Returns:
         o: [B, T, H, V] in the dtype of v.
@@ -54,18 +54,13 @@ def linear_attention(
     if g is not None and tuple(g.shape) not in (tuple(q.shape[:3]), tuple(q.shape)):
         raise ValueError(f"g must be {tuple(q.shape[:3])} or {tuple(q.shape)}, or None; got {tuple(g.shape)}.")
     check_packing(q, v, initial_state, cu_seqlens)
-    vector_decay = g is not None and g.dim() == 4
-    if backend == "triton" and vector_decay:
-        raise ValueError('linear_attention has no Triton kernels for a vector decay; pass backend="torch" or "auto".')
-    if not vector_decay and runs_on_triton("linear_attention", q, backend):
+    if runs_on_triton("linear_attention", q, backend):
         scale = q.shape[-1] ** -0.5 if scale is None else scale
-        o, state = run_on_triton(q, k, v, g, None, scale, initial_state, cu_seqlens, False)
-        return o, state if output_final_state else None
-    resolve_backend(backend, q)
-    if backend == "auto" and g is not None and vector_decay and wants_fla(q):
-        announce("linear_attention with a vector decay", "fla-core")
-        o, state = fla_linear_attention(q, k, v, g, scale, initial_state, cu_seqlens)
-        return o.to(v.dtype), state if output_final_state else None
-    announce("linear_attention", f"plain PyTorch on {q.device.type}")
-    o, state = chunk_linear_attention(q, k, v, g, scale=scale, initial_state=initial_state, cu_seqlens=cu_seqlens)
-    return o, state if output_final_state else None
+        if g is not None and g.dim() == 4:
+            o, state = gated_linear_attention_op(*in_one_dtype(q, k, v), g, initial_state, cu_seqlens, scale)
+        else:
+            o, state = run_on_triton(q, k, v, g, None, scale, initial_state, cu_seqlens, False)
+    else:
+        announce("linear_attention", f"plain PyTorch on {q.device.type}")
+        o, state = chunk_linear_attention(q, k, v, g, scale=scale, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    return o.to(v.dtype), state if output_final_state else None

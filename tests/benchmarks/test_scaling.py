@@ -22,7 +22,7 @@ def test_two_processes_share_the_work_and_one_goes_on(tmp_path):
     teacher = JetNemotronForCausalLM(JetNemotronConfig(**shape, **heads))
     teacher.save_pretrained(tmp_path / "teacher")
     hybridise(teacher, Architecture(["jet", "attn"], {"jet": {}})).save_pretrained(tmp_path / "student")
-    options = ["--models", tmp_path, "--accelerator", "cpu", "--processes", 1, 2, "--steps", "stage1"]
+    options = ["--models", tmp_path, "--accelerator", "cpu", "--eager", "--processes", 1, 2, "--steps", "stage1"]
     options += ["--batch", 1, "--length", 24, "--count", 4, "--warmup", 1, "--out", tmp_path]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, SCRIPT, *map(str, options)], check=True, env=environment, timeout=250)

@@ -11,11 +11,13 @@ import threading
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.flop_counter import FlopCounterMode
 
 from jetlit.callbacks import AtomicCheckpointIO, BackgroundCheckpointIO, last_checkpoint
 from jetlit.callbacks.export import write_model
+from jetlit.callbacks.throughput import training_flops_per_token
 from jetlit.callbacks.units import unit_of
-from jetlit.cli.fit import JetlitCLI
+from jetlit.cli.fit import JetlitCLI, run_fit
 from jetlit.errors import UserError
 from jetlit.results import read_result
 from tests.recipes import tiny
@@ -61,6 +63,31 @@ def test_speed_is_the_median_of_steps_and_generation_is_measured(run_dir):
     # The engine keeps float32 states and caches here; each block says itself what it needs.
     computed = sum(mixer.state_bytes(2, 48, torch.float32) for mixer in mixers)
     assert metrics["cache_bytes"]["value"] == pytest.approx(computed, rel=0.02)
+
+
+def matrices(module):
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim == 2)
+
+
+def test_flops_are_those_that_pytorch_counts(run_dir):
+    recipe = run_fit(tiny.command(run_dir, "teacher", "--ckpt_path", "none", verb="validate")).model
+    ids = torch.randint(200, (2, 150))
+    with FlopCounterMode(display=False) as counter:  # which leaves attention's own products out on a CPU
+        recipe.losses(ids)["objective"].backward()
+    # The last token of a sequence predicts nothing.
+    assert counter.get_total_flops() == pytest.approx(ids.numel() * training_flops_per_token(recipe), rel=0.01)
+
+
+def test_flops_of_a_super_network_are_those_of_its_paths_mean(run_dir):
+    recipe = run_fit(tiny.command(run_dir, "supernet", "--ckpt_path", "none", verb="validate")).model
+    counted = []
+    layers = recipe.model.model.layers
+    teacher = 2 * sum(map(matrices, recipe.teacher.model.model.layers))
+    for path in ("attn", "gla"):
+        mixers = sum(matrices(layer.self_attn.paths[path]) for layer in layers)
+        mlps = sum(matrices(layer.mlp) for layer in layers)
+        counted.append(teacher + 4 * (mixers + mlps) + 2 * mixers)
+    assert training_flops_per_token(recipe) == pytest.approx(statistics.mean(counted))
 
 
 def test_tasks_are_scored_and_a_mistake_in_them_shows_before_training(run_dir):
@@ -126,7 +153,12 @@ def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "step=00000012.ckpt").mkdir()  # sharded, and its metadata was never written
     assert last_checkpoint(tmp_path).name == "step=00000010.ckpt"
-    (tmp_path / "step=00000012.ckpt" / "meta.pt").write_bytes(b"")
+    meta = tmp_path / "step=00000012.ckpt" / "meta.pt"
+    torch.save({"global_step": 12}, meta)
+    whole = meta.read_bytes()
+    meta.write_bytes(whole[:-1])  # killed while it was written
+    assert last_checkpoint(tmp_path).name == "step=00000010.ckpt"
+    meta.write_bytes(whole)
     assert last_checkpoint(tmp_path).name == "step=00000012.ckpt"
 
 

@@ -17,6 +17,11 @@ from jetlit.datamodules import TokenDataModule
 from tests.datamodules.conftest import BLOCK
 
 
+def digest_of(block: torch.Tensor) -> str:
+    """A block's short name."""
+    return hashlib.sha256(str(block.tolist()).encode()).hexdigest()[:16]
+
+
 class Writer(LightningModule):
     """Writes a line for every training batch: the step and the digest of each block."""
 
@@ -26,7 +31,7 @@ class Writer(LightningModule):
         self.folder, self.pause = folder, pause
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
-        digests = [hashlib.sha256(str(block.tolist()).encode()).hexdigest()[:16] for block in batch["input_ids"]]
+        digests = [digest_of(block) for block in batch["input_ids"]]
         with (self.folder / f"rank{self.global_rank}.jsonl").open("a") as log:
             log.write(json.dumps([self.global_step, digests]) + "\n")
         time.sleep(self.pause)

@@ -1,4 +1,4 @@
-"""Streaming from an object store, against a local server that speaks S3 (moto, optional)."""
+"""Streaming from an object store, against a local server that speaks S3 (moto)."""
 
 import uuid
 from pathlib import Path
@@ -10,7 +10,9 @@ from jetlit.datamodules import TokenDataModule
 from jetlit.errors import UserError
 from tests.datamodules.conftest import BLOCK
 
-pytest.importorskip("moto", reason="moto, a local server that speaks S3, is not installed: pip install 'moto[server]'")
+pytest.importorskip(
+    "moto", reason="moto, a local server that speaks S3, is not installed: pip install 'moto[s3]' flask flask-cors"
+)
 BUCKET = f"corpora-{uuid.uuid4().hex}"
 
 

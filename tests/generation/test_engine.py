@@ -139,6 +139,11 @@ def test_a_request_that_does_not_fit_is_refused_before_memory_is_taken():
     assert engine.cache_bytes() == 0
 
 
+def test_a_batch_that_cannot_fit_is_refused_before_memory_is_taken():
+    with pytest.raises(UserError, match=r"cache of 4194304 sequences of 1048576 tokens needs .* GiB, but .* are free"):
+        GenerationEngine(small_model(["attn", "jet"]), 2**22, 2**20)
+
+
 def test_decoding_past_the_end_is_refused():
     engine = GenerationEngine(small_model(["attn"]), 2, 18)
     engine.prefill(prompts())

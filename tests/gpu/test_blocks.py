@@ -1,4 +1,4 @@
-"""Every linear block on a GPU against itself on a CPU in float64; GLA and RWKV7 through fla-core too, if asked."""
+"""Every linear block on a GPU against itself on a CPU in float64; RWKV7 through fla-core too, if asked."""
 
 import importlib.util
 import itertools
@@ -58,6 +58,5 @@ def test_chunked_prefill_and_decoding(name):
 @pytest.mark.skipif(
     os.environ.get("JETLIT_FLA") != "1", reason="needs JETLIT_FLA=1: fla-core's autotuning takes minutes"
 )
-@pytest.mark.parametrize("name", ["gla", "rwkv7"])
-def test_fla_core_agrees(name):
-    compare(name, torch.bfloat16, 2e-2)
+def test_fla_core_agrees():
+    compare("rwkv7", torch.bfloat16, 2e-2)

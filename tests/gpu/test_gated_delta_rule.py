@@ -5,8 +5,6 @@ Every allocation is filled with NaN first, so that an element that nothing wrote
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from jetlit_kernels import gated_delta_rule
@@ -16,19 +14,12 @@ from tests.kernels.recurrence_cases import assert_close, relative_error, run_wit
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.usefixtures("filled_with_nan"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
 TOLERANCE = {torch.bfloat16: 5e-3, torch.float32: 1e-5}
 DTYPES = [torch.bfloat16, torch.float32]
-
-
-@pytest.fixture(autouse=True)
-def filled_with_nan() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def draw(
@@ -77,6 +68,15 @@ def test_lengths(T: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("K", "V"), [(32, 64), (64, 128), (96, 144), (128, 256), (192, 576), (256, 512)])
 def test_widths(K: int, V: int, dtype: torch.dtype) -> None:
     check(draw(2, 300, 3, K, V, dtype), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_without_an_initial_state(dtype: torch.dtype) -> None:
+    tensors = draw(2, 300, 4, 96, 256, dtype)
+    upstream = torch.randn_like(tensors["v"]), 0.1 * torch.randn_like(tensors.pop("initial_state"))
+    expected = run_with_gradients(chunk_gated_delta_rule, tensors, upstream, dtype=torch.float64)
+    actual = run_with_gradients(gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True)
+    assert_close(actual, expected, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,4 +1,7 @@
-"""Linear attention's Triton kernels on a GPU against the recurrence in float64, on fresh random inputs."""
+"""Linear attention's Triton kernels on a GPU against the recurrence in float64, on fresh random inputs.
+
+Every allocation is filled with NaN first, so that an element that nothing wrote shows.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,23 @@ import torch
 from jetlit_kernels import linear_attention
 from jetlit_kernels.reference.linear_attention import chunk_linear_attention
 
-from tests.kernels.recurrence_cases import assert_close, run_with_gradients
+from tests.kernels.recurrence_cases import assert_close, relative_error, run_with_gradients, upstream_like
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.usefixtures("filled_with_nan"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
 TOLERANCE = {torch.bfloat16: 5e-3, torch.float32: 1e-5}
+DTYPES = [torch.bfloat16, torch.float32]
 
 
 def check(tensors: dict[str, torch.Tensor], dtype: torch.dtype, **options: object) -> None:
     tensors = {name: t.to(dtype) if name in "qkv" else t for name, t in tensors.items()}
-    upstream = torch.randn_like(tensors["v"]), 0.1 * torch.randn_like(tensors["initial_state"])
+    v, sequences = tensors["v"], tensors["initial_state"].shape[0] if "initial_state" in tensors else 2
+    state = v.new_empty(sequences, v.shape[2], tensors["k"].shape[3], v.shape[3], dtype=torch.float32)
+    upstream = torch.randn_like(v), 0.1 * torch.randn_like(state)
     expected = run_with_gradients(chunk_linear_attention, tensors, upstream, dtype=torch.float64, **options)
     actual = run_with_gradients(
         linear_attention, tensors, upstream, backend="triton", output_final_state=True, **options
@@ -27,25 +34,78 @@ def check(tensors: dict[str, torch.Tensor], dtype: torch.dtype, **options: objec
     assert_close(actual, expected, TOLERANCE[dtype])
 
 
-def draw(B: int, T: int, H: int, K: int, V: int, decay: float | None, N: int | None = None) -> dict[str, torch.Tensor]:
+def draw(
+    kind: str, B: int, T: int, H: int, K: int, V: int, decay: float = 0.1, N: int | None = None
+) -> dict[str, torch.Tensor]:
     tensors = {name: torch.randn(B, T, H, width, device="cuda") for name, width in zip("qkv", (K, K, V), strict=True)}
-    if decay is not None:
-        tensors["g"] = -decay * torch.randn(B, T, H, device="cuda").exp()
+    if kind != "none":
+        shape = (B, T, H, K) if kind == "vector" else (B, T, H)
+        tensors["g"] = -decay * torch.randn(shape, device="cuda").exp()
     return tensors | {"initial_state": torch.randn(N or B, H, K, V, device="cuda")}
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("decay", [None, 0.1, 30.0])
-def test_decays(decay: float | None, dtype: torch.dtype) -> None:
-    check(draw(2, 500, 3, 96, 128, decay), dtype)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("kind", "decay"),
+    [("none", 0.0), ("scalar", 0.1), ("scalar", 30.0), *(("vector", decay) for decay in (0.0, 1e-3, 0.1, 3.0, 30.0))],
+)
+def test_decays(kind: str, decay: float, dtype: torch.dtype) -> None:
+    check(draw(kind, 2, 500, 3, 96, 128, decay), dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize(("T", "K", "V"), [(1, 64, 64), (65, 128, 64), (300, 256, 512)])
-def test_sizes(T: int, K: int, V: int, dtype: torch.dtype) -> None:
-    check(draw(2, T, 3, K, V, 0.1), dtype)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["scalar", "vector"])
+@pytest.mark.parametrize(
+    ("T", "K", "V"),
+    [(1, 64, 64), (63, 32, 64), (64, 96, 256), (65, 128, 64), (300, 256, 512), (500, 128, 128), (4096, 64, 128)],
+)
+def test_sizes(T: int, K: int, V: int, kind: str, dtype: torch.dtype) -> None:
+    check(draw(kind, 1 if T > 1000 else 2, T, 3, K, V), dtype)
 
 
-def test_packed_sequences() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_without_an_initial_state(dtype: torch.dtype) -> None:
+    tensors = draw("vector", 2, 130, 3, 96, 64)
+    del tensors["initial_state"]
+    check(tensors, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["scalar", "vector"])
+def test_packed_sequences(kind: str, dtype: torch.dtype) -> None:
     lengths = torch.tensor([0, 1, 64, 65, 0, 500], device="cuda")
-    check(draw(1, 630, 3, 64, 128, 0.1, N=5), torch.bfloat16, cu_seqlens=lengths.cumsum(0))
+    check(draw(kind, 1, 630, 3, 64, 128, N=5), dtype, cu_seqlens=lengths.cumsum(0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weak_decay_after_strong_decay(dtype: torch.dtype) -> None:
+    tensors = draw("vector", 2, 200, 3, 64, 64, 0.05)
+    tensors["g"][:, ::7] = -3000.0
+    check(tensors, dtype)
+
+
+@pytest.mark.parametrize("kind", ["scalar", "vector"])
+def test_equal_inputs_give_equal_results(kind: str) -> None:
+    tensors = {n: t.bfloat16() if n in "qkv" else t for n, t in draw(kind, 2, 700, 4, 128, 128).items()}
+    upstream = upstream_like(tensors["v"], tensors["initial_state"])
+    once, again = (
+        run_with_gradients(linear_attention, tensors, upstream, backend="triton", output_final_state=True)
+        for _ in range(2)
+    )
+    assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+def test_compiled_without_graph_breaks() -> None:
+    tensors = {n: t.bfloat16() if n in "qkv" else t for n, t in draw("vector", 2, 130, 2, 64, 64).items()}
+    upstream = upstream_like(tensors["v"], tensors["initial_state"])
+    compiled = torch.compile(linear_attention, fullgraph=True)
+    expected = run_with_gradients(linear_attention, tensors, upstream, output_final_state=True)
+    actual = run_with_gradients(compiled, tensors, upstream, output_final_state=True)
+    assert_close(actual, expected, 1e-3)
+
+
+def test_float16_is_computed_in_float32() -> None:
+    tensors = {n: t.half() if n in "qkv" else t for n, t in draw("vector", 2, 100, 2, 64, 64).items()}
+    o, _ = linear_attention(**tensors, backend="triton")
+    expected, _ = chunk_linear_attention(**{n: t.double() for n, t in tensors.items()})
+    assert o.dtype == torch.float16 and relative_error(o, expected) < 1e-3

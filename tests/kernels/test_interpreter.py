@@ -17,7 +17,13 @@ import pytest
         "test_dynamic_conv",
         "test_gated_delta_rule",
         "test_gated_norm",
+        "test_gates",
         "test_linear_attention",
+        "test_token_losses",
+        "test_narrow_linear",
+        "test_rotate_and_store",
+        "test_silu_mul",
+        "test_window_attention",
     ],
 )
 def test_triton_cases_pass(name):

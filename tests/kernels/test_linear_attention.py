@@ -25,11 +25,13 @@ def draw(
     return {**tensors, "initial_state": normal(N or B, H, K, V)}
 
 
-def check(tensors: dict[str, torch.Tensor], dtype: torch.dtype, tolerance: float, **options: object) -> None:
+def check(
+    tensors: dict[str, torch.Tensor], dtype: torch.dtype, tolerance: float, backend: str = "torch", **options: object
+) -> None:
     upstream = upstream_like(tensors["v"], tensors["initial_state"])
     expected = run_with_gradients(recurrent_linear_attention, tensors, upstream, **options)
     actual = run_with_gradients(
-        linear_attention, tensors, upstream, dtype=dtype, backend="torch", output_final_state=True, **options
+        linear_attention, tensors, upstream, dtype=dtype, backend=backend, output_final_state=True, **options
     )
     assert_close(actual, expected, tolerance)
 
@@ -56,11 +58,12 @@ def test_extreme_decays(kind: str, decay: float) -> None:
     check(draw(kind, 1, 100, decay=decay), torch.float64, 1e-11)
 
 
+@pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=INTERPRETED)])
 @pytest.mark.parametrize("kind", ["scalar", "vector"])
-def test_weak_decay_after_strong_decay_keeps_its_digits(kind: str) -> None:
+def test_weak_decay_after_strong_decay_keeps_its_digits(kind: str, backend: str) -> None:
     tensors = draw(kind, 1, 64, decay=0.05)
     tensors["g"][:, ::7] = -3000.0
-    check(tensors, torch.float32, 1e-5)
+    check(tensors, torch.float32, 1e-5, backend)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,19 +87,37 @@ def test_a_wrong_decay_shape_is_refused() -> None:
 
 
 @INTERPRETED
-@pytest.mark.parametrize("kind", ["none", "scalar"])
+@pytest.mark.parametrize(("kind", "decay"), [("none", 0.0), ("scalar", 0.1), ("vector", 0.1), ("vector", 30.0)])
 @pytest.mark.parametrize("bounds", [None, [0, 1, 1, 45, 70]])
-def test_triton_matches_the_recurrence(kind: str, bounds: list[int] | None) -> None:
+def test_triton_matches_the_recurrence(kind: str, decay: float, bounds: list[int] | None) -> None:
     options = {} if bounds is None else {"cu_seqlens": torch.tensor(bounds)}
-    tensors = {n: t.float() for n, t in draw(kind, 1, 70, H=1, N=None if bounds is None else 4).items()}
-    upstream = upstream_like(tensors["v"], tensors["initial_state"])
-    expected = run_with_gradients(recurrent_linear_attention, tensors, upstream, dtype=torch.float64, **options)
-    actual = run_with_gradients(
-        linear_attention, tensors, upstream, backend="triton", output_final_state=True, **options
+    check(
+        draw(kind, 1, 70, H=1, K=40, N=len(bounds or [0, 70]) - 1, decay=decay),
+        torch.float32,
+        1e-5,
+        "triton",
+        **options,
     )
-    assert_close(actual, expected, 1e-5)
 
 
-def test_triton_has_no_vector_decay() -> None:
-    with pytest.raises(ValueError, match="vector decay"):
-        linear_attention(**draw("vector", 1, 5), backend="triton")
+@INTERPRETED
+def test_triton_carries_the_state_of_a_vector_decay() -> None:
+    tensors = {name: t.float() for name, t in draw("vector", 2, 40).items()}
+    whole, last = linear_attention(**tensors, output_final_state=True, backend="triton")
+    state = tensors.pop("initial_state")
+    for start, end in ((0, 1), (1, 34), (34, 40)):
+        piece = {name: t[:, start:end] for name, t in tensors.items()}
+        o, state = linear_attention(**piece, initial_state=state, output_final_state=True, backend="triton")
+        assert relative_error(o, whole[:, start:end]) < 1e-5
+    assert relative_error(state, last) < 1e-5
+
+
+@INTERPRETED
+@pytest.mark.parametrize("packed", [False, True])
+def test_triton_operator_is_complete(packed: bool) -> None:
+    """Autograd, fake tensors and AOT tracing of the custom operator agree with its eager form."""
+    from jetlit_kernels.gated_linear_attention_op import gated_linear_attention_op
+
+    bounds = torch.tensor([0, 30, 40]) if packed else None
+    *tensors, state = (t.float().requires_grad_() for t in draw("vector", 1, 40, H=1).values())
+    torch.library.opcheck(gated_linear_attention_op, (*tensors, None if packed else state, bounds, 0.25))

@@ -8,9 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from jetlit.cli import main
 from jetlit.pipeline.postnas import NEEDS
 from jetlit.results import read_result
-from tests.pipeline.runs import run_to_the_end, run_until
+from tests.pipeline.runs import TINY, run_to_the_end, run_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -49,6 +50,13 @@ def test_exported_model_is_loaded_by_transformers_and_has_the_searched_layers(un
     assert model.config.layer_types == searched["layer_types"]
     ids = tokenizer("def f(", return_tensors="pt").input_ids
     assert torch.isfinite(model(ids).logits).all()
+
+
+def test_a_placement_searched_in_shares_is_that_of_one_process(undisturbed: Path, tmp_path: Path) -> None:
+    config = ["--config", str(TINY.with_name("placement.yaml")), "--run_dir", str(undisturbed)]
+    main(["search", "placement", *config, "--out_dir", str(tmp_path), "--workers", "3"])
+    assert read_result(tmp_path)["decision"] == read_result(undisturbed / "placement")["decision"]
+    assert (tmp_path / "shared/journal.log").exists()
 
 
 def test_report_names_every_number_of_every_stage(undisturbed: Path) -> None:

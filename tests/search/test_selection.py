@@ -67,7 +67,7 @@ def test_finished_candidates_are_not_redone_after_an_interruption(tmp_path: Path
     trainer = Trainer(tmp_path)
     (tmp_path / "candidates/jet/checkpoint").write_text("half way")
     select_block(BLOCKS, PLACEMENT, tmp_path, trainer, measure, {})
-    assert trainer.trained == ["gla", "jet", "jet", "retnet"]
+    assert sorted(trainer.trained) == ["gla", "jet", "jet", "retnet"]
     assert (tmp_path / "candidates/jet/checkpoint").exists()  # what the interrupted one left is there to go on from
 
 
@@ -78,6 +78,17 @@ def test_other_settings_redo_a_candidate_from_nothing(tmp_path: Path) -> None:
     select_block(BLOCKS, PLACEMENT, tmp_path, trainer, measure, {"steps": 2})
     assert len(trainer.trained) == 6
     assert not (tmp_path / "candidates/gla/checkpoint").exists()
+
+
+def blocks_in(folder: Path):
+    return select_block(BLOCKS, PLACEMENT, folder, Trainer(folder), measure, {})
+
+
+def test_processes_that_select_together_train_each_block_once_and_agree(tmp_path: Path) -> None:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        one, other = pool.map(blocks_in, [tmp_path] * 2)
+    assert one == other and one.chosen == "retnet"
+    assert sorted(Trainer(tmp_path).trained) == sorted(BLOCKS)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,11 @@ class Chunking:
             return cdiv(self.length, self.size)
         return (self.length + (self.size - 1) * self.sequences) // self.size
 
+    @property
+    def ragged(self) -> bool:
+        """Whether a chunk may reach past the end of its sequence."""
+        return self.bounds is not None or self.length % self.size > 0
+
     @cached_property
     def base(self) -> torch.Tensor | None:
         """[N] int32: each packed sequence's first chunk."""

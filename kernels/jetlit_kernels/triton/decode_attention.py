@@ -1,10 +1,21 @@
 """Triton split-KV attention of one token: partial softmax over pieces of the cache, then their combination."""
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 
-BLOCK = 64  # cached positions loaded at a time
+
+class Config(NamedTuple):
+    """Cached positions loaded at a time, warps, steps loaded ahead; benchmarks/decode_memory.py times others."""
+
+    BS: int = 64
+    num_warps: int = 4
+    num_stages: int = 3
+
+
+BLOCK = 64  # positions of which a split has at least four times as many
 # tl.dot wants at least 16 rows; a group of query heads is padded to that.
 ROWS = 16
 PROGRAMS = 1024  # enough to keep every multiprocessor of a large GPU reading
@@ -72,7 +83,12 @@ def combine_kernel(
 
 
 def forward(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor, scale: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    seen: torch.Tensor,
+    scale: float,
+    config: Config | None = None,
 ) -> torch.Tensor:
     """Output [B, Hq, D]; arguments as those of `jetlit_kernels.decode_attention`."""
     batch, heads, size = query.shape
@@ -87,8 +103,8 @@ def forward(
     split_kernel[(pairs, splits)](
         query.contiguous(), key, value, seen, partial, lse, slots, scale,
         *key.stride()[:3], *value.stride()[:3],
-        HKV=groups, GROUP=group, D=size, BM=max(ROWS, triton.next_power_of_2(group)), BS=BLOCK, BD=width,
-        SPLITS=splits, PRECISION="ieee", num_warps=4, num_stages=3,
+        HKV=groups, GROUP=group, D=size, BM=max(ROWS, triton.next_power_of_2(group)), BD=width,
+        SPLITS=splits, PRECISION="ieee", **(config or Config())._asdict(),
     )  # fmt: skip
     combine_kernel[(pairs, group)](
         partial, lse, out, GROUP=group, D=size, BN=triton.next_power_of_2(splits), BD=width, SPLITS=splits, num_warps=4

@@ -1,5 +1,7 @@
 """Triton decode step: one program a sequence and head, its state read once and written once."""
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -7,7 +9,18 @@ import triton.language as tl
 from jetlit_kernels.triton.chunks import cdiv
 from jetlit_kernels.triton.sizes import power_of_two
 
-BLOCK_V = 64
+
+class Config(NamedTuple):
+    """Columns of the state that a program holds at once, and its warps."""
+
+    BV: int
+    num_warps: int
+
+
+# A program walks its columns block by block. Programs too few to hide that take as much of the state at once as the
+# registers of a multiprocessor hold. benchmarks/decode_memory.py times others.
+FEW_PROGRAMS = 128
+STATE_AT_ONCE = 32768
 
 
 @triton.jit
@@ -94,6 +107,7 @@ def jet_decode_step(
     *,
     scale: float,
     norm_eps: float,
+    config: Config | None = None,
 ) -> torch.Tensor:
     """One launch; arguments and result as those of `jetlit_kernels.jet_decode_step`."""
     batch, heads, key_dim = q.shape
@@ -102,14 +116,22 @@ def jet_decode_step(
     if not batch:
         return out
     per_token = [_rows(x) for x in (q, k, v, gate, beta_logits, a, conv_kernels)]
-    pieces = cdiv(value_dim, BLOCK_V)
+    config = config or choose(batch * heads, key_dim, value_dim)
+    pieces = cdiv(value_dim, config.BV)
     decode_kernel[(batch, heads)](
         *per_token, A_log, dt_bias, norm_weight, conv_state, recurrent_state, out,
         *(x.stride(0) for x in per_token), scale, norm_eps,
-        H=heads, K=key_dim, KP=power_of_two(key_dim), V=value_dim, BV=BLOCK_V, NV=pieces,
-        NVP=power_of_two(pieces), W=taps, WP=power_of_two(taps), num_warps=4, num_stages=2,
+        H=heads, K=key_dim, KP=power_of_two(key_dim), V=value_dim, BV=config.BV, NV=pieces,
+        NVP=power_of_two(pieces), W=taps, WP=power_of_two(taps), num_warps=config.num_warps, num_stages=2,
     )  # fmt: skip
     return out
+
+
+def choose(programs: int, key_dim: int, value_dim: int) -> Config:
+    """The configuration for so many sequences times heads."""
+    if programs > FEW_PROGRAMS:
+        return Config(64, 4 if key_dim <= 128 else 8)
+    return Config(max(64, min(power_of_two(value_dim), STATE_AT_ONCE // power_of_two(key_dim))), 16)
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from jetlit_kernels.triton.chunks import cdiv
+from jetlit_kernels.triton.descriptors import described
 from jetlit_kernels.triton.sizes import power_of_two
 
 
@@ -40,7 +40,7 @@ FORWARD = Tile(rows=128, columns=128, inner=64, warps=4, stages=3)
 SINGLE = Tile(rows=32, columns=64, inner=32, warps=4, stages=2)
 # Rows held at a time in the backward pass: fewer make its library products inefficient.
 STRETCH = 8192
-SEGMENT, BLOCK, WARPS = 64, 512, 4
+SEGMENT, BLOCK, WARPS, STAGES = 64, 512, 4, 3
 
 
 @triton.jit
@@ -110,6 +110,7 @@ def forward_kernel(
 def backward_kernel(
     d_out, kernels, bias, v, state, positions, owners, d_v, d_kernels, d_bias, first, last, M, T, D, stride_v,
     segment, W: tl.constexpr, BD: tl.constexpr, SILU: tl.constexpr, PACKED: tl.constexpr, HAS_STATE: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the inputs and of the kernels for `segment` rows and BD channels, one row after the other.
 
@@ -127,7 +128,7 @@ def backward_kernel(
         biases += (tl.load(bias + j * D + channel, mask=in_range, other=0.0).to(tl.float32),)
         sums += (zero,)
         pending += (zero,)
-    for step in range(0, end - start + W - 1):
+    for step in tl.range(0, end - start + W - 1, num_stages=STAGES):
         row = start + step
         exists = in_range & (row < M)
         safe = tl.minimum(row, M - 1)
@@ -165,7 +166,7 @@ def backward_kernel(
         tl.store(
             d_v + done.to(tl.int64) * D + channel, moved[0].to(d_v.dtype.element_ty), mask=in_range & (done >= start)
         )
-        pending = moved[1:] + (zero,)  # noqa: RUF005 - Triton has no unpacking
+        pending = moved[1:] + (zero,)  # noqa: RUF005
     for j in tl.static_range(W):
         tl.store(d_bias + tl.program_id(1).to(tl.int64) * (W * D) + j * D + channel, sums[j], mask=in_range)
 
@@ -208,8 +209,8 @@ def forward(
     taps = weight.shape[0] // channels
     tap_columns = power_of_two(taps)
     block = tile.columns // tap_columns
-    hidden_rows = _described(hidden.to(v.dtype).reshape(rows, rank), [tile.rows, tile.inner])
-    tile_weight = _described(_by_tile(weight.to(v.dtype), taps, block), [tile.columns, tile.inner])
+    hidden_rows = described(hidden.to(v.dtype).reshape(rows, rank), [tile.rows, tile.inner])
+    tile_weight = described(_by_tile(weight.to(v.dtype), taps, block), [tile.columns, tile.inner])
     v, stride_v = _rows(v)
     sequences = Sequences.of(cu_seqlens, rows)
     forward_kernel[(cdiv(channels, block), cdiv(rows, tile.rows))](
@@ -256,7 +257,8 @@ def backward(
         backward_kernel[(cdiv(channels, BLOCK), cdiv(last - first, SEGMENT))](
             d_out, kernels, tap_bias, v, state, sequences.positions, sequences.owners, d_v, d_kernels,
             d_bias[first // SEGMENT :], first, last, rows, length, channels, stride_v, SEGMENT, W=taps, BD=BLOCK,
-            SILU=silu, PACKED=cu_seqlens is not None, HAS_STATE=state is not None, num_warps=WARPS,
+            SILU=silu, PACKED=cu_seqlens is not None, HAS_STATE=state is not None,
+            STAGES=STAGES, num_warps=WARPS,
         )  # fmt: skip
         torch.mm(d_kernels[: last - first], tap_weight, out=d_hidden[first:last])
         _add_product(d_weight, d_kernels[: last - first].T, hidden_rows[first:last])
@@ -274,15 +276,6 @@ def _rows(v: torch.Tensor) -> tuple[torch.Tensor, int]:
     if v.stride(2) != 1 or (batch > 1 and v.stride(0) != length * v.stride(1)):
         v = v.contiguous()
     return v, v.stride(1)
-
-
-def _described(x: torch.Tensor, block: list[int]) -> TensorDescriptor:
-    """A descriptor of `x` [M, R], which loads blocks of it and zeros out of range; its rows must lie on 16 bytes."""
-    per_16_bytes = 16 // x.element_size()
-    x = F.pad(x, (0, -x.shape[1] % per_16_bytes)).contiguous()
-    if x.data_ptr() % 16:
-        x = x.clone()
-    return TensorDescriptor.from_tensor(x, block)
 
 
 def _by_tile(x: torch.Tensor, taps: int, block: int) -> torch.Tensor:

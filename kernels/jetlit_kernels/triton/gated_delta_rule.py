@@ -2,26 +2,23 @@
 
 Without β they compute linear attention with a scalar decay, which is the same recurrence without the delta term.
 
-The forward pass keeps nothing of a chunk but, where a backward pass may follow, the state at every eighth chunk. The
-backward pass walks the sequences backwards in groups of chunks, recomputes what a group needs into scratch memory,
-and so needs little of it at any length.
+Where a backward pass may follow, the forward pass keeps the inside of the chunks and the state at every eighth one. The
+backward pass walks the sequences backwards in groups of chunks, recomputes a group's states into scratch memory, and
+so needs little of it at any length.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 import triton
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from jetlit_kernels.triton.chunks import Chunking, cdiv
-from jetlit_kernels.triton.gated_delta_rule_backward_kernels import (
-    SUM_ROWS,
-    inner_gradient_kernel,
-    outer_gradient_kernel,
-    reverse_scan_kernel,
-)
+from jetlit_kernels.triton.descriptors import described
+from jetlit_kernels.triton.gated_delta_rule_backward_kernels import chunk_gradient_kernel, reverse_scan_kernel
 from jetlit_kernels.triton.gated_delta_rule_kernels import GATE_ROWS, prepare_kernel, scan_kernel
 
 INTERVAL = 8  # chunks between two kept states
@@ -51,32 +48,33 @@ class Config:
 
 # One fixed configuration a kernel and width of K (bfloat16, then float32): nothing is tuned at run time.
 CONFIGS = {
-    ("prepare", torch.bfloat16): {64: Config(0, 4, 1), 128: Config(0, 4, 1), 256: Config(0, 4, 1)},
+    ("prepare", torch.bfloat16): {width: Config(0, 4, 1, 168) for width in (64, 128, 256)},
     ("scan", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 1)},
-    ("states", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 1)},
+    ("states", torch.bfloat16): {64: Config(64, 4, 3), 128: Config(64, 4, 3), 256: Config(64, 8, 1)},
     ("reverse", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 1)},
-    ("inner", torch.bfloat16): {64: Config(64, 4, 3), 128: Config(64, 4, 3), 256: Config(64, 4, 2)},
-    ("outer", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(32, 8, 3), 256: Config(32, 8, 3)},
+    ("gradient", torch.bfloat16): {64: Config(64, 8, 3), 128: Config(64, 8, 3), 256: Config(64, 8, 2)},
     ("prepare", torch.float32): {64: Config(0, 4, 1), 128: Config(0, 4, 1), 256: Config(0, 4, 1)},
     ("scan", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 4, 1), 256: Config(16, 4, 1)},
     ("states", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 4, 1), 256: Config(16, 4, 1)},
     ("reverse", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 4, 1), 256: Config(16, 4, 1)},
-    ("inner", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 4, 1), 256: Config(32, 4, 1)},
-    ("outer", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 8, 1), 256: Config(32, 8, 1)},
+    ("gradient", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 8, 1), 256: Config(32, 8, 1)},
 }
 CHUNK = {torch.bfloat16: 64, torch.float32: 32}
 PRECISION = {torch.bfloat16: "tf32", torch.float32: "tf32x3"}  # three tf32 products: as good as float32
 PAIR_KEYS = 64  # columns of K a step of the products between tokens
-OUTER_KEYS = 128  # columns of K that the last backward kernel holds at once
+STATE_KEYS = 128  # columns of K a step of the products with states, in the last backward kernel
 
 
 def _config(kernel: str, dtype: torch.dtype, key_block: int) -> Config:
-    return CONFIGS[kernel, dtype][max(key_block, 64)]
+    return CONFIGS[kernel, dtype][key_block]
 
 
 def key_block(K: int) -> int:
-    """Returns the width of the tiles that hold K columns."""
-    return max(16, triton.next_power_of_2(K))
+    """Returns the width of the tiles that hold K columns.
+
+    Never 32: on Hopper, Triton 3.6 gave wrong results for 16-bit tiles of that width (docs/kernels.md).
+    """
+    return max(64, triton.next_power_of_2(K))
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,7 @@ class _Problem:
     v: torch.Tensor
     delta: bool
     chunking: Chunking
+    descriptions: dict[tuple[int, ...], TensorDescriptor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, q: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | None, delta: bool = True) -> _Problem:
@@ -108,18 +107,39 @@ class _Problem:
 
     @cached_property
     def group(self) -> int:
-        """Chunks of every row in a group of the backward pass: whole intervals, or all."""
-        intervals = max(1, GROUP_TILES // (self.chunking.rows * self.heads * self.interval))
-        return min(intervals * self.interval, self.chunking.per_row)
+        """Chunks of every row in a group of the backward pass: whole intervals, about as many in each group."""
+        largest = max(1, GROUP_TILES // (self.chunking.rows * self.heads * self.interval))
+        intervals = cdiv(self.chunking.per_row, self.interval)
+        return min(cdiv(intervals, cdiv(intervals, largest)) * self.interval, self.chunking.per_row)
 
-    def square_tiles(self, group: int) -> torch.Tensor:
-        """Scratch memory for one number a pair of tokens of a chunk."""
-        return self.tiles(group, self.chunking.size, self.chunking.size)
-
-    def tiles(self, group: int, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+    def tiles(self, group: int, *shape: int) -> torch.Tensor:
         """Scratch memory [slots, H, ...] for a group of chunks."""
-        slots = self.chunking.rows * group
-        return torch.empty(slots, self.heads, *shape, dtype=dtype or self.q.dtype, device=self.q.device)
+        return torch.empty(self.chunking.rows * group, self.heads, *shape, dtype=self.q.dtype, device=self.q.device)
+
+    def tokens(self, x: torch.Tensor, block: int) -> TensorDescriptor:
+        """Describes x [B, T, H, WIDTH] for loads of a chunk's tokens of one head, `block` columns at a time."""
+        return self._described(x.view(-1, *x.shape[2:]), [self.chunking.size, 1, block])
+
+    def blocks(self, x: torch.Tensor, rows: int, columns: int) -> TensorDescriptor:
+        """Describes scratch memory x [slots, H, .., ..] for loads of blocks of a chunk and head."""
+        return self._described(x.flatten(0, 1), [1, rows, columns])
+
+    def squares(self, x: torch.Tensor) -> TensorDescriptor | None:
+        """Describes x [chunks, H, C, C] for loads of the tile of a chunk and head; None if it has none."""
+        return self._described(x.view(-1, x.shape[3]), [self.chunking.size] * 2) if x.numel() else None
+
+    def _described(self, x: torch.Tensor, block: list[int]) -> TensorDescriptor:
+        """Describes each tensor once a call, since that costs the host as much as a launch.
+
+        One that had to be copied is described anew, as it may have been written since.
+        """
+        key = (x.data_ptr(), *block)
+        if key not in self.descriptions:
+            description = described(x, block)
+            if description.base.data_ptr() != x.data_ptr():
+                return description
+            self.descriptions[key] = description
+        return self.descriptions[key]
 
     @cached_property
     def common(self) -> dict[str, object]:
@@ -140,37 +160,67 @@ class _Problem:
         }
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What the forward pass makes for the scans, and keeps for the backward pass.
+
+    Attributes:
+        checkpoints: [T / (8 · C) - 1, rows, H, K, V] float32: the state at every eighth chunk of a row but its first.
+        inverses: [chunks, H, C, C]: A - I; empty for linear attention.
+        attentions: [chunks, H, C, C]: P.
+        gates: [chunks, H, GATE_ROWS, C] float32.
+    """
+
+    checkpoints: torch.Tensor
+    inverses: torch.Tensor
+    attentions: torch.Tensor
+    gates: torch.Tensor
+
+    @classmethod
+    def empty(cls, problem: _Problem, save: bool) -> Kept:
+        """Allocates them; checkpoints only to save."""
+        cut, H, C = problem.chunking, problem.heads, problem.chunking.size
+        # Packed sequences leave chunks unwritten, and states where one starts with an interval; nothing reads them.
+        allocate = torch.empty if cut.bounds is None else torch.zeros
+        device, chunks = problem.q.device, cut.rows * cut.per_row
+        states = (problem.checkpoints if save else 0, cut.rows, H, problem.q.shape[3], problem.v.shape[3])
+        return cls(
+            allocate(states, dtype=torch.float32, device=device),
+            allocate(chunks if problem.delta else 0, H, C, C, dtype=problem.q.dtype, device=device),
+            allocate(chunks, H, C, C, dtype=problem.q.dtype, device=device),
+            allocate(chunks, H, GATE_ROWS.value, C, dtype=torch.float32, device=device),
+        )
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """Returns them in the order of the attributes."""
+        return self.checkpoints, self.inverses, self.attentions, self.gates
+
+
 def _prepare(
-    problem: _Problem,
-    tensors: tuple[torch.Tensor | None, ...],
-    outputs: tuple[torch.Tensor | None, ...],
-    first: int,
-    group: int,
-    owners: torch.Tensor | None,
-    scale: float,
-    l2norm: bool,
+    problem: _Problem, tensors: tuple[torch.Tensor | None, ...], kept: Kept, scale: float, l2norm: bool
 ) -> None:
-    block = key_block(problem.q.shape[3])
-    config = _config("prepare", problem.q.dtype, block)
-    prepare_kernel[(problem.chunking.rows * group, problem.heads)](
+    block, cut = key_block(problem.q.shape[3]), problem.chunking
+    prepare_kernel[(cut.rows * cut.per_row, problem.heads)](
         *tensors,
-        *outputs,
-        first=first,
-        group=group,
-        sequences=problem.chunking.sequences,
-        owners=owners,
+        kept.inverses,
+        kept.attentions,
+        kept.gates,
+        sequences=cut.sequences,
+        owners=cut.owners(cut.per_row),
         scale=scale,
         BK=min(block, PAIR_KEYS),
         L2NORM=l2norm,
         SOLVE_PRECISION=PRECISION[problem.q.dtype],
         **problem.common,
-        **config.options(),
+        **_config("prepare", problem.q.dtype, block).options(),
     )
 
 
 def _scan(
     kernel: str,
     problem: _Problem,
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    kept: Kept,
     tensors: tuple[torch.Tensor | None, ...],
     *,
     first: int,
@@ -179,14 +229,21 @@ def _scan(
     has_initial: bool,
     save: bool,
 ) -> None:
-    block = key_block(problem.q.shape[3])
-    config = _config(kernel, problem.q.dtype, block)
+    q, k, v = inputs
+    block = key_block(q.shape[3])
+    config = _config(kernel, q.dtype, block)
     grid = (
-        cdiv(problem.v.shape[3], config.columns),
+        cdiv(v.shape[3], config.columns),
         problem.chunking.sequences * problem.heads,
         cdiv(group, window),
     )
     scan_kernel[grid](
+        problem.tokens(q, block),
+        problem.tokens(k, block),
+        problem.tokens(v, config.columns),
+        problem.squares(kept.inverses),
+        problem.squares(kept.attentions),
+        kept.gates,
         *tensors,
         first=first,
         group=group,
@@ -204,9 +261,12 @@ def _scan(
     )
 
 
-def kept_states(q: torch.Tensor, cu_seqlens: torch.Tensor | None) -> int:
-    """Returns how many states of every row the forward pass keeps for the backward pass."""
-    return _Problem.of(q, q, cu_seqlens).checkpoints
+def empty_kept(
+    q: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | None, delta: bool, save: bool
+) -> tuple[torch.Tensor, ...]:
+    """Returns tensors like those that the forward pass keeps."""
+    kept = Kept.empty(_Problem.of(q, v, cu_seqlens, delta), save).tensors()
+    return kept if save else tuple(t.new_empty(0) for t in kept)
 
 
 def forward(
@@ -219,46 +279,32 @@ def forward(
     cu_seqlens: torch.Tensor | None,
     scale: float,
     l2norm: bool,
-    save_checkpoints: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    save: bool,
+) -> tuple[torch.Tensor, ...]:
     """Runs the forward pass on contiguous tensors of one dtype (g, beta and the state may differ).
 
     Returns:
-        o [B, T, H, V], the final states [N, H, K, V] in float32, and the kept states
-        [T / (8 · 64) - 1, B, H, K, V] in float32 (none unless `save_checkpoints`).
+        o [B, T, H, V], the final states [N, H, K, V] in float32, and the tensors of `Kept` (empty unless `save`).
     """
     problem = _Problem.of(q, v, cu_seqlens, beta is not None)
     K, V, H, cut = q.shape[3], v.shape[3], problem.heads, problem.chunking
     o = torch.empty_like(v)
     final = torch.empty(cut.sequences, H, K, V, dtype=torch.float32, device=q.device)
-    kept = problem.checkpoints if save_checkpoints else 0
-    # A packed sequence that starts with an interval leaves that state unwritten; nothing reads it.
-    allocate = torch.empty if cu_seqlens is None else torch.zeros
-    checkpoints = allocate(kept, cut.rows, H, K, V, dtype=torch.float32, device=q.device)
-    inverses = problem.square_tiles(cut.per_row) if problem.delta else None
-    attentions = problem.square_tiles(cut.per_row)
-    gates = problem.tiles(cut.per_row, GATE_ROWS.value, cut.size, dtype=torch.float32)
-    _prepare(
-        problem,
-        (q, k, g, beta),
-        (inverses, attentions, gates),
-        0,
-        cut.per_row,
-        cut.owners(cut.per_row),
-        scale,
-        l2norm,
-    )
+    kept = Kept.empty(problem, save)
+    _prepare(problem, (q, k, g, beta), kept, scale, l2norm)
     _scan(
         "scan",
         problem,
-        (q, k, v, inverses, attentions, gates, initial_state, final, checkpoints, o, None, None),
+        (q, k, v),
+        kept,
+        (initial_state, final, kept.checkpoints, o, None, None),
         first=0,
         group=cut.per_row,
         window=cut.per_row,
         has_initial=initial_state is not None,
-        save=save_checkpoints,
+        save=save,
     )
-    return o, final, checkpoints
+    return o, final, *(kept.tensors() if save else (o.new_empty(0) for _ in kept.tensors()))
 
 
 class _Scratch:
@@ -266,10 +312,6 @@ class _Scratch:
 
     def __init__(self, problem: _Problem, group: int) -> None:
         K, V, C = problem.q.shape[3], problem.v.shape[3], problem.chunking.size
-        self.inverses, self.d_lowers = (problem.square_tiles(group) if problem.delta else None for _ in range(2))
-        self.attentions, self.d_attentions = (problem.square_tiles(group) for _ in range(2))
-        self.gates = problem.tiles(group, GATE_ROWS.value, C, dtype=torch.float32)
-        self.sums = problem.tiles(group, SUM_ROWS.value, C, dtype=torch.float32)
         self.states, self.d_states = problem.tiles(group, K, V), problem.tiles(group, K, V)
         self.updates = problem.tiles(group, C, V)
         # The gradient of the state between two groups; written for the next group while the last one's is read.
@@ -286,7 +328,7 @@ def backward(
     beta: torch.Tensor | None,
     initial_state: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
-    checkpoints: torch.Tensor,
+    kept: Kept,
     do: torch.Tensor,
     d_final: torch.Tensor | None,
     scale: float,
@@ -301,33 +343,38 @@ def backward(
     cut, group = problem.chunking, problem.group
     scratch = _Scratch(problem, group)
     owners = cut.owners(group)
-    dq, dk, dv, dg = (torch.empty_like(t) for t in (q, k, v, g))
+    dq, dk, dg = (torch.empty_like(t) for t in (q, k, g))
+    # Whole tiles are read of it: past the end of a sequence there must be numbers, which zero factors then keep out.
+    dv = torch.zeros_like(v) if cut.ragged else torch.empty_like(v)
     dbeta = g.new_empty(0) if beta is None else torch.empty_like(beta)
     has_initial = initial_state is not None
     states = (cut.sequences, problem.heads, q.shape[3], v.shape[3]) if has_initial else (0,)
     d_initial = torch.empty(states, dtype=torch.float32, device=q.device)
     for number in reversed(range(cdiv(cut.per_row, group))):
         first = number * group
-        s = scratch
-        _prepare(problem, (q, k, g, beta), (s.inverses, s.attentions, s.gates), first, group, owners, scale, l2norm)
         _scan(
             "states",
             problem,
-            (q, k, v, s.inverses, None, s.gates, initial_state, None, checkpoints, None, s.states, s.updates),
+            (q, k, v),
+            kept,
+            (initial_state, None, kept.checkpoints, None, scratch.states, scratch.updates),
             first=first,
             group=group,
             window=problem.interval,
             has_initial=has_initial,
             save=False,
         )
-        _reverse_scan(problem, (q, k), s, do, d_final, dv, d_initial, number, group, has_initial)
-        _chunk_gradients(problem, (q, k), s, do, (dq, dk, dv, dg, dbeta), first, group, owners, scale, l2norm)
+        _reverse_scan(problem, (q, k), kept, scratch, do, d_final, dv, d_initial, number, group, has_initial)
+        _chunk_gradients(
+            problem, (q, k), kept, scratch, do, (dq, dk, dv, dg, dbeta), first, group, owners, scale, l2norm
+        )
     return dq, dk, dv, dg, dbeta, d_initial
 
 
 def _reverse_scan(
     problem: _Problem,
     inputs: tuple[torch.Tensor, torch.Tensor],
+    kept: Kept,
     scratch: _Scratch,
     do: torch.Tensor,
     d_final: torch.Tensor | None,
@@ -341,11 +388,11 @@ def _reverse_scan(
     config = _config("reverse", problem.q.dtype, block)
     grid = (cdiv(problem.v.shape[3], config.columns), problem.chunking.sequences * problem.heads)
     reverse_scan_kernel[grid](
-        *inputs,
-        scratch.inverses,
-        scratch.attentions,
-        scratch.gates,
-        do,
+        *(problem.tokens(x, block) for x in inputs),
+        problem.squares(kept.inverses),
+        problem.squares(kept.attentions),
+        kept.gates,
+        problem.tokens(do, config.columns),
         d_final,
         scratch.carries[(number + 1) % 2],
         dv,
@@ -366,6 +413,7 @@ def _reverse_scan(
 def _chunk_gradients(
     problem: _Problem,
     inputs: tuple[torch.Tensor, torch.Tensor],
+    kept: Kept,
     scratch: _Scratch,
     do: torch.Tensor,
     gradients: tuple[torch.Tensor, ...],
@@ -377,52 +425,30 @@ def _chunk_gradients(
 ) -> None:
     q, k = inputs
     dq, dk, dv, dg, dbeta = gradients
-    s, block = scratch, key_block(q.shape[3])
-    grid = (problem.chunking.rows * group, problem.heads)
-    shared = {
-        "first": first,
-        "group": group,
-        "sequences": problem.chunking.sequences,
-        "owners": owners,
-        **problem.common,
-    }
-    config = _config("inner", q.dtype, block)
-    inner_gradient_kernel[grid](
-        q,
-        k,
-        s.gates,
-        do,
-        dv,
-        s.updates,
-        s.d_attentions,
-        s.d_lowers,
-        s.sums,
-        dbeta,
-        scale=scale,
-        BK=min(block, PAIR_KEYS),
-        BV=config.columns,
-        **shared,
-        **config.options(),
-    )
-    config = _config("outer", q.dtype, block)
-    outer_gradient_kernel[grid](
-        q,
-        k,
-        s.gates,
-        do,
-        dv,
-        s.updates,
-        s.states,
-        s.d_states,
-        s.d_attentions,
-        s.d_lowers,
-        s.sums,
+    s, block = scratch, min(key_block(q.shape[3]), STATE_KEYS)
+    config = _config("gradient", q.dtype, key_block(q.shape[3]))
+    columns = config.columns
+    chunk_gradient_kernel[(problem.chunking.rows * group, problem.heads)](
+        problem.tokens(q, block),
+        problem.tokens(k, block),
+        kept.gates,
+        problem.tokens(do, columns),
+        problem.tokens(dv, columns),
+        problem.blocks(s.updates, problem.chunking.size, columns),
+        problem.blocks(s.states, block, columns),
+        problem.blocks(s.d_states, block, columns),
         dq,
         dk,
         dg,
-        BK=min(block, OUTER_KEYS),
-        BV=config.columns,
+        dbeta,
+        first=first,
+        group=group,
+        sequences=problem.chunking.sequences,
+        owners=owners,
+        scale=scale,
+        BK=block,
+        BV=columns,
         L2NORM=l2norm,
-        **shared,
+        **problem.common,
         **config.options(),
     )

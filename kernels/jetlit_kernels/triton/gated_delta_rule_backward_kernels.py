@@ -12,7 +12,7 @@ and all other gradients follow from dO, dV, U, S and dS' of each chunk alone, in
     dQ = exp(G) dO Sᵀ + Z K                dK = -exp(G) dV Sᵀ + exp(G_C - G) U dS'ᵀ + Zᵀ Q + (N + Nᵀ) K
 
 No product takes the transpose of another product's result: Triton 3.4 to 3.7 miscompile that on Hopper. Zᵀ and Nᵀ
-are written to memory by one kernel and read transposed by the next; Aᵀ and Pᵀ are read transposed.
+are products of their own, with the factors exchanged; Aᵀ and Pᵀ are transposes of loaded tiles.
 """
 
 from __future__ import annotations
@@ -32,17 +32,13 @@ from jetlit_kernels.triton.gated_delta_rule_kernels import (
     SUM_LOW,
     WRITE,
     gate_row,
-    load_tokens,
+    load_block,
+    load_square,
+    load_tile,
     state_offsets,
     store_tokens,
     summed_difference,
 )
-
-# Rows of `sums` [slots, H, SUM_ROWS, C], float32: inner products that the inside of a chunk contributes.
-SUM_ROWS = tl.constexpr(3)
-Q_DQ = tl.constexpr(0)  # q·dq
-K_DK = tl.constexpr(1)  # k·dk
-D_SUM = tl.constexpr(2)  # the gradient of G
 
 
 @triton.jit
@@ -79,6 +75,8 @@ def reverse_scan_kernel(
 ):
     """Carries the state's gradient backwards through a group of chunks. Grid: (blocks of V, N · H).
 
+    q, k, do, inverses and attentions are descriptors (`load_tile`, `load_square`).
+
     Writes dv, each chunk's dS' [slots, H, K, V], and the gradient of the state where the group starts: into d_initial
     for a sequence that starts in it, into carry_out [rows, H, K, V] for one that reaches further back.
     """
@@ -99,33 +97,32 @@ def reverse_scan_kernel(
         offsets, mask = state_offsets(row * H + head, column, K, V, BK, BV)
         d_state = tl.load(carry_in + offsets, mask=mask, other=0.0)
 
-    c = tl.arange(0, C)
     for step in range(low, high):
         chunk = high - 1 - (step - low)
+        place = (row * chunks + shift + chunk).to(tl.int64)  # among the chunks of all rows
         slot = (row * group + shift + chunk - first).to(tl.int64)
         begin = start + chunk * C
-        transposed = (slot * H + head) * C * C + c[:, None] + c[None, :] * C
-        b_q = load_tokens(q, begin, end, head, H, K, 0, C, BK)
-        b_k = load_tokens(k, begin, end, head, H, K, 0, C, BK)
-        b_do = load_tokens(do, begin, end, head, H, V, column, C, BV)
-        attention_transposed = tl.load(attentions + transposed)
-        write = gate_row(gates, slot, head, WRITE, H, C)
-        read = gate_row(gates, slot, head, READ, H, C)
-        last = gates + ((slot * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
+        b_q = load_tile(q, begin, head, 0, C, BK)
+        b_k = load_tile(k, begin, head, 0, C, BK)
+        b_do = load_tile(do, begin, head, column, C, BV)
+        b_attention = load_square(attentions, place, head, H, C)
+        write = gate_row(gates, place, head, WRITE, H, C)
+        read = gate_row(gates, place, head, READ, H, C)
+        last = gates + ((place * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
         keep = tl.exp(tl.load(last) + tl.load(last + C))
 
         b_d_state = d_state.to(b_k.dtype)
         offsets, mask = state_offsets(slot * H + head, column, K, V, BK, BV)
         tl.store(d_states + offsets, b_d_state, mask=mask)
         d_update = tl.dot(b_k, b_d_state, input_precision=PRECISION) * write[:, None]
-        d_update = tl.dot(attention_transposed, b_do, d_update, input_precision=PRECISION)
+        d_update = tl.dot(tl.trans(b_attention), b_do, d_update, input_precision=PRECISION)
         b_do_read = (b_do.to(tl.float32) * read[:, None]).to(b_k.dtype)
         d_state = tl.dot(tl.trans(b_q), b_do_read, d_state * keep, input_precision=PRECISION)
         if DELTA:
-            inverse_transposed = tl.load(inverses + transposed)
-            d_target = tl.dot(inverse_transposed, d_update.to(b_k.dtype), d_update, input_precision=PRECISION)
-            d_update = d_target * gate_row(gates, slot, head, BETA, H, C)[:, None]
-            read_erased = gate_row(gates, slot, head, READ_ERASED, H, C)
+            b_inverse = load_square(inverses, place, head, H, C)
+            d_target = tl.dot(tl.trans(b_inverse), d_update.to(b_k.dtype), d_update, input_precision=PRECISION)
+            d_update = d_target * gate_row(gates, place, head, BETA, H, C)[:, None]
+            read_erased = gate_row(gates, place, head, READ_ERASED, H, C)
             erased = (d_target * -read_erased[:, None]).to(b_k.dtype)
             d_state = tl.dot(tl.trans(b_k), erased, d_state, input_precision=PRECISION)
         store_tokens(dv, d_update, begin, end, head, H, V, column, C, BV)
@@ -140,16 +137,148 @@ def reverse_scan_kernel(
 
 
 @triton.jit
-def inner_gradient_kernel(
+def _between_tokens(
+    do,
+    dv,
+    updates,
+    gates,
+    place,
+    slot,
+    begin,
+    head,
+    H,
+    scale,
+    V: tl.constexpr,
+    C: tl.constexpr,
+    BV: tl.constexpr,
+    DELTA: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Returns Z, Zᵀ, N and Nᵀ [C, C], times the factors of the norms, and dV·U [C].
+
+    The transposes are products of their own: see the module's docstring.
+    """
+    c = tl.arange(0, C)
+    d_attention = tl.zeros((C, C), tl.float32)
+    d_attention_t = tl.zeros((C, C), tl.float32)
+    d_lower = tl.zeros((C, C), tl.float32)
+    d_lower_t = tl.zeros((C, C), tl.float32)
+    update_dv = tl.zeros((C,), tl.float32)
+    for column in range(0, V, BV):
+        b_do = load_tile(do, begin, head, column, C, BV)
+        b_u = load_block(updates, slot, head, H, 0, column, C, BV)
+        d_attention = tl.dot(b_do, tl.trans(b_u), d_attention, input_precision=PRECISION)
+        d_attention_t = tl.dot(b_u, tl.trans(b_do), d_attention_t, input_precision=PRECISION)
+        if DELTA:
+            b_dv = load_tile(dv, begin, head, column, C, BV)
+            d_lower = tl.dot(b_dv, tl.trans(b_u), d_lower, input_precision=PRECISION)
+            d_lower_t = tl.dot(b_u, tl.trans(b_dv), d_lower_t, input_precision=PRECISION)
+            update_dv += tl.sum(b_dv.to(tl.float32) * b_u.to(tl.float32), axis=1)
+
+    high = gate_row(gates, place, head, SUM_HIGH, H, C)
+    low = gate_row(gates, place, head, SUM_LOW, H, C)
+    k_factor = gate_row(gates, place, head, K_FACTOR, H, C)
+    q_factor = gate_row(gates, place, head, Q_FACTOR, H, C) * scale
+    row, column = c[:, None], c[None, :]
+    # q_i·k_j as given, hence the factors of both norms here.
+    decay = tl.exp(tl.where(row >= column, summed_difference(high, low), float("-inf")))
+    d_attention *= decay * (q_factor[:, None] * k_factor[None, :])
+    d_lower = tl.where(row > column, d_lower * decay * (k_factor[:, None] * -k_factor[None, :]), 0.0)
+    decay_t = tl.exp(tl.where(row <= column, -summed_difference(high, low), float("-inf")))
+    d_attention_t *= decay_t * (k_factor[:, None] * q_factor[None, :])
+    d_lower_t = tl.where(row < column, d_lower_t * decay_t * (k_factor[:, None] * -k_factor[None, :]), 0.0)
+    return d_attention, d_attention_t, d_lower, d_lower_t, update_dv
+
+
+@triton.jit
+def _sums_between_tokens(
+    q,
+    k,
+    d_attention,
+    d_lower,
+    begin,
+    head,
+    H,
+    K: tl.constexpr,
+    C: tl.constexpr,
+    BK: tl.constexpr,
+    DELTA: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Returns what pairs of tokens of a chunk contribute to q·dq, to k·dk and to the gradient of G, each [C]."""
+    c = tl.arange(0, C)
+    q_k = tl.zeros((C, C), tl.float32)
+    k_k = tl.zeros((C, C), tl.float32)
+    for column in range(0, K, BK):
+        b_q = load_tile(q, begin, head, column, C, BK)
+        b_k = load_tile(k, begin, head, column, C, BK)
+        q_k = tl.dot(b_q, tl.trans(b_k), q_k, input_precision=PRECISION)
+        if DELTA:
+            k_k = tl.dot(b_k, tl.trans(b_k), k_k, input_precision=PRECISION)
+    by_attention = d_attention * q_k
+    # The diagonal does not depend on the decays; left in, it would cancel but for rounding.
+    strict = tl.where(c[:, None] > c[None, :], by_attention, 0.0)
+    k_dk = tl.sum(by_attention, axis=0)
+    d_sum = tl.sum(strict, axis=1) - tl.sum(strict, axis=0)
+    if DELTA:
+        by_lower = d_lower * k_k
+        rows, columns = tl.sum(by_lower, axis=1), tl.sum(by_lower, axis=0)
+        k_dk += rows + columns
+        d_sum += rows - columns
+    return tl.sum(by_attention, axis=1), k_dk, d_sum
+
+
+@triton.jit
+def _through_state(
+    do,
+    dv,
+    updates,
+    states,
+    d_states,
+    slot,
+    begin,
+    head,
+    H,
+    k_offset,
+    V: tl.constexpr,
+    C: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    DELTA: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Returns dO Sᵀ, dV Sᵀ and U dS'ᵀ [C, BK] of a block of K, and that block's share of S · dS'."""
+    d_read = tl.zeros((C, BK), tl.float32)
+    d_erased = tl.zeros((C, BK), tl.float32)
+    d_written = tl.zeros((C, BK), tl.float32)
+    overlap = tl.zeros((BK, BV), tl.float32)
+    for column in range(0, V, BV):
+        b_do = load_tile(do, begin, head, column, C, BV)
+        b_u = load_block(updates, slot, head, H, 0, column, C, BV)
+        b_state = load_block(states, slot, head, H, k_offset, column, BK, BV)
+        b_d_state = load_block(d_states, slot, head, H, k_offset, column, BK, BV)
+        d_read = tl.dot(b_do, tl.trans(b_state), d_read, input_precision=PRECISION)
+        if DELTA:
+            b_dv = load_tile(dv, begin, head, column, C, BV)
+            d_erased = tl.dot(b_dv, tl.trans(b_state), d_erased, input_precision=PRECISION)
+        d_written = tl.dot(b_u, tl.trans(b_d_state), d_written, input_precision=PRECISION)
+        overlap += b_state.to(tl.float32) * b_d_state.to(tl.float32)
+    return d_read, d_erased, d_written, tl.sum(tl.sum(overlap, axis=1), axis=0)
+
+
+@triton.jit
+def chunk_gradient_kernel(
     q,
     k,
     gates,
     do,
     dv,
     updates,
-    d_attentions,
-    d_lowers,
-    sums,
+    states,
+    d_states,
+    dq,
+    dk,
+    dg,
     dbeta,
     first,
     group,
@@ -166,160 +295,14 @@ def inner_gradient_kernel(
     C: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
-    DELTA: tl.constexpr,
-    PACKED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Writes Z and N [slots, H, C, C] of a chunk, times the factors of the norms, its `sums`, and dbeta.
-
-    Grid: (slots, H).
-    """
-    slot = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
-    real, begin, end = chunk_of_slot(
-        slot, first, group, length, chunks, sequences, bounds, base, owners, SIZE=C, PACKED=PACKED
-    )
-    if not real:
-        return
-    c = tl.arange(0, C)
-    d_attention = tl.zeros((C, C), tl.float32)
-    d_lower = tl.zeros((C, C), tl.float32)
-    update_dv = tl.zeros((C,), tl.float32)
-    for column in range(0, V, BV):
-        b_do = load_tokens(do, begin, end, head, H, V, column, C, BV)
-        offsets, mask = state_offsets(slot * H + head, column, C, V, C, BV)
-        b_u = tl.load(updates + offsets, mask=mask, other=0.0)
-        d_attention = tl.dot(b_do, tl.trans(b_u), d_attention, input_precision=PRECISION)
-        if DELTA:
-            b_dv = load_tokens(dv, begin, end, head, H, V, column, C, BV)
-            d_lower = tl.dot(b_dv, tl.trans(b_u), d_lower, input_precision=PRECISION)
-            update_dv += tl.sum(b_dv.to(tl.float32) * b_u.to(tl.float32), axis=1)
-
-    difference = summed_difference(
-        gate_row(gates, slot, head, SUM_HIGH, H, C), gate_row(gates, slot, head, SUM_LOW, H, C)
-    )
-    decay = tl.exp(tl.where(c[:, None] >= c[None, :], difference, float("-inf")))
-    k_factor = gate_row(gates, slot, head, K_FACTOR, H, C)
-    q_factor = gate_row(gates, slot, head, Q_FACTOR, H, C)
-    below = c[:, None] > c[None, :]
-    # q_i·k_j as given, hence the factors of both norms here.
-    d_attention = d_attention * decay * (scale * q_factor[:, None] * k_factor[None, :])
-    tile = (slot * H + head) * C * C + c[:, None] * C + c[None, :]
-    tl.store(d_attentions + tile, d_attention.to(d_attentions.dtype.element_ty))
-    if DELTA:
-        d_lower = tl.where(below, d_lower * decay * (k_factor[:, None] * -k_factor[None, :]), 0.0)
-        tl.store(d_lowers + tile, d_lower.to(d_lowers.dtype.element_ty))
-
-    q_k = tl.zeros((C, C), tl.float32)
-    k_k = tl.zeros((C, C), tl.float32)
-    for column in range(0, K, BK):
-        b_q = load_tokens(q, begin, end, head, H, K, column, C, BK)
-        b_k = load_tokens(k, begin, end, head, H, K, column, C, BK)
-        q_k = tl.dot(b_q, tl.trans(b_k), q_k, input_precision=PRECISION)
-        if DELTA:
-            k_k = tl.dot(b_k, tl.trans(b_k), k_k, input_precision=PRECISION)
-    by_attention = d_attention * q_k
-    # The diagonal does not depend on the decays; left in, it would cancel but for rounding.
-    strict = tl.where(below, by_attention, 0.0)
-    k_dk = tl.sum(by_attention, axis=0)
-    d_sum = tl.sum(strict, axis=1) - tl.sum(strict, axis=0)
-    if DELTA:
-        by_lower = d_lower * k_k
-        lower_rows = tl.sum(by_lower, axis=1)
-        lower_columns = tl.sum(by_lower, axis=0)
-        k_dk += lower_rows + lower_columns
-        d_sum += lower_rows - lower_columns
-        b_beta = gate_row(gates, slot, head, BETA, H, C)
-        b_dbeta = update_dv / b_beta / b_beta
-        tl.store(dbeta + (begin + c) * H + head, b_dbeta.to(dbeta.dtype.element_ty), mask=begin + c < end)
-    row = sums + (slot * H + head) * SUM_ROWS * C + c
-    tl.store(row + Q_DQ * C, tl.sum(by_attention, axis=1))
-    tl.store(row + K_DK * C, k_dk)
-    tl.store(row + D_SUM * C, d_sum)
-
-
-@triton.jit
-def _through_state(
-    do,
-    dv,
-    updates,
-    states,
-    d_states,
-    slot,
-    begin,
-    end,
-    head,
-    H,
-    k_offset,
-    K: tl.constexpr,
-    V: tl.constexpr,
-    C: tl.constexpr,
-    BK: tl.constexpr,
-    BV: tl.constexpr,
-    DELTA: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Returns dO Sᵀ, dV Sᵀ and U dS'ᵀ [C, BK] of a block of K, and that block's share of S · dS'."""
-    d_read = tl.zeros((C, BK), tl.float32)
-    d_erased = tl.zeros((C, BK), tl.float32)
-    d_written = tl.zeros((C, BK), tl.float32)
-    overlap = tl.zeros((BK, BV), tl.float32)
-    for column in range(0, V, BV):
-        b_do = load_tokens(do, begin, end, head, H, V, column, C, BV)
-        offsets, mask = state_offsets(slot * H + head, column, C, V, C, BV)
-        b_u = tl.load(updates + offsets, mask=mask, other=0.0)
-        row = k_offset + tl.arange(0, BK)
-        columns = column + tl.arange(0, BV)
-        offsets = (slot * H + head) * K * V + row[:, None] * V + columns[None, :]
-        mask = (row < K)[:, None] & (columns < V)[None, :]
-        b_state = tl.load(states + offsets, mask=mask, other=0.0)
-        b_d_state = tl.load(d_states + offsets, mask=mask, other=0.0)
-        d_read = tl.dot(b_do, tl.trans(b_state), d_read, input_precision=PRECISION)
-        if DELTA:
-            b_dv = load_tokens(dv, begin, end, head, H, V, column, C, BV)
-            d_erased = tl.dot(b_dv, tl.trans(b_state), d_erased, input_precision=PRECISION)
-        d_written = tl.dot(b_u, tl.trans(b_d_state), d_written, input_precision=PRECISION)
-        overlap += b_state.to(tl.float32) * b_d_state.to(tl.float32)
-    return d_read, d_erased, d_written, tl.sum(tl.sum(overlap, axis=1), axis=0)
-
-
-@triton.jit
-def outer_gradient_kernel(
-    q,
-    k,
-    gates,
-    do,
-    dv,
-    updates,
-    states,
-    d_states,
-    d_attentions,
-    d_lowers,
-    sums,
-    dq,
-    dk,
-    dg,
-    first,
-    group,
-    length,
-    chunks,
-    sequences,
-    bounds,
-    base,
-    owners,
-    H,
-    K: tl.constexpr,
-    V: tl.constexpr,
-    C: tl.constexpr,
-    BK: tl.constexpr,
-    BV: tl.constexpr,
     L2NORM: tl.constexpr,
     DELTA: tl.constexpr,
     PACKED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Writes dq, dk and dg of a chunk and head. Grid: (slots, H).
+    """Writes dq, dk, dg and dbeta of a chunk and head. Grid: (slots, H).
 
+    q, k, do, dv, updates, states and d_states are descriptors (`load_tile`, `load_block`).
     When K needs several blocks, the gradients of the norms and of the gates need all of them first: the products with
     the states are then computed twice.
     """
@@ -330,15 +313,31 @@ def outer_gradient_kernel(
     )
     if not real:
         return
+    place = (slot // group) * chunks + first + slot % group  # among the chunks of all rows
     BLOCKS: tl.constexpr = (K + BK - 1) // BK
     c = tl.arange(0, C)
-    k_factor = gate_row(gates, slot, head, K_FACTOR, H, C)
-    q_factor = gate_row(gates, slot, head, Q_FACTOR, H, C)
+    inside = begin + c < end
+    d_attention, d_attention_t, d_lower, d_lower_t, update_dv = _between_tokens(
+        do, dv, updates, gates, place, slot, begin, head, H, scale, V, C, BV, DELTA, PRECISION
+    )
+    q_dq_inner, k_dk, d_sum = _sums_between_tokens(
+        q, k, d_attention, d_lower, begin, head, H, K, C, BK, DELTA, PRECISION
+    )
+    if DELTA:
+        b_beta = gate_row(gates, place, head, BETA, H, C)
+        b_dbeta = update_dv / b_beta / b_beta
+        tl.store(dbeta + (begin + c) * H + head, b_dbeta.to(dbeta.dtype.element_ty), mask=inside)
+    dtype: tl.constexpr = dq.dtype.element_ty
+    b_z, b_z_t = d_attention.to(dtype), d_attention_t.to(dtype)
+    b_n, b_n_t = d_lower.to(dtype), d_lower_t.to(dtype)
+
+    k_factor = gate_row(gates, place, head, K_FACTOR, H, C)
+    q_factor = gate_row(gates, place, head, Q_FACTOR, H, C)
     # The factors of the unit-length vectors stand beside the decays, since q and k are read as given.
-    read = gate_row(gates, slot, head, READ, H, C)
-    erased = gate_row(gates, slot, head, SUM_HIGH, H, C) + gate_row(gates, slot, head, SUM_LOW, H, C)
+    read = gate_row(gates, place, head, READ, H, C)
+    erased = gate_row(gates, place, head, SUM_HIGH, H, C) + gate_row(gates, place, head, SUM_LOW, H, C)
     erased = -tl.exp(erased) * k_factor
-    write = gate_row(gates, slot, head, WRITE, H, C)
+    write = gate_row(gates, place, head, WRITE, H, C)
 
     q_dq = tl.zeros((C,), tl.float32)
     by_erased = tl.zeros((C,), tl.float32)
@@ -347,43 +346,39 @@ def outer_gradient_kernel(
     for block in tl.static_range(BLOCKS):
         offset = block * BK
         d_read, d_erased, d_written, block_overlap = _through_state(
-            do, dv, updates, states, d_states, slot, begin, end, head, H, offset, K, V, C, BK, BV, DELTA, PRECISION
+            do, dv, updates, states, d_states, slot, begin, head, H, offset, V, C, BK, BV, DELTA, PRECISION
         )
-        b_q = load_tokens(q, begin, end, head, H, K, offset, C, BK).to(tl.float32)
-        b_k = load_tokens(k, begin, end, head, H, K, offset, C, BK).to(tl.float32)
+        b_q = load_tile(q, begin, head, offset, C, BK).to(tl.float32)
+        b_k = load_tile(k, begin, head, offset, C, BK).to(tl.float32)
         q_dq += tl.sum(b_q * d_read, axis=1) * read
         by_erased += tl.sum(b_k * d_erased, axis=1) * erased
         by_written += tl.sum(b_k * d_written, axis=1) * write
         overlap += block_overlap
 
-    row = sums + (slot * H + head) * SUM_ROWS * C + c
-    last = gates + ((slot * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
+    last = gates + ((place * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
     keep = tl.exp(tl.load(last) + tl.load(last + C))
-    inside = begin + c < end
     # The last token's write does not decay within the chunk.
     decaying = tl.where(begin + c < tl.minimum(end, begin + C) - 1, by_written, 0.0)
-    d_sum = tl.load(row + D_SUM * C) + q_dq + by_erased - decaying
+    d_sum += q_dq + by_erased - decaying
     b_dg = tl.cumsum(d_sum, axis=0, reverse=True) + tl.sum(decaying, axis=0) + keep * overlap
     tl.store(dg + (begin + c) * H + head, b_dg.to(dg.dtype.element_ty), mask=inside)
 
-    q_dq += tl.load(row + Q_DQ * C)
-    k_dk = tl.load(row + K_DK * C) + by_erased + by_written
-    tile = (slot * H + head) * C * C + c[:, None] * C + c[None, :]
-    transposed = (slot * H + head) * C * C + c[:, None] + c[None, :] * C
+    q_dq += q_dq_inner
+    k_dk += by_erased + by_written
     for block in tl.static_range(BLOCKS):
         offset = block * BK
         if BLOCKS > 1:
             d_read, d_erased, d_written, _ = _through_state(
-                do, dv, updates, states, d_states, slot, begin, end, head, H, offset, K, V, C, BK, BV, DELTA, PRECISION
+                do, dv, updates, states, d_states, slot, begin, head, H, offset, V, C, BK, BV, DELTA, PRECISION
             )
-        b_q = load_tokens(q, begin, end, head, H, K, offset, C, BK)
-        b_k = load_tokens(k, begin, end, head, H, K, offset, C, BK)
-        b_dq = tl.dot(tl.load(d_attentions + tile), b_k, d_read * read[:, None], input_precision=PRECISION)
+        b_q = load_tile(q, begin, head, offset, C, BK)
+        b_k = load_tile(k, begin, head, offset, C, BK)
+        b_dq = tl.dot(b_z, b_k, d_read * read[:, None], input_precision=PRECISION)
         b_dk = d_erased * erased[:, None] + d_written * write[:, None]
-        b_dk = tl.dot(tl.load(d_attentions + transposed), b_q, b_dk, input_precision=PRECISION)
+        b_dk = tl.dot(b_z_t, b_q, b_dk, input_precision=PRECISION)
         if DELTA:
-            b_dk = tl.dot(tl.load(d_lowers + tile), b_k, b_dk, input_precision=PRECISION)
-            b_dk = tl.dot(tl.load(d_lowers + transposed), b_k, b_dk, input_precision=PRECISION)
+            b_dk = tl.dot(b_n, b_k, b_dk, input_precision=PRECISION)
+            b_dk = tl.dot(b_n_t, b_k, b_dk, input_precision=PRECISION)
         if L2NORM:
             # Through x |x|⁻¹ passes what is perpendicular to x; the first factor |x|⁻¹ is in the products already.
             b_dq -= b_q.to(tl.float32) * (q_factor * q_factor * q_dq)[:, None]

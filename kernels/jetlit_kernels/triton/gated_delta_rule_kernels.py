@@ -52,6 +52,24 @@ def load_tokens(x, begin, end, head, H, WIDTH: tl.constexpr, offset, C: tl.const
 
 
 @triton.jit
+def load_tile(x, begin, head, offset, C: tl.constexpr, BLOCK: tl.constexpr):
+    """Loads [C, BLOCK] through a descriptor of x [tokens, H, WIDTH]: zeros past the end of x, not of a sequence."""
+    return tl.reshape(x.load([begin.to(tl.int32), head, offset]), (C, BLOCK))
+
+
+@triton.jit
+def load_square(x, slot, head, H, C: tl.constexpr):
+    """Loads the tile [C, C] of a chunk and head through a descriptor of x [slots · H · C, C]."""
+    return x.load([((slot * H + head) * C).to(tl.int32), 0])
+
+
+@triton.jit
+def load_block(x, slot, head, H, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Loads [ROWS, COLUMNS] of a chunk and head through a descriptor of x [slots · H, .., ..]."""
+    return tl.reshape(x.load([(slot * H + head).to(tl.int32), row, column]), (ROWS, COLUMNS))
+
+
+@triton.jit
 def store_tokens(x, value, begin, end, head, H, WIDTH: tl.constexpr, offset, C: tl.constexpr, BLOCK: tl.constexpr):
     """Stores [C, BLOCK] into x [tokens, H, WIDTH], leaving out what lies outside."""
     token = begin + tl.arange(0, C)
@@ -136,8 +154,6 @@ def prepare_kernel(
     inverses,
     attentions,
     gates,
-    first,
-    group,
     length,
     chunks,
     sequences,
@@ -160,7 +176,7 @@ def prepare_kernel(
     slot = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     real, begin, end = chunk_of_slot(
-        slot, first, group, length, chunks, sequences, bounds, base, owners, SIZE=C, PACKED=PACKED
+        slot, 0, chunks, length, chunks, sequences, bounds, base, owners, SIZE=C, PACKED=PACKED
     )
     if not real:
         return
@@ -203,19 +219,22 @@ def prepare_kernel(
     tl.store(attentions + tile, attention.to(attentions.dtype.element_ty))
     row = gates + (slot * H + head) * GATE_ROWS * C + c
     from_start = tl.exp(summed.to(tl.float32))
+    # The other kernels load whole tiles, past a sequence's end too: zero factors keep what stands there out.
+    k_inside = tl.where(inside, k_factor, 0.0)
+    q_inside = tl.where(inside, q_factor, 0.0)
     if DELTA:
-        tl.store(row + READ_ERASED * C, b_beta * from_start * k_factor)
+        tl.store(row + READ_ERASED * C, b_beta * from_start * k_inside)
         tl.store(row + BETA * C, b_beta)
         k_k *= k_factor[:, None] * k_factor[None, :]
         lower = tl.where(c[:, None] > c[None, :], k_k * decay * b_beta[:, None], 0.0)
         inverse = unit_lower_inverse(lower, C, SOLVE_PRECISION)
         tl.store(inverses + tile, inverse.to(inverses.dtype.element_ty))
-    tl.store(row + WRITE * C, tl.exp((total - summed).to(tl.float32)) * k_factor)
-    tl.store(row + READ * C, scale * from_start * q_factor)
+    tl.store(row + WRITE * C, tl.exp((total - summed).to(tl.float32)) * k_inside)
+    tl.store(row + READ * C, scale * from_start * q_inside)
     tl.store(row + SUM_HIGH * C, high)
     tl.store(row + SUM_LOW * C, low)
-    tl.store(row + K_FACTOR * C, k_factor)
-    tl.store(row + Q_FACTOR * C, q_factor)
+    tl.store(row + K_FACTOR * C, k_inside)
+    tl.store(row + Q_FACTOR * C, q_inside)
 
 
 @triton.jit
@@ -257,6 +276,8 @@ def scan_kernel(
 ):
     """Scans the chunks of a sequence in a window of its row. Grid: (blocks of V, N · H, windows of the group).
 
+    q, k, v, inverses and attentions are descriptors (`load_tile`, `load_square`).
+
     With STORE_OUTPUT it writes o and the final states, and with STORE_CHECKPOINTS the state at every `interval`-th
     chunk of a row but its first, [.., rows, H, K, V]. With STORE_STATES it starts from those and writes every chunk's
     state [slots, H, K, V] and U [slots, H, C, V] for the backward pass.
@@ -277,41 +298,40 @@ def scan_kernel(
         offsets, mask = state_offsets(((from_chunk // interval - 1) * rows + row) * H + head, column, K, V, BK, BV)
         state += tl.load(checkpoints + offsets, mask=mask & (low > 0) & (low < high), other=0.0)
 
-    c = tl.arange(0, C)
     for chunk in range(low, high):
-        slot = (row * group + shift + chunk - first).to(tl.int64)
+        place = (row * chunks + shift + chunk).to(tl.int64)  # among the chunks of all rows
         begin = start + chunk * C
-        tile = (slot * H + head) * C * C + c[:, None] * C + c[None, :]
         if STORE_CHECKPOINTS:
             number = shift + chunk
             if (number % interval == 0) & (chunk > 0):
                 kept = ((number // interval - 1) * rows + row) * H + head
                 kept_offsets, kept_mask = state_offsets(kept, column, K, V, BK, BV)
                 tl.store(checkpoints + kept_offsets, state, mask=kept_mask)
-        b_k = load_tokens(k, begin, end, head, H, K, 0, C, BK)
-        b_v = load_tokens(v, begin, end, head, H, V, column, C, BV)
-        write = gate_row(gates, slot, head, WRITE, H, C)
-        last = gates + ((slot * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
+        b_k = load_tile(k, begin, head, 0, C, BK)
+        b_v = load_tile(v, begin, head, column, C, BV)
+        write = gate_row(gates, place, head, WRITE, H, C)
+        last = gates + ((place * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
         keep = tl.exp(tl.load(last) + tl.load(last + C))
 
         b_state = state.to(b_k.dtype)
         update = b_v.to(tl.float32)
         if DELTA:
             seen = tl.dot(b_k, b_state, input_precision=PRECISION)
-            read_erased = gate_row(gates, slot, head, READ_ERASED, H, C)
-            target = update * gate_row(gates, slot, head, BETA, H, C)[:, None] - seen * read_erased[:, None]
+            read_erased = gate_row(gates, place, head, READ_ERASED, H, C)
+            target = update * gate_row(gates, place, head, BETA, H, C)[:, None] - seen * read_erased[:, None]
             # The identity in (I + L)⁻¹ stays outside the product, and with it the rounding of most of the result.
-            b_inverse = tl.load(inverses + tile)
+            b_inverse = load_square(inverses, place, head, H, C)
             update = tl.dot(b_inverse, target.to(b_k.dtype), target, input_precision=PRECISION)
         if STORE_STATES:
+            slot = (row * group + shift + chunk - first).to(tl.int64)
             offsets, mask = state_offsets(slot * H + head, column, K, V, BK, BV)
             tl.store(states + offsets, b_state, mask=mask)
             tile_offsets, tile_mask = state_offsets(slot * H + head, column, C, V, C, BV)
             tl.store(updates + tile_offsets, update.to(b_k.dtype), mask=tile_mask)
         if STORE_OUTPUT:
-            b_q = load_tokens(q, begin, end, head, H, K, 0, C, BK)
-            b_attention = tl.load(attentions + tile)
-            read = gate_row(gates, slot, head, READ, H, C)
+            b_q = load_tile(q, begin, head, 0, C, BK)
+            b_attention = load_square(attentions, place, head, H, C)
+            read = gate_row(gates, place, head, READ, H, C)
             b_o = tl.dot(b_q, b_state, input_precision=PRECISION) * read[:, None]
             b_o = tl.dot(b_attention, update.to(b_k.dtype), b_o, input_precision=PRECISION)
             store_tokens(o, b_o, begin, end, head, H, V, column, C, BV)

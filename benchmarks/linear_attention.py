@@ -1,0 +1,136 @@
+"""Linear attention with vector decays (GLA) in Triton: time, memory, error; every kernel; other configurations of them.
+
+    python benchmarks/linear_attention.py                # forward, forward + backward, memory, errors
+    python benchmarks/linear_attention.py --kernels      # and the time of every kernel
+    python benchmarks/linear_attention.py --sweep        # and other configurations, checked against the present ones
+
+The floor counts each input read and each output written once, at the rate below; it exceeds that of the products.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from gated_delta_rule import BYTES_PER_SECOND, Shape, distance
+from jetlit_kernels import linear_attention
+from jetlit_kernels.reference.linear_attention import chunk_linear_attention
+from jetlit_kernels.triton.gated_linear_attention import CONFIGS, Config
+from reporting import report
+from timing import kernel_times, milliseconds
+
+SHAPES: dict[str, Shape] = {
+    "2B 3x4096": (3, 4096, 12, 128, 128),
+    "2B 8x4096": (8, 4096, 12, 128, 128),
+    "2B 1x32768": (1, 32768, 12, 128, 128),
+}
+CANDIDATES = {
+    "decay": [(32, 4, 1), (32, 8, 1), (64, 8, 1)],
+    "attention": [(32, 4, 1), (32, 4, 1, 168), (64, 4, 2), (64, 8, 1), (128, 8, 1)],
+    "scan": [(64, 4, 1), (64, 4, 2), (64, 4, 3), (64, 8, 1), (64, 8, 3), (128, 8, 2)],
+    "read": [(64, 4, 1), (64, 4, 3), (128, 4, 2), (128, 8, 2)],
+    "gradient": [(32, 4, 1), (32, 4, 2, 168), (32, 8, 2), (64, 8, 1), (64, 8, 2)],
+}
+
+
+def draw(shape: Shape) -> list[torch.Tensor]:
+    """Returns q, k, v in bfloat16 and g in float32, as the block GLA has them."""
+    B, T, H, K, V = shape
+    q, k, v = (torch.randn(B, T, H, width, device="cuda").bfloat16() for width in (K, K, V))
+    g = -0.05 * torch.randn(B, T, H, K, device="cuda").exp()
+    return [t.requires_grad_() for t in (q, k, v, g)]
+
+
+def floors(shape: Shape) -> tuple[float, float]:
+    """Floors of forward and forward + backward in ms."""
+    B, T, H, K, V = shape
+    forward = 2 * (2 * K + 2 * V) + 4 * K  # bytes a token and head
+    backward = 2 * (4 * K + 3 * V) + 8 * K
+    unit = 1e3 * B * T * H / BYTES_PER_SECOND
+    return unit * forward, unit * (forward + backward)
+
+
+def measure(name: str, shape: Shape) -> dict[str, Any]:
+    tensors, floor = draw(shape), floors(shape)
+    run = passes(tensors)
+    with torch.no_grad():
+        forward = milliseconds(lambda: linear_attention(*tensors))
+    held = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    both = milliseconds(run, 9)
+    return {
+        "shape": name,
+        "forward ms": forward,
+        "times its floor": forward / floor[0],
+        "forward + backward ms": both,
+        "times their floor": both / floor[1],
+        "peak MiB above inputs": round((torch.cuda.max_memory_allocated() - held) / 2**20),
+    }
+
+
+def passes(tensors: list[torch.Tensor]) -> Callable[[], tuple[torch.Tensor, ...]]:
+    do = torch.randn_like(tensors[2])
+
+    def run() -> tuple[torch.Tensor, ...]:
+        o, state = linear_attention(*tensors, output_final_state=True)
+        return o, state, *torch.autograd.grad(o, tensors, do)
+
+    return run
+
+
+def errors() -> tuple[float, float]:
+    """The largest relative error of output and gradients against float64 at a small shape."""
+    tensors = draw((2, 500, 4, 128, 128))
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    o, expected = linear_attention(*tensors)[0], chunk_linear_attention(*exact)[0]
+    do = torch.randn_like(o)
+    pairs = zip(torch.autograd.grad(o, tensors, do), torch.autograd.grad(expected, exact, do.double()), strict=True)
+    return distance(o, expected), max(distance(a, b) for a, b in pairs)
+
+
+def kernels(shape: Shape) -> list[dict[str, Any]]:
+    times = kernel_times(passes(draw(shape)))
+    return [{"kernel": name, "launches": len(t) // 3, "total µs": sum(t) / 3} for name, t in times.items()]
+
+
+def sweep(shape: Shape) -> list[dict[str, Any]]:
+    """Times every candidate of every kernel, the others as they are, and compares all results with the present ones."""
+    run = passes(draw(shape))
+    expected, rows = run(), []
+    for kernel, candidates in CANDIDATES.items():
+        present = CONFIGS[kernel, torch.bfloat16]
+        for config in (present, *(Config(*candidate) for candidate in candidates)):
+            CONFIGS[kernel, torch.bfloat16] = config
+            row = {"kernel": kernel, "configuration": str(config)}
+            try:
+                row["difference"] = f"{max(distance(a, b) for a, b in zip(run(), expected, strict=True)):.0e}"
+                row["µs"] = f"{sum(kernel_times(run)[f'{kernel}_kernel']) / 3:.0f}"
+            except Exception as error:  # a configuration that does not fit is a result, not an end
+                row["difference"] = type(error).__name__
+            rows.append(row)
+        CONFIGS[kernel, torch.bfloat16] = present
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="*", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--kernels", action="store_true", help="time every kernel of the first shape")
+    parser.add_argument("--sweep", action="store_true", help="time other configurations at the first shape")
+    arguments = parser.parse_args()
+    rows = [measure(name, SHAPES[name]) for name in arguments.shapes]
+    output, gradient = errors()
+    report(
+        "linear_attention",
+        "Linear attention with vector decays, bfloat16",
+        rows,
+        f"Relative error against float64: output {output:.1e}, largest of a gradient {gradient:.1e}.",
+    )
+    if arguments.kernels:
+        report("linear_attention_kernels", "Kernels of linear attention", kernels(SHAPES[arguments.shapes[0]]))
+    if arguments.sweep:
+        report("linear_attention_sweep", "Configurations", sweep(SHAPES[arguments.shapes[0]]))
+
+
+if __name__ == "__main__":
+    main()

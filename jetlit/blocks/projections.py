@@ -1,0 +1,96 @@
+"""Linear layers that share an input: fewer products forward, one sum of their gradients instead of a tensor each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+# Narrower layers are multiplied together: one alone leaves most of a GPU idle.
+NARROW = 512
+
+
+def project(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
+    """Applies several linear layers to one input: what `[layer(x) for layer in layers]` gives.
+
+    Under autocast the input is cast once. The gradient of the input is summed inside the products that make it, in
+    their type and in a fixed order. Layers that are not plain ones (adapters, quantised layers, hooks) are called.
+
+    Args:
+        x: [..., H].
+        layers: from H to any widths.
+
+    Returns:
+        One tensor [..., width] a layer; those of narrow layers may be slices of one tensor.
+    """
+    if not all(is_plain(layer) for layer in layers):
+        return [layer(x) for layer in layers]
+    narrow = [layer for layer in layers if layer.out_features < NARROW]
+    groups = [[layer] for layer in layers if layer not in narrow] + ([narrow] if narrow else [])
+    weights = [_joined([layer.weight for layer in group]) for group in groups]
+    biases = [_joined([layer.bias for layer in group]) if _biased(group) else None for group in groups]
+    outputs: dict[nn.Linear, Tensor] = {}
+    for group, product in zip(groups, _SharedInput.apply(x, *weights, *biases), strict=True):
+        outputs |= zip(group, product.split([layer.out_features for layer in group], -1), strict=True)
+    return [outputs[layer] for layer in layers]
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is a linear one and nothing else: no adapter, no quantised weights, no hooks."""
+    return type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
+
+
+def _biased(group: Sequence[nn.Linear]) -> bool:
+    """Whether a group has biases: all of it, or none, since the layers of one block are built alike."""
+    return all(layer.bias is not None for layer in group)
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+
+
+class _SharedInput(torch.autograd.Function):
+    """x, n weights and n biases (or None) to n products."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+        weights, biases = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        shared, *cast = (t.to(dtype) for t in (x, *weights) if t is not None)
+        ctx.save_for_backward(shared, *cast)
+        ctx.types = [None if t is None else t.dtype for t in (x, *parameters)]
+        with torch.autocast(device, enabled=False):
+            return tuple(F.linear(shared, w, b if b is None else b.to(dtype)) for w, b in zip(cast, biases))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        rows = x.flatten(0, -2)
+        count = len(weights)
+        of_x: Tensor | None = None
+        of_parameters: list[Tensor | None] = [None] * (2 * count)
+        with torch.autocast(x.device.type, enabled=False):
+            for number, (gradient, weight) in enumerate(zip(upstream, weights, strict=True)):
+                gradient = gradient.flatten(0, -2)
+                if ctx.needs_input_grad[0]:
+                    of_x = gradient @ weight if of_x is None else of_x.addmm_(gradient, weight)
+                if ctx.needs_input_grad[1 + number]:
+                    of_parameters[number] = _product(gradient.T, rows, ctx.types[1 + number])
+                if ctx.needs_input_grad[1 + count + number]:
+                    of_parameters[count + number] = gradient.sum(0, dtype=ctx.types[1 + count + number])
+        return None if of_x is None else of_x.view_as(x).to(ctx.types[0]), *of_parameters
+
+
+def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """A product in another type than its factors', not rounded to theirs on the way where the device can."""
+    if a.dtype == dtype:
+        return a @ b
+    if a.is_cuda and dtype == torch.float32 and not torch.compiler.is_compiling():
+        return torch.mm(a, b, out_dtype=dtype)
+    return (a @ b).to(dtype)

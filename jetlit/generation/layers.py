@@ -1,0 +1,278 @@
+"""Decoder layers as the engine runs them: the model's weights, with fewer and larger steps between them.
+
+A decode step of a few sequences is bound by reading weights, and each launch costs as much as reading some megabytes.
+So projections of one input are merged, and norms, activations and residuals are part of the products
+(`jetlit_kernels.narrow_linear`).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from jetlit_kernels import decode_attention, jet_decode_step, narrow_linear, rotate_and_store, silu_mul
+from torch import nn
+
+from jetlit.blocks.attention import Attention
+from jetlit.blocks.base import TokenMixer
+from jetlit.blocks.gated_delta_net import GatedDeltaNet
+from jetlit.blocks.jet import JetBlock
+from jetlit.blocks.rms_norm import RMSNorm
+from jetlit.blocks.short_convolution import ShortConvolution
+from jetlit.generation.cache import active_mixers
+from jetlit.generation.merging import checked, merge_linears
+from jetlit.models import JetNemotronForCausalLM
+from jetlit.models.layers import DecoderLayer, GatedMLP
+
+Rotation = tuple[torch.Tensor, torch.Tensor]
+
+
+def build_layers(model: JetNemotronForCausalLM) -> list[EngineLayer]:
+    """Returns the model's layers; weights are moved so that they can be merged, and exist once.
+
+    Raises:
+        UserError: a layer is more than its weights (adapters, hooks).
+    """
+    checked(model.lm_head)
+    layers = [EngineLayer(*pair) for pair in zip(model.model.layers, active_mixers(model), strict=True)]
+    if model.lm_head.weight.is_cuda:
+        # Where single weights were before, no large tensor finds room.
+        torch.cuda.empty_cache()
+    return layers
+
+
+class EngineLayer:
+    """One decoder layer.
+
+    Args:
+        layer: whose weights it uses.
+        mixer: the layer's token mixer; in a super network, the active one.
+    """
+
+    def __init__(self, layer: DecoderLayer, mixer: TokenMixer) -> None:
+        self.mixer_norm, self.mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self.mixer = mixer_step(mixer)
+        self.mlp = MLPStep(layer.mlp) if MLPStep.serves(layer.mlp) else PlainMLP(layer.mlp)
+
+    def prefill(self, hidden: torch.Tensor, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """Runs a chunk of the prompt: [B, T, H] to [B, T, H]; (cos, sin) are [1, T, D]."""
+        return self.mlp.chunk(self.mixer.chunk(hidden, self.mixer_norm, rotation, cache), self.mlp_norm)
+
+    def prefill_last(self, hidden: torch.Tensor, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """As `prefill`, for the model's last layer: returns [B, H] of the last token, since no one reads the others."""
+        mixed = self.mixer.chunk(hidden, self.mixer_norm, rotation, cache)
+        return self.mlp.token(mixed[:, -1].contiguous(), self.mlp_norm)
+
+    def decode(self, hidden: torch.Tensor, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """Runs one token of each sequence: [B, H] to [B, H]; (cos, sin) are [1, 1, D]."""
+        return self.mlp.token(self.mixer.token(hidden, self.mixer_norm, rotation, cache), self.mlp_norm)
+
+
+def add_linear(hidden: torch.Tensor, x: torch.Tensor, linear: nn.Linear) -> torch.Tensor:
+    """Adds linear(x) to [B, T, H] where it lies: the product does it, which saves a pass over both."""
+    hidden.flatten(0, 1).addmm_(x.flatten(0, 1), linear.weight.T)
+    return hidden if linear.bias is None else hidden.add_(linear.bias)
+
+
+class PlainMLP:
+    """An MLP of any kind, as the model has it."""
+
+    def __init__(self, mlp: nn.Module) -> None:
+        self.mlp = mlp
+
+    def chunk(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+        """Returns hidden + MLP(norm(hidden)), [B, T, H]; `hidden` may be overwritten."""
+        return hidden + self.mlp(norm(hidden))
+
+    def token(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+        """The same for [B, H]."""
+        return hidden + self.mlp(norm(hidden))
+
+
+class MLPStep:
+    """A gated MLP with SiLU: gate and up are one product."""
+
+    def __init__(self, mlp: GatedMLP) -> None:
+        self.weight, self.bias = merge_linears([mlp.gate_proj, mlp.up_proj])
+        self.down = checked(mlp.down_proj)
+
+    @staticmethod
+    def serves(mlp: nn.Module) -> bool:
+        """Whether the MLP is of this kind."""
+        return isinstance(mlp, GatedMLP) and mlp.is_swiglu
+
+    def chunk(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+        """See `PlainMLP.chunk`."""
+        inner = silu_mul(*F.linear(norm(hidden), self.weight, self.bias).chunk(2, -1))
+        return add_linear(hidden, inner, self.down)
+
+    def token(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+        """See `PlainMLP.token`."""
+        inner = narrow_linear(hidden, self.weight, self.bias, norm_weight=norm.weight, norm_eps=norm.eps, swiglu=True)
+        return narrow_linear(inner, self.down.weight, self.down.bias, add_to=hidden)
+
+
+class Mixing(Protocol):
+    """A token mixer as the engine runs it; `cache` is its layer's."""
+
+    def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """Returns hidden + mixer(norm(hidden)), [B, T, H]; `hidden` may be overwritten."""
+
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """The same for one token of each sequence, [B, H]."""
+
+
+def mixer_step(mixer: TokenMixer) -> Mixing:
+    """Returns the steps of a token mixer."""
+    if isinstance(mixer, Attention):
+        return AttentionStep(mixer)
+    if isinstance(mixer, JetBlock) and mixer.q_proj.bias is None:
+        return JetStep(mixer)
+    if isinstance(mixer, GatedDeltaNet) and mixer.q_proj.bias is None:
+        return GatedDeltaNetStep(mixer)
+    return PlainMixer(mixer)
+
+
+class PlainMixer:
+    """A linear block of any kind, as the model has it."""
+
+    def __init__(self, mixer: TokenMixer) -> None:
+        self.mixer = mixer
+
+    def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """See `Mixing.chunk`."""
+        return hidden + self.mixer(norm(hidden), cache=cache)
+
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """See `Mixing.token`."""
+        return self.chunk(hidden[:, None], norm, rotation, cache)[:, 0]
+
+
+class AttentionStep:
+    """Attention: queries, keys and values are one product, rotated and stored in one launch."""
+
+    def __init__(self, attention: Attention) -> None:
+        self.weight, self.bias = merge_linears([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.scaling, self.out = attention.scaling, checked(attention.o_proj)
+        norms: Any = (attention.q_norm, attention.k_norm)
+        self.norms = (norms[0].weight, norms[1].weight) if isinstance(norms[0], RMSNorm) else None
+        self.norm_eps = norms[0].eps if self.norms else 0.0
+
+    def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """See `Mixing.chunk`."""
+        projected = F.linear(norm(hidden), self.weight, self.bias)
+        store = functools.partial(self._store, projected, rotation)
+        output = cache.attend(store, hidden.shape[1], self.scaling)
+        return add_linear(hidden, output.transpose(1, 2).flatten(2), self.out)
+
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """See `Mixing.token`."""
+        projected = narrow_linear(hidden, self.weight, self.bias, norm_weight=norm.weight, norm_eps=norm.eps)
+        query = self._store(projected[:, None], rotation, cache.clock.position, cache.keys, cache.values)
+        keys, values = cache.filled()
+        output = decode_attention(query[:, :, 0], keys, values, cache.clock.count, scale=self.scaling)
+        return narrow_linear(output.flatten(1), self.out.weight, self.out.bias, add_to=hidden)
+
+    def _store(
+        self,
+        projected: torch.Tensor,
+        rotation: Rotation,
+        position: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+    ) -> torch.Tensor:
+        cos, sin = rotation[0][0], rotation[1][0]
+        return rotate_and_store(
+            projected, cos, sin, position, keys, values, norm_weights=self.norms, norm_eps=self.norm_eps
+        )
+
+
+class DeltaStep(PlainMixer):
+    """What the decode steps of gated delta rules share: merged projections, and the update of the states.
+
+    Args:
+        block: whose weights it uses.
+        linears: the block's projections of its input, none with a bias.
+        conv_state: name of the state of the values' convolution.
+    """
+
+    def __init__(self, block: JetBlock | GatedDeltaNet, linears: list[nn.Linear], conv_state: str) -> None:
+        super().__init__(block)
+        self.weight, _ = merge_linears(linears)
+        self.sizes = [linear.out_features for linear in linears]
+        self.block, self.out, self.conv_state = block, checked(block.o_proj), conv_state
+
+    def project(self, hidden: torch.Tensor, norm: RMSNorm) -> tuple[torch.Tensor, ...]:
+        """Returns every projection [B, outputs] of the normed input."""
+        return narrow_linear(hidden, self.weight, norm_weight=norm.weight, norm_eps=norm.eps).split(self.sizes, 1)
+
+    def update(
+        self, hidden: torch.Tensor, cache: Any, heads: tuple[torch.Tensor, ...], kernels: torch.Tensor
+    ) -> torch.Tensor:
+        """Steps the states and adds the output to `hidden`.
+
+        Args:
+            hidden: [B, H].
+            cache: the layer's.
+            heads: q, k [B, h·K], v, gate [B, h·V], and the logits [B, h] of beta and of the decay.
+            kernels: [B, h·V, W], of the values' convolution.
+        """
+        block = self.block
+        q, k, v, gate, beta, a = heads
+        o = jet_decode_step(
+            block.split_heads(q),
+            block.split_heads(k),
+            block.split_heads(v),
+            block.split_heads(gate),
+            beta,
+            a,
+            kernels,
+            block.A_log,
+            block.dt_bias,
+            block.o_norm.weight,
+            cache.states[self.conv_state],
+            cache.states["recurrent"],
+            norm_eps=block.norm_eps,
+        )
+        return narrow_linear(o.flatten(1), self.out.weight, add_to=hidden)
+
+
+class JetStep(DeltaStep):
+    """A JetBlock's step: all seven projections of its input are one product."""
+
+    def __init__(self, block: JetBlock) -> None:
+        generator = block.dynamic_conv1d.kernel_generator
+        linears = [block.q_proj, block.k_proj, block.v_proj, block.g_proj, block.b_proj, block.a_proj, generator.w1]
+        super().__init__(block, linears, "conv")
+        self.w2 = checked(generator.w2)
+
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """See `Mixing.token`."""
+        *heads, inner = self.project(hidden, norm)
+        kernels = narrow_linear(inner, self.w2.weight, self.w2.bias, silu_input=True)
+        return self.update(hidden, cache, tuple(heads), kernels.unflatten(-1, (self.block.value_dim, -1)))
+
+
+class GatedDeltaNetStep(DeltaStep):
+    """A Gated DeltaNet's step: a JetBlock's whose convolution is the same for every token, and two more before it."""
+
+    def __init__(self, block: GatedDeltaNet) -> None:
+        linears = [block.q_proj, block.k_proj, block.v_proj, block.g_proj, block.b_proj, block.a_proj]
+        super().__init__(block, linears, "conv_v")
+        self.convolutions = (block.q_conv1d, block.k_conv1d, block.v_conv1d)
+
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
+        """See `Mixing.token`."""
+        q, k, *others = self.project(hidden, norm)
+        of_q, of_k, of_v = self.convolutions
+        q = self._convolve(of_q, cache.states["conv_q"], q)
+        k = self._convolve(of_k, cache.states["conv_k"], k)
+        return self.update(hidden, cache, (q, k, *others), of_v.weight[:, 0].expand(len(hidden), -1, -1))
+
+    @staticmethod
+    def _convolve(convolution: ShortConvolution, state: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Puts x [B, D] at the end of a convolution's state and returns its result, before the activation."""
+        state.copy_(torch.cat((state[..., 1:], x[..., None]), -1))
+        return (state * convolution.weight[:, 0]).sum(-1)

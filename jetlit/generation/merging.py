@@ -1,0 +1,68 @@
+"""Projections of one input as one product, without a second copy of their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from jetlit.blocks.projections import is_plain
+from jetlit.errors import UserError
+
+
+def checked(linear: nn.Linear) -> nn.Linear:
+    """Returns a layer whose weights say all that it does.
+
+    Raises:
+        UserError: the layer is not a plain linear one.
+    """
+    if not is_plain(linear):
+        raise UserError(
+            f"The engine reads the weights of plain linear layers, not of {type(linear).__name__} or a layer with "
+            "hooks: merge adapters into the weights and remove hooks, or use model.generate."
+        )
+    return linear
+
+
+def merge_linears(linears: Sequence[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Puts the weights of linear layers with the same input one after the other in memory.
+
+    The layers' parameters become views of the result: their names, values and training stay as they are, and what
+    changes a parameter in place changes the merged weight. Layers that were merged before are left where they are.
+
+    Args:
+        linears: either all or none of them with a bias.
+
+    Returns:
+        Weight [sum of outputs, inputs] and bias [sum of outputs] or None.
+
+    Raises:
+        UserError: a layer is not a plain linear one.
+    """
+    for linear in linears:
+        checked(linear)
+    weight = _merge([linear.weight for linear in linears])
+    if linears[0].bias is None:
+        return weight, None
+    return weight, _merge([linear.bias for linear in linears])
+
+
+def _merge(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
+    if _lie_in_order(parameters):
+        first = parameters[0].detach()
+        return first.as_strided((sum(len(p) for p in parameters), *first.shape[1:]), first.stride())
+    # Parameters of a model that will be trained must not become inference tensors.
+    with torch.inference_mode(False), torch.no_grad():
+        merged = torch.cat([p.detach() for p in parameters])
+        for parameter, part in zip(parameters, merged.split([len(p) for p in parameters]), strict=True):
+            parameter.data = part
+    return merged
+
+
+def _lie_in_order(parameters: Sequence[torch.Tensor]) -> bool:
+    """Whether each tensor begins in memory where the one before it ends."""
+    ends = [p.data_ptr() + p.nbytes for p in parameters]
+    same_memory = len({p.untyped_storage().data_ptr() for p in parameters}) == 1
+    in_order = all(p.data_ptr() == end for p, end in zip(parameters[1:], ends))
+    return same_memory and in_order and all(p.is_contiguous() for p in parameters)

@@ -1,0 +1,117 @@
+"""Triton product of a few rows: each program streams some rows of the weights through the tensor cores once."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from jetlit_kernels.triton.chunks import cdiv
+from jetlit_kernels.triton.sizes import power_of_two
+
+ROWS = 16  # of a tensor core's tile; fewer are padded
+
+
+@dataclass(frozen=True)
+class Config:
+    """Outputs of a program, inputs of a step, and how many steps are loaded ahead."""
+
+    BN: int
+    BK: int
+    num_warps: int
+    num_stages: int
+
+
+# What a multiprocessor must have in flight to keep the memory busy, about 40 KiB, decides
+# (benchmarks/decode_products.py times others). Few outputs are spread over as many programs as there can be, each
+# loading far ahead; of many, all programs fit the device at once. The inputs of a step must give each thread 4 bytes
+# of the norm's weight, or Triton does not load that ahead.
+FEW, MANY, FLOAT32 = Config(16, 256, 4, 6), Config(32, 128, 2, 4), Config(32, 64, 4, 3)
+MANY_OUTPUTS = 8192
+
+
+@triton.jit
+def narrow_kernel(
+    x, weight, bias, norm_weight, out, M, N, stride_x, eps,
+    K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, NORM: tl.constexpr,
+    SILU: tl.constexpr, SWIGLU: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
+    """BN outputs of every row. The norm's factor is one number a row: it is applied to the sums at the end."""
+    row = tl.arange(0, BM)
+    column = tl.program_id(0) * BN + tl.arange(0, BN)
+    inner = tl.arange(0, BK)
+    lines = weight + column.to(tl.int64)[:, None] * K + inner[None, :]
+    sums = tl.zeros([BM, BN], dtype=tl.float32)
+    others = tl.zeros([BM, BN], dtype=tl.float32)
+    squares = tl.zeros([BM], dtype=tl.float32)
+    for start in range(0, K, BK):
+        if EVEN:
+            here = (column < N)[:, None]
+            read = (row < M)[:, None]
+        else:
+            here = (column < N)[:, None] & (start + inner < K)[None, :]
+            read = (row < M)[:, None] & (start + inner < K)[None, :]
+        a = tl.load(x + row[:, None] * stride_x + start + inner[None, :], mask=read, other=0.0)
+        w = tl.load(lines + start, mask=here, other=0.0)
+        if NORM:
+            wide = a.to(tl.float32)
+            squares += tl.sum(wide * wide, axis=1)
+            factor = tl.load(norm_weight + start + inner, mask=start + inner < K, other=0.0).to(tl.float32)
+            a = (wide * factor[None, :]).to(a.dtype)
+        if SILU:
+            wide = a.to(tl.float32)
+            a = (wide / (1.0 + tl.exp(-wide))).to(a.dtype)
+        sums = tl.dot(a, tl.trans(w), sums, input_precision="ieee")
+        if SWIGLU:
+            w = tl.load(lines + N * K + start, mask=here, other=0.0)
+            others = tl.dot(a, tl.trans(w), others, input_precision="ieee")
+    if NORM:
+        scale = tl.rsqrt(squares / K + eps)[:, None]
+        sums *= scale
+        others *= scale
+    if BIAS:
+        sums += tl.load(bias + column, mask=column < N, other=0.0).to(tl.float32)[None, :]
+        if SWIGLU:
+            others += tl.load(bias + N + column, mask=column < N, other=0.0).to(tl.float32)[None, :]
+    if SWIGLU:
+        sums = sums / (1.0 + tl.exp(-sums)) * others
+    place = row[:, None] * N + column[None, :]
+    mask = (row < M)[:, None] & (column < N)[None, :]
+    if ADD:
+        sums += tl.load(out + place, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + place, sums.to(out.dtype.element_ty), mask=mask)
+
+
+def forward(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    norm_weight: torch.Tensor | None,
+    norm_eps: float,
+    silu_input: bool,
+    swiglu: bool,
+    add_to: torch.Tensor | None,
+    config: Config | None = None,
+) -> torch.Tensor:
+    """Output [B, N or N / 2]; arguments as those of `jetlit_kernels.narrow_linear`."""
+    (rows, width), outputs = x.shape, weight.shape[0] // (2 if swiglu else 1)
+    out = torch.empty(rows, outputs, dtype=x.dtype, device=x.device) if add_to is None else add_to
+    if not rows:
+        return out
+    x = x if x.stride(1) == 1 else x.contiguous()
+    settings = asdict(config or choose(x.dtype, outputs))
+    settings["BK"] = min(settings["BK"], max(16, power_of_two(width)))
+    narrow_kernel[(cdiv(outputs, settings["BN"]),)](
+        x, weight.contiguous(), bias, norm_weight, out,
+        rows, outputs, x.stride(0), norm_eps,
+        K=width, BM=ROWS, EVEN=width % settings["BK"] == 0, NORM=norm_weight is not None, SILU=silu_input,
+        SWIGLU=swiglu, BIAS=bias is not None, ADD=add_to is not None, **settings,
+    )  # fmt: skip
+    return out
+
+
+def choose(dtype: torch.dtype, outputs: int) -> Config:
+    """The configuration for a product with that many outputs."""
+    if dtype == torch.float32:
+        return FLOAT32
+    return MANY if outputs >= MANY_OUTPUTS else FEW

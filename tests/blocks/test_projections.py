@@ -1,0 +1,76 @@
+"""Linear layers applied together against the same layers one by one."""
+
+import pytest
+import torch
+from torch import nn
+
+from jetlit.blocks.projections import NARROW, project
+
+WIDTHS = {"narrow": (3, 24, 7), "wide": (NARROW + 3, NARROW), "both": (NARROW, 5, NARROW + 1, 9), "one": (5,)}
+widths = pytest.mark.parametrize("sizes", WIDTHS.values(), ids=WIDTHS)
+
+
+def draw(sizes: tuple[int, ...], bias: bool = False, dtype: torch.dtype = torch.float64):
+    torch.manual_seed(0)
+    layers = nn.ModuleList(nn.Linear(33, size, bias=bias, dtype=dtype) for size in sizes)
+    x = torch.randn(2, 5, 33, dtype=dtype, requires_grad=True)
+    return layers, x, [torch.randn(2, 5, size, dtype=dtype) for size in sizes]
+
+
+def gradients(outputs, x, layers, upstream):
+    return torch.autograd.grad(outputs, [x, *layers.parameters()], upstream)
+
+
+@widths
+@pytest.mark.parametrize("bias", [True, False])
+def test_values_and_gradients_are_those_of_separate_layers(sizes, bias):
+    layers, x, upstream = draw(sizes, bias)
+    together, separate = project(x, layers), [layer(x) for layer in layers]
+    pairs = zip(gradients(together, x, layers, upstream), gradients(separate, x, layers, upstream), strict=True)
+    for a, b in [*zip(together, separate, strict=True), *pairs]:
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@widths
+def test_autocast_multiplies_in_bfloat16_and_keeps_float32_gradients(sizes):
+    layers, x, upstream = draw(sizes, True, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        together = project(x, layers)
+    exact = gradients([layer(x) for layer in layers], x, layers, upstream)
+    found = gradients(together, x, layers, [u.bfloat16() for u in upstream])
+    assert all(output.dtype == torch.bfloat16 for output in together)
+    for a, b in zip(found, exact, strict=True):
+        assert a.dtype == torch.float32
+        assert (a - b).norm() < 1e-2 * b.norm()
+
+
+@widths
+def test_frozen_layers_get_no_gradient_and_pass_one_on(sizes):
+    layers, x, upstream = draw(sizes)
+    layers.requires_grad_(False)
+    torch.autograd.backward(project(x, layers), upstream)
+    expected = sum(u @ layer.weight for u, layer in zip(upstream, layers, strict=True))
+    torch.testing.assert_close(x.grad, expected)
+    assert all(parameter.grad is None for parameter in layers.parameters())
+
+
+def test_layers_with_hooks_or_of_another_class_are_called():
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    layers, x, _ = draw((4, 4))
+    layers[0].register_forward_hook(lambda module, args, output: output + 1)
+    torch.testing.assert_close(project(x, layers)[0], layers[0](x))
+    doubled = Doubled(33, 4, dtype=torch.float64)
+    torch.testing.assert_close(project(x, [doubled])[0], 2 * nn.functional.linear(x, doubled.weight, doubled.bias))
+
+
+def test_compiles_without_graph_break():
+    layers, x, upstream = draw((NARROW, 5), dtype=torch.float32)
+    compiled = torch.compile(lambda x: project(x, layers), fullgraph=True, backend="aot_eager")
+    pairs = zip(
+        gradients(compiled(x), x, layers, upstream), gradients(project(x, layers), x, layers, upstream), strict=True
+    )
+    for a, b in pairs:
+        torch.testing.assert_close(a, b)
