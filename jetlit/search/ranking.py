@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from jetlit.models import Architecture
-from jetlit.progress import progress_bar
 from jetlit.search.beam import check_budget, place
-from jetlit.search.candidates import Metrics, Train, evaluate_candidate
+from jetlit.search.candidates import Metrics, Train
+from jetlit.search.sharing import evaluate_together
 
 JUDGE = "held_out_kl"
 
@@ -48,6 +48,8 @@ def rank_layers(
 ) -> LayerRanking:
     """Trains a model with each layer's attention alone and ranks layers by the KL to the teacher that is left.
 
+    Several processes may run this on one `out_dir` at the same time: they share the layers.
+
     Args:
         layers: of the model.
         linear: block of all other layers.
@@ -56,20 +58,17 @@ def rank_layers(
         settings: what training depends on beside the architecture, JSON values only.
         block_config: of the linear block.
     """
-    found: list[Metrics] = []
-    with progress_bar("Restored layers", layers, "layers") as advance:
-        for layer in range(layers):
-            choices = place((linear,) * layers, [layer], "attn")
-            architecture = Architecture(list(choices), {linear: block_config} if block_config else {})
-            folder = out_dir / "layers" / str(layer)
-            found.append(evaluate_candidate(architecture, folder, train, _nothing, settings, judged_by=JUDGE))
-            for weights in ("model", "checkpoints"):
-                shutil.rmtree(folder / weights, ignore_errors=True)
-            advance(1)
-    kl = tuple(float(metrics[JUDGE]["value"]) for metrics in found)
-    tokens = sum(int(metrics["tokens_seen"]["value"]) for metrics in found)
+    blocks = {linear: block_config} if block_config else {}
+    base = (linear,) * layers
+    architectures = {str(layer): Architecture(list(place(base, [layer], "attn")), blocks) for layer in range(layers)}
+    found = evaluate_together(architectures, out_dir, "layers", train, _forget, settings, judged_by=JUDGE)
+    kl = tuple(float(found[name][JUDGE]["value"]) for name in architectures)
+    tokens = sum(int(metrics["tokens_seen"]["value"]) for metrics in found.values())
     return LayerRanking(tuple(sorted(range(layers), key=lambda layer: (kl[layer], layer))), kl, tokens)
 
 
-def _nothing(model: Path) -> Metrics:
+def _forget(model: Path) -> Metrics:
+    """Removes the weights: the fit has measured the KL, and thirty models would fill a disk."""
+    for folder in (model, model.parent / "checkpoints"):
+        shutil.rmtree(folder, ignore_errors=True)
     return {}
