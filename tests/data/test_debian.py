@@ -80,7 +80,7 @@ def test_kinds_of_files():
 
 
 def test_a_page_loses_its_apparatus_and_keeps_its_code():
-    pytest.importorskip("lxml", reason="HTML needs lxml, of the extra text")
+    pytest.importorskip("lxml", reason="HTML needs lxml, of the extras text and dev")
     page = """<html><head><title>t</title><style>p {}</style></head><body><nav>Home</nav><div role="main">
       <h1>Title<a class="headerlink" href="#x">¶</a></h1><p>Some <b>bold</b>
       text.<br>Next</p><pre>def f(x):
