@@ -76,7 +76,17 @@ def _from_package(weights: PackagedWeights, dtype: torch.dtype) -> tuple[PreTrai
     model = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=dtype
     )
-    return model, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    return model, _tokenizer_of(model, path)
+
+
+def _tokenizer_of(model: PreTrainedModel, path: Path) -> PreTrainedTokenizerBase:
+    """The GGUF file's tokenizer; its special tokens are the model's, which transformers 5.17 takes to be others."""
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, clean_up_tokenization_spaces=False)
+    for name in ("bos_token", "eos_token", "pad_token"):
+        number = getattr(model.config, f"{name}_id")
+        if number is not None:
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(number))
+    return tokenizer
 
 
 def _packaged_file(weights: PackagedWeights) -> Path:

@@ -86,3 +86,4 @@ def test_smollm2_is_itself_and_knows_paris(tmp_path):
     ours = load_teacher(str(tmp_path / "out"), torch.float32)(ids).logits
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert tokenizer.decode(ours[0, -1].argmax()) == " Paris"
+    assert tokenizer.eos_token == "<|im_end|>" and tokenizer.decode(tokenizer("a, b .\n")["input_ids"]) == "a, b .\n"
