@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,29 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a path for a folder to be written; on success it replaces `path`, on any error it is removed.
+
+    Args:
+        path: the folder, which may exist; missing parents are made.
+
+    Raises:
+        UserError: the file system refused the write.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
+            written = Path(temporary) / "written"
+            yield written
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(written, path)
+    except OSError as error:
+        raise UserError(f"Could not write {path} ({error}): free some space or choose another folder.") from error
 
 
 def write_text(path: str | Path, text: str) -> None:

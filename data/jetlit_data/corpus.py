@@ -51,6 +51,7 @@ class CorpusInfo:
         dtype: of the tokens in the chunks, "uint16" or "int32".
         duplicates: documents left out because an earlier one was the same.
         splits: "train" and "val".
+        near_duplicates: documents left out because much of their text stood in earlier ones.
     """
 
     name: str
@@ -63,6 +64,7 @@ class CorpusInfo:
     dtype: str
     duplicates: int
     splits: dict[str, SplitInfo]
+    near_duplicates: int = 0
 
     def save(self, folder: Path) -> None:
         """Write corpus.json, atomically; done last, it makes the folder a corpus."""

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from jetlit.errors import UserError
 from jetlit_data.chunks import ChunkWriter
 from jetlit_data.corpus import CORPUS_FILE, CorpusInfo
+from jetlit_data.overlap import SeenParagraphs
 from jetlit_data.progress import corpus_progress
 from jetlit_data.sources import GENERATORS, Source, open_source
 from jetlit_data.tokenizer import encode_documents, load_tokenizer, vocabulary_size
@@ -31,11 +32,11 @@ class CorpusSpec:
     """One corpus to prepare.
 
     Attributes:
-        source: "stdlib" (the running Python's library), "recall", "repetition", "arithmetic", "hub:NAME", or a
-            folder of .txt, .md, .py, .jsonl and .parquet files.
+        source: "stdlib" (the running Python's library), "debian", "recall", "repetition", "arithmetic", "hub:NAME",
+            or a folder of .txt, .md, .py, .jsonl and .parquet files.
         max_tokens: stop after this many tokens, training and validation together; generated sources never end by
             themselves and need it.
-        options: settings of the source (attributes of `jetlit_data.Recall`, `Arithmetic`, `HubSource`; text_field
+        options: settings of the source (attributes of `jetlit_data.Recall`, `DebianSource`, `HubSource`; text_field
             for folders).
     """
 
@@ -51,6 +52,7 @@ def prepare(
     val_fraction: float = 0.02,
     chunk_tokens: int = 2**22,
     seed: int = 0,
+    near_duplicates: float | None = None,
     progress: bool = True,
 ) -> dict[str, CorpusInfo]:
     """Prepare corpora: each becomes `out_dir/NAME/` with train/, val/, tokenizer/ and, last of all, corpus.json.
@@ -66,6 +68,8 @@ def prepare(
         val_fraction: share of the documents held out for validation, between 0 and 1.
         chunk_tokens: tokens to a chunk; a multiple of the block size wastes none.
         seed: of generated documents and of the order of files.
+        near_duplicates: leave out documents more than this share of whose text stands, paragraph by paragraph, in
+            earlier ones of any corpus; so validation shares no more than that with training. None keeps them.
         progress: show progress bars.
 
     Returns:
@@ -78,6 +82,8 @@ def prepare(
         raise UserError("No corpus is named: list at least one under corpora.")
     if not 0 < val_fraction < 1:
         raise UserError(f"val_fraction is {val_fraction}: give a share between 0 and 1, such as 0.02.")
+    if near_duplicates is not None and not 0 <= near_duplicates < 1:
+        raise UserError(f"near_duplicates is {near_duplicates}: give a share from 0 to 1, such as 0.3, or null.")
     if chunk_tokens < 1:
         raise UserError(f"chunk_tokens is {chunk_tokens}: give a positive number of tokens.")
     for name in corpora:
@@ -88,8 +94,9 @@ def prepare(
     for name, spec in corpora.items():
         _check_limit(name, spec, sources[name])
     prepared = {}
+    seen = None if near_duplicates is None else SeenParagraphs(near_duplicates)
     for name, spec in corpora.items():
-        build = _Build(name, spec, sources[name], loaded, tokenizer, val_fraction, chunk_tokens, seed, progress)
+        build = _Build(name, spec, sources[name], loaded, tokenizer, val_fraction, chunk_tokens, seed, seen, progress)
         with _disk_errors(out_dir), _fresh_folder(Path(out_dir) / name) as folder:
             prepared[name] = build.run(folder)
     return prepared
@@ -114,8 +121,10 @@ class _Build:
     val_fraction: float
     chunk_tokens: int
     seed: int
+    paragraphs: SeenParagraphs | None
     progress: bool
     duplicates: int = 0
+    near_duplicates: int = 0
 
     def run(self, folder: Path) -> CorpusInfo:
         vocabulary = vocabulary_size(self.tokenizer)
@@ -140,6 +149,7 @@ class _Build:
             dtype=dtype.name,
             duplicates=self.duplicates,
             splits={split: writer.close() for split, writer in writers.items()},
+            near_duplicates=self.near_duplicates,
         )
         self.tokenizer.save_pretrained(folder / "tokenizer")
         info.save(folder)
@@ -161,7 +171,7 @@ class _Build:
                     left = None if left is None else left - len(tokens)
 
     def _distinct(self) -> Iterator[tuple[str, str]]:
-        """Split and text of each document that is neither empty nor the copy of an earlier one."""
+        """Split and text of each document that is neither empty nor a copy, or nearly one, of an earlier one."""
         seen: set[bytes] = set()
         threshold = int(self.val_fraction * 2 ** (8 * _DIGEST_BYTES))
         for text in self.source.documents():
@@ -172,6 +182,9 @@ class _Build:
                 self.duplicates += 1
                 continue
             seen.add(digest)
+            if self.paragraphs is not None and not self.paragraphs.admit(text):
+                self.near_duplicates += 1
+                continue
             yield ("val" if int.from_bytes(digest) < threshold else "train"), text
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from jetlit.errors import UserError
 from jetlit_data.arithmetic import Arithmetic
+from jetlit_data.debian import DebianSource
 from jetlit_data.generated import Generator, text_of
 from jetlit_data.recall import Recall
 from jetlit_data.repetition import Repetition
@@ -161,8 +162,8 @@ def open_source(source: str, options: dict[str, Any], seed: int) -> Source:
     """The source of a corpus.
 
     Args:
-        source: "stdlib", "recall", "repetition", "arithmetic", "hub:NAME", or a folder or file.
-        options: settings of that source: the attributes of `Recall`, `Arithmetic`, `HubSource`, or text_field.
+        source: "stdlib", "debian", "recall", "repetition", "arithmetic", "hub:NAME", or a folder or file.
+        options: settings of that source: the attributes of `Recall`, `DebianSource`, `HubSource`, or text_field.
         seed: of generated documents, and of the order in which files are read.
 
     Raises:
@@ -170,6 +171,8 @@ def open_source(source: str, options: dict[str, Any], seed: int) -> Source:
     """
     if source in GENERATORS:
         return GeneratedSource(_build(GENERATORS[source], source, options), seed)
+    if source == "debian":
+        return _build(DebianSource, source, options, seed=seed)
     if source.startswith(_HUB_PREFIX):
         return _build(HubSource, source, options, name=source.removeprefix(_HUB_PREFIX))
     files = _standard_library() if source == "stdlib" else _text_files(Path(source))
@@ -190,16 +193,24 @@ def build_generator(kind: str, options: dict[str, Any]) -> Generator:
 
 
 def _build(kind: Callable[..., Any], source: str, options: dict[str, Any], **given: Any) -> Any:
-    known = [field.name for field in dataclasses.fields(kind) if field.name not in given]  # type: ignore[arg-type]
+    fields = [field for field in dataclasses.fields(kind) if field.name not in given]  # type: ignore[arg-type]
+    known = [field.name for field in fields]
     for option in options:
         if option not in known:
             raise UserError(f'Source "{source}" has no option "{option}": it takes {", ".join(known)}.')
+    missing = next((field.name for field in fields if _is_required(field) and field.name not in options), None)
+    if missing is not None:
+        raise UserError(f'Source "{source}" needs the option "{missing}".')
     return kind(**given, **options)
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _text_files(path: Path) -> list[Path]:
     if not path.exists():
-        known = ", ".join(("stdlib", *GENERATORS, "hub:NAME"))
+        known = ", ".join(("stdlib", "debian", *GENERATORS, "hub:NAME"))
         raise UserError(f'There is no source "{path}": give one of {known}, or an existing folder.')
     candidates = [path] if path.is_file() else sorted(path.rglob("*"))
     files = [file for file in candidates if file.suffix in _SUFFIXES and file.is_file()]

@@ -24,7 +24,7 @@ class CandidateFit:
         run_dir: folder of the whole run; candidates live in it.
         configs: YAML files of `jetlit fit`, later ones win; one of them reads `${run_dir}/${stage}/architecture.json`.
         overrides: options that win over the files, by dotted name.
-        batch: sequences generated at a time when throughput is measured.
+        batch: sequences generated at a time when throughput is measured; None: it is not measured.
         context: tokens of context at which it is measured.
         seed: of every candidate; None leaves the files' own.
     """
@@ -34,7 +34,7 @@ class CandidateFit:
         run_dir: str,
         configs: Sequence[Path_fr],
         overrides: Mapping[str, Any],
-        batch: int,
+        batch: int | None,
         context: int,
         seed: int | None,
     ) -> None:
@@ -44,7 +44,8 @@ class CandidateFit:
         self._argv = ["fit"]
         for path in configs:
             self._argv += ["--config", str(path.absolute)]
-        settings = {"throughput.batch": batch, "throughput.context": context, **overrides}
+        measured = {} if batch is None else {"throughput.batch": batch, "throughput.context": context}
+        settings = {**measured, **overrides}
         if seed is not None:
             settings = {"seed_everything": seed} | settings
         self._argv += [f"--{name}={value}" for name, value in settings.items()]

@@ -15,6 +15,7 @@ def data(
     val_fraction: float = 0.02,
     chunk_tokens: int = 2**22,
     seed: int = 0,
+    near_duplicates: float | None = None,
     hash: str | None = None,
 ) -> None:
     """Prepares corpora: each becomes OUT_DIR/NAME with litdata chunks, a tokenizer and corpus.json.
@@ -27,10 +28,11 @@ def data(
         val_fraction: share of the documents held out for validation.
         chunk_tokens: tokens to a chunk.
         seed: of generated documents and of the order of files.
+        near_duplicates: share of a document's text that may stand in earlier ones of any corpus; null: all of it.
         hash: what the caller recognises the result by.
     """
     begun = time.monotonic()
-    prepared = prepare(out_dir, corpora, tokenizer, val_fraction, chunk_tokens, seed)
+    prepared = prepare(out_dir, corpora, tokenizer, val_fraction, chunk_tokens, seed, near_duplicates)
     metrics = {}
     for name, info in prepared.items():
         for split, content in info.splits.items():
@@ -44,6 +46,7 @@ def data(
         "val_fraction": val_fraction,
         "chunk_tokens": chunk_tokens,
         "seed": seed,
+        "near_duplicates": near_duplicates,
     }
     write_result(
         out_dir,

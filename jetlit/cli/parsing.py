@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable
@@ -17,15 +18,16 @@ def call(function: Callable[..., None], argv: list[str]) -> None:
 
     Args:
         function: the verb; its parameters are typed and documented, Google style.
-        argv: arguments; `${run_dir}` and the like are filled in across all sources.
+        argv: arguments; `${run_dir}` and the like are filled in across all sources. A word in front of all options is
+            the text that the verb cannot do without (`jetlit teacher smollm2`).
 
     Raises:
         UserError: an argument is unknown, missing or of a wrong type.
     """
-    parser = _parser(function)
-    arguments = parser.instantiate(_parse(parser, argv)).as_dict()
-    arguments.pop("config", None)
-    function(**arguments)
+    first = next(iter(inspect.signature(function).parameters.values()))
+    if argv and not argv[0].startswith("-") and first.annotation is str and first.default is first.empty:
+        argv = [f"--{first.name}", *argv]
+    function(**parse_arguments(function, argv))
 
 
 def parse_arguments(function: Callable[..., None], argv: list[str]) -> dict[str, Any]:

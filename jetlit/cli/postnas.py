@@ -18,11 +18,13 @@ from jetlit.cli.report import report
 from jetlit.cli.search_blocks import search_blocks
 from jetlit.cli.search_hardware import search_hardware
 from jetlit.cli.search_placement import search_placement
+from jetlit.cli.teacher import teacher
 from jetlit.pipeline.lock import run_lock
-from jetlit.pipeline.postnas import FITS, NEEDS, check_stages
+from jetlit.pipeline.postnas import FITS, check_stages, stage_needs
 from jetlit.pipeline.stages import Run, Stage
 
 _VERBS: dict[str, Callable[..., None]] = {
+    "teacher": teacher,
     "data": data,
     "placement": search_placement,
     "blocks": search_blocks,
@@ -34,6 +36,7 @@ _VERBS: dict[str, Callable[..., None]] = {
 def postnas(
     stages: dict[str, list[Path_fr]],
     run_dir: str = "runs/quickstart",
+    pretrained: bool = False,
     seed: int | None = None,
     report_config: Path_fr | None = None,
 ) -> None:
@@ -46,6 +49,7 @@ def postnas(
         stages: the YAML files of each stage: data, teacher, supernet, placement, blocks, hardware, stage1, stage2,
             export; of several files later ones win.
         run_dir: folder of the whole run.
+        pretrained: the teacher's files are those of `jetlit teacher`, not of a fit; it then comes before the data.
         seed: of every stage; None leaves the files' own.
         report_config: YAML file of the report.
     """
@@ -55,7 +59,8 @@ def postnas(
     folder = Path(run_dir)
     run_dir = str(folder)
     with run_lock(folder):
-        Run(folder, [_stage(name, stages[name], run_dir, seed) for name in NEEDS]).run()
+        needs = stage_needs(pretrained)
+        Run(folder, [_stage(name, needs[name], stages[name], run_dir, seed, pretrained) for name in needs]).run()
         arguments = [] if report_config is None else ["--config", str(report_config.absolute)]
         parsing.call(report, [*arguments, "--run_dir", run_dir])
     print(
@@ -67,10 +72,12 @@ def postnas(
     )
 
 
-def _stage(name: str, configs: list[Path_fr], run_dir: str, seed: int | None) -> Stage:
+def _stage(
+    name: str, needs: tuple[str, ...], configs: list[Path_fr], run_dir: str, seed: int | None, pretrained: bool
+) -> Stage:
     argv = [part for path in configs for part in ("--config", str(path.absolute))] + ["--run_dir", run_dir]
-    if name in FITS:
-        return _fit_stage(name, argv, seed)
+    if name in FITS and not (name == "teacher" and pretrained):
+        return _fit_stage(name, needs, argv, seed)
     if seed is not None:
         argv += ["--seed", str(seed)]
     verb = _VERBS[name]
@@ -78,10 +85,10 @@ def _stage(name: str, configs: list[Path_fr], run_dir: str, seed: int | None) ->
     def config() -> dict[str, Any]:
         return parsing.resolved_arguments(verb, argv) | _candidates_config(verb, argv)
 
-    return Stage(name, NEEDS[name], config, lambda hash: parsing.call(verb, [*argv, "--hash", hash]))
+    return Stage(name, needs, config, lambda hash: parsing.call(verb, [*argv, "--hash", hash]))
 
 
-def _fit_stage(name: str, argv: list[str], seed: int | None) -> Stage:
+def _fit_stage(name: str, needs: tuple[str, ...], argv: list[str], seed: int | None) -> Stage:
     argv = ["fit", *argv, "--stage", name]
     if seed is not None:
         argv += ["--seed_everything", str(seed)]
@@ -89,7 +96,7 @@ def _fit_stage(name: str, argv: list[str], seed: int | None) -> Stage:
     def run(hash: str) -> None:
         run_fit([*argv, "--ckpt_path", "last", "--manifest.hash", hash])
 
-    return Stage(name, NEEDS[name], lambda: resolved_config(argv), run)
+    return Stage(name, needs, lambda: resolved_config(argv), run)
 
 
 def _candidates_config(verb: Callable[..., None], argv: list[str]) -> dict[str, Any]:

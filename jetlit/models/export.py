@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
+from jetlit.files import atomic_folder
 from jetlit.models.architecture import Architecture
 from jetlit.models.hybridise import hybridise
 from jetlit.models.modeling import JetNemotronForCausalLM
@@ -54,12 +52,11 @@ def export(
         tokenizer = load_tokenizer(tokenizer)
     if not model.config.is_released_format:
         logger.info("This model needs jetlit to be loaded: the released code lacks one of its blocks or settings.")
-    out_dir = Path(out_dir)
-    try:
-        _write_whole(out_dir, model, tokenizer)
-    except OSError as error:
-        raise UserError(f"Could not write {out_dir} ({error}): free some space or choose another folder.") from error
-    return out_dir
+    with atomic_folder(out_dir) as written:
+        model.save_pretrained(written)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(written))
+    return Path(out_dir)
 
 
 def convert(
@@ -109,15 +106,3 @@ def _tokenizer_or_none(path: str) -> PreTrainedTokenizerBase | None:
     except UserError:
         logger.info("%s has no tokenizer, so none is written.", path)
         return None
-
-
-def _write_whole(out_dir: Path, model: JetNemotronForCausalLM, tokenizer: PreTrainedTokenizerBase | None) -> None:
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}.") as temporary:
-        written = Path(temporary) / "model"
-        model.save_pretrained(written)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(str(written))
-        if out_dir.exists():
-            shutil.rmtree(out_dir)
-        os.replace(written, out_dir)

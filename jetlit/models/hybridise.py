@@ -5,19 +5,26 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from jetlit.blocks import TokenMixer, get_block
 from jetlit.blocks.attention import Attention
+from jetlit.blocks.base import LinearMixer
 from jetlit.errors import UserError
 from jetlit.models.architecture import Architecture
 from jetlit.models.assembly import assemble
 from jetlit.models.configuration import JetNemotronConfig
-from jetlit.models.mixers import inherited_settings
+from jetlit.models.mixers import ATTENTION_BLOCKS, build_mixer, inherited_settings
 from jetlit.models.modeling import JetNemotronForCausalLM
 
 
-def hybridise(teacher: JetNemotronForCausalLM, architecture: Architecture) -> JetNemotronForCausalLM:
+def hybridise(
+    teacher: JetNemotronForCausalLM,
+    architecture: Architecture,
+    student: JetNemotronForCausalLM | None = None,
+    inherit: bool = True,
+) -> JetNemotronForCausalLM:
     """Replaces a teacher's attention as an architecture says (paper section 2.2).
 
     Every block starts from the teacher's attention in its layer (`TokenMixer.from_attention`); everything else is
@@ -27,6 +34,8 @@ def hybridise(teacher: JetNemotronForCausalLM, architecture: Architecture) -> Je
     Args:
         teacher: with attention in every layer that is to be replaced; it is left as it is.
         architecture: a block for each layer.
+        student: a hybrid of the same teacher; where it has the linear block that is wanted, its trained one is copied.
+        inherit: False leaves the linear blocks' projections random: what inheriting is worth, for comparison.
 
     Returns:
         The hybrid, on the teacher's device and in its type.
@@ -38,7 +47,14 @@ def hybridise(teacher: JetNemotronForCausalLM, architecture: Architecture) -> Je
     config = hybrid_config(teacher.config, architecture)
 
     def mixer(index: int) -> nn.Module:
-        return convert_mixer(teacher, index, architecture.layer_types[index], config)
+        name = architecture.layer_types[index]
+        if student is not None and student.config.layer_types[index] == name != "attn":  # type: ignore[index]
+            if student.config.block_config(name) != config.block_config(name):
+                raise UserError(f"The student's {name} is of another shape than the architecture's: use one of them.")
+            return copy.deepcopy(student.model.layers[index].self_attn)
+        if not inherit and name not in ATTENTION_BLOCKS:
+            return _fresh_mixer(name, config, teacher.lm_head.weight)
+        return convert_mixer(teacher, index, name, config)
 
     return assemble(config, teacher, mixer)
 
@@ -73,6 +89,16 @@ def convert_mixer(
             "hybridise the full-attention teacher itself."
         )
     return get_block(name).from_attention(source, **config.block_config(name))
+
+
+def _fresh_mixer(name: str, config: JetNemotronConfig, like: Tensor) -> nn.Module:
+    """A block with random projections whose own parameters start as those of one that inherits."""
+    with torch.device(like.device):
+        block = build_mixer(config, name).to(like.dtype)
+    assert isinstance(block, LinearMixer)
+    with torch.no_grad():
+        block.after_inheriting()
+    return block
 
 
 def freeze_all_but_mixers(model: JetNemotronForCausalLM) -> None:

@@ -126,6 +126,11 @@ class SuperNetwork(nn.Module):
         """Returns the active block of each layer."""
         return [mixer.active for mixer in self._mixers()]
 
+    def freeze_attention(self) -> None:
+        """Excludes the full-attention paths from training."""
+        for mixer in self._mixers():
+            mixer.paths["attn"].requires_grad_(False)
+
     def extract(self, choices: Iterable[str]) -> JetNemotronForCausalLM:
         """Returns a model of its own with copies of the chosen blocks and of everything they share."""
         path = self._checked(choices)

@@ -35,7 +35,7 @@ def load_teacher(
         return path_or_model if dtype is None else _cast(path_or_model, dtype)
     if isinstance(path_or_model, PreTrainedModel):
         return _copy_model(path_or_model, dtype)
-    config = convert_config(_read_config(path_or_model))
+    config = convert_config(read_config(path_or_model))
     return JetNemotronForCausalLM.from_pretrained(path_or_model, config=config, dtype=dtype or "auto")
 
 
@@ -113,7 +113,8 @@ def _sliding_layers(config: Any) -> dict[str, Any]:
 _FAMILIES: dict[str, Callable[[Any], dict[str, Any]]] = {"llama": _llama, "qwen2": _qwen2, "qwen3": _qwen3}
 
 
-def _read_config(path: str) -> PreTrainedConfig:
+def read_config(path: str) -> PreTrainedConfig:
+    """Reads a checkpoint's configuration from a folder or the hub; raises UserError when there is none."""
     try:
         return AutoConfig.from_pretrained(path)
     except UserError:

@@ -19,7 +19,20 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "stage2": ("data", "stage1"),
     "export": ("stage2",),
 }
+# A pre-trained teacher comes before the data, which needs its tokenizer.
+PRETRAINED: dict[str, tuple[str, ...]] = {"teacher": (), "data": ("teacher",)}
 FITS = ("teacher", "supernet", "stage1", "stage2")
+
+
+def stage_needs(pretrained: bool) -> dict[str, tuple[str, ...]]:
+    """Returns every stage, in order, with the stages whose results it reads.
+
+    Args:
+        pretrained: whether the teacher is a pre-trained model in place of one trained by the run.
+    """
+    if not pretrained:
+        return NEEDS
+    return PRETRAINED | {name: needs for name, needs in NEEDS.items() if name not in PRETRAINED}
 
 
 def check_stages(configs: Mapping[str, Any]) -> None:

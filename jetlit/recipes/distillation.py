@@ -16,13 +16,15 @@ class Distillation(TaughtRecipe):
     Args:
         teacher: see `TaughtRecipe`.
         architecture: JSON file naming every layer's block; the new blocks start from the teacher's attention.
-        student: folder of a hybrid to go on with instead of one made from `architecture`.
+        student: folder of a hybrid to go on with. Beside an architecture it gives the layers where it has the wanted
+            linear block, the teacher the others.
+        inherit: whether linear blocks start from the teacher's attention or from random projections.
         feature_weight: see `TaughtRecipe`.
         kl_weight: see `TaughtRecipe`.
         kwargs: see `Recipe`.
 
     Raises:
-        UserError: neither or both of architecture and student are given.
+        UserError: neither architecture nor student is given.
     """
 
     def __init__(
@@ -30,23 +32,26 @@ class Distillation(TaughtRecipe):
         teacher: str,
         architecture: str | None = None,
         student: str | None = None,
+        inherit: bool = True,
         feature_weight: float = 0.0,
         kl_weight: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(teacher, feature_weight, kl_weight, **kwargs)
-        if (architecture is None) == (student is None):
-            raise UserError("Distillation needs an architecture or a student, not both: leave one of them out.")
+        if architecture is None and student is None:
+            raise UserError("Distillation needs an architecture, a student or both: name one of them.")
         self.architecture = architecture
         self.student = student
+        self.inherit = inherit
 
     def build(self) -> nn.Module:
         """The hybrid, only its token mixers trainable, all of it in float32."""
         teacher = self.load_frozen_teacher()
-        if self.student is not None:
-            hybrid = load_teacher(self.student, torch.float32)
+        student = None if self.student is None else load_teacher(self.student, torch.float32)
+        if self.architecture is not None:
+            hybrid = hybridise(teacher, Architecture.load(self.architecture), student, self.inherit).float()
         else:
-            assert self.architecture is not None
-            hybrid = hybridise(teacher, Architecture.load(self.architecture)).float()
+            assert student is not None
+            hybrid = student
         freeze_all_but_mixers(hybrid)
         return hybrid

@@ -18,6 +18,7 @@ class SuperNetworkTraining(TaughtRecipe):
         teacher: see `TaughtRecipe`.
         alternatives: blocks that a layer may run in place of full attention.
         block_configs: constructor arguments by block name.
+        train_attention: False leaves the full-attention paths as they are in the teacher.
         feature_weight: see `TaughtRecipe`.
         kl_weight: see `TaughtRecipe`.
         kwargs: see `Recipe`.
@@ -28,6 +29,7 @@ class SuperNetworkTraining(TaughtRecipe):
         teacher: str,
         alternatives: list[str] | None = None,
         block_configs: dict[str, dict[str, Any]] | None = None,
+        train_attention: bool = True,
         feature_weight: float = 1.0,
         kl_weight: float = 0.0,
         **kwargs: Any,
@@ -35,11 +37,14 @@ class SuperNetworkTraining(TaughtRecipe):
         super().__init__(teacher, feature_weight, kl_weight, **kwargs)
         self.alternatives = tuple(alternatives or ("gla",))
         self.block_configs = block_configs
+        self.train_attention = train_attention
 
     def build(self) -> nn.Module:
         """The super network, only its token mixers trainable, all of it in float32."""
         network = SuperNetwork(self.load_frozen_teacher(), self.alternatives, self.block_configs).float()
         freeze_all_but_mixers(network.causal_lm)
+        if not self.train_attention:
+            network.freeze_attention()
         return network
 
     def losses(self, input_ids: Tensor) -> dict[str, Tensor]:

@@ -20,13 +20,18 @@ Train = Callable[[Path, Path], Metrics]
 """Trains the architecture in a file into a folder (outcome: `folder/model`), going on where it was interrupted."""
 
 Measure = Callable[[Path], Metrics]
-"""Measures the model in a folder: at least "accuracy"; task scores, parameters, state bytes."""
+"""Measures the model in a folder: what it is judged by; task scores, parameters, state bytes."""
 
 FINISHED_FILE = "candidate.json"
 
 
 def evaluate_candidate(
-    architecture: Architecture, folder: Path, train: Train, measure: Measure, settings: Mapping[str, Any]
+    architecture: Architecture,
+    folder: Path,
+    train: Train,
+    measure: Measure,
+    settings: Mapping[str, Any],
+    judged_by: str = "accuracy",
 ) -> Metrics:
     """Trains and measures a candidate, or reads what an earlier call found.
 
@@ -39,12 +44,13 @@ def evaluate_candidate(
         train: trains it.
         measure: measures the outcome.
         settings: everything else that the outcome depends on, JSON values only; paths under its "run_dir" may move.
+        judged_by: the metric that the search cannot do without.
 
     Returns:
         The metrics of training and measuring together.
 
     Raises:
-        UserError: neither gave an accuracy.
+        UserError: neither gave that metric.
     """
     key = config_hash({**settings, "architecture": asdict(architecture)})
     finished = folder / FINISHED_FILE
@@ -56,9 +62,10 @@ def evaluate_candidate(
     write_json(begun, {"key": key})
     architecture.save(folder / "architecture.json")
     metrics = train(folder / "architecture.json", folder) | measure(folder / "model")
-    if metrics.get("accuracy", {}).get("value") is None:
+    if metrics.get(judged_by, {}).get("value") is None:
         raise UserError(
-            f"The candidate in {folder} has no accuracy to be judged by: give the search at least one task."
+            f"The candidate in {folder} has no {judged_by} to be judged by: give the search at least one task, "
+            "or its fit a validation."
         )
     write_json(finished, {"key": key, "metrics": metrics})
     return metrics

@@ -25,6 +25,7 @@ def evaluate_together(
     train: Train,
     measure: Measure,
     settings: Mapping[str, Any],
+    judged_by: str = "accuracy",
 ) -> dict[str, Metrics]:
     """Trains and measures candidates, each once, whatever the number of processes at it.
 
@@ -35,6 +36,7 @@ def evaluate_together(
         train: trains one; data, steps and seed must not depend on which.
         measure: measures a trained one.
         settings: what training and measuring depend on beside the architecture, JSON values only.
+        judged_by: the metric that the search cannot do without.
 
     Returns:
         The metrics by name, the same in every process.
@@ -51,8 +53,8 @@ def evaluate_together(
 
     def job(row: dict[str, Any]) -> tuple[float, Metrics]:
         name = row["name"]
-        metrics = evaluate_candidate(architectures[name], folder / kind / name, train, measure, settings)
-        return metrics["accuracy"]["value"], metrics
+        metrics = evaluate_candidate(architectures[name], folder / kind / name, train, measure, settings, judged_by)
+        return metrics[judged_by]["value"], metrics
 
     with progress_bar(kind.capitalize(), len(architectures), kind) as advance:
         return dict(zip(architectures, study.run(job, lambda: advance(1)), strict=True))

@@ -93,7 +93,7 @@ WRONG = {
     "missing corpus": (["--data.corpora", "nowhere"], "nowhere"),
     "missing checkpoint": (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt does not exist"),
     "objective of nothing": (["--model.kl_weight", "0", "--model.feature_weight", "0"], "one of them must be above"),
-    "two students": (["--model.student", "x"], "leave one of them out"),
+    "no student at all": (["--model.architecture", "null"], "needs an architecture, a student or both"),
     "no block fits": (["--data.block_size", "100000"], "longer than the largest"),
     "warm-up too long": (["--model.scheduler.warmup_steps", "100"], "warm-up of 100 steps does not fit"),
     "undefined interpolation": (["--model.teacher", "${nowhere}/x"], "model.init_args.teacher refers to nothing"),

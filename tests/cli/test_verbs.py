@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from jetlit_data import load_tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from jetlit.cli import VERBS, main
 from jetlit.cli.search_placement import search_placement
@@ -78,7 +79,7 @@ def test_every_verb_explains_itself(words: tuple[str, ...], capsys: pytest.Captu
     ("arguments", "sentence"),
     [
         (["trian"], "There is no command 'trian'"),
-        (["search"], "needs a second word: search placement or search blocks or search hardware"),
+        (["search"], "needs a second word: search placement or search ranking or search blocks or search hardware"),
         (["search", "layers"], "needs a second word"),
         (["data", "--corpra", "{}"], "There is no option 'corpra'"),
         (["data", "--corpora", '{"a": {"source": "/does/not/exist"}}'], "/does/not/exist"),
@@ -212,3 +213,19 @@ def test_help_imports_no_training_stack() -> None:
     assert done.returncode == 0 and "jetlit postnas" in done.stdout
     loaded = set(done.stderr.split())
     assert "jetlit.cli" in loaded and not {"lightning", "optuna", "matplotlib", "jsonargparse"} & loaded
+
+
+def test_teacher_prepares_a_folder_once(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    shape = {"vocab_size": 259, "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 1}
+    LlamaForCausalLM(LlamaConfig(**shape, num_attention_heads=3)).save_pretrained(tmp_path / "llama")
+    load_tokenizer("bytes").save_pretrained(tmp_path / "llama")
+    command = ["teacher", str(tmp_path / "llama"), "--run_dir", str(tmp_path / "run"), "--dtype", "float32"]
+    assert "Wrote" in said(capsys, *command)
+    written = (tmp_path / "run/teacher/model/model.safetensors").stat().st_mtime_ns
+    assert "was prepared before" in said(capsys, *command)
+    assert (tmp_path / "run/teacher/model/model.safetensors").stat().st_mtime_ns == written
+    assert json.loads((tmp_path / "run/teacher/result.json").read_text())["metrics"]["parameters"]["value"] > 259 * 12
+    nothing = str(tmp_path / "nothing")
+    assert f"There is no teacher {nothing!r}" in refused(capsys, "teacher", nothing, "--run_dir", str(tmp_path))
+    assert "name" in refused(capsys, "teacher")

@@ -19,19 +19,28 @@ from jetlit.tasks.suites import Suite
 CONFIGS = Path(__file__).parents[2] / "configs"
 FITS = {
     "quickstart": ["teacher", "supernet", "candidate", "stage1", "stage2"],
+    "smollm2_135m": ["supernet", "candidate", "stage1", "stage2"],
     "jet_nemotron_2b": ["supernet", "stage1", "stage2"],
     "jet_nemotron_4b": ["supernet", "stage1", "stage2"],
 }
 FIT_CASES = [(scale, stage) for scale, stages in FITS.items() for stage in stages]
-VERBS = {
+FUNCTIONS = {
+    "teacher": "teacher",
     "data": "data",
     "placement": "search_placement",
+    "ranking": "search_ranking",
     "blocks": "search_blocks",
     "hardware": "search_hardware",
     "export": "export",
     "report": "report",
     "postnas": "postnas",
 }
+VERBS = {
+    "quickstart": ["data", "placement", "blocks", "hardware", "export", "report", "postnas"],
+    "smollm2_135m": [*FUNCTIONS],
+}
+SHARED_TASKS = {"smollm2_135m": ["placement", "blocks", "hardware"]}
+VERB_CASES = [(scale, name) for scale, names in VERBS.items() for name in names]
 STRATEGIES = {"ddp": DDPStrategy, "fsdp2": ModelParallelStrategy, "fsdp": FSDPStrategy}
 HERE = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
 QWEN = {"vocab_size": 151936, "num_key_value_heads": 2, "tie_word_embeddings": True}
@@ -50,7 +59,8 @@ def arguments(scale, stage, *options):
 
 def test_no_config_is_left_untested():
     tested = {f"{scale}/{name}" for scale, stages in FITS.items() for name in [*stages, "common"]}
-    tested |= {f"quickstart/{name}" for name in VERBS} | {f"strategy/{name}" for name in STRATEGIES}
+    tested |= {f"{scale}/{name}" for scale, name in VERB_CASES} | {f"{scale}/tasks" for scale in SHARED_TASKS}
+    tested |= {f"strategy/{name}" for name in STRATEGIES}
     tested |= {f"eval/{path.stem}" for path in (CONFIGS / "eval").glob("*.yaml")}
     shipped = {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml")}
     assert shipped == tested
@@ -92,12 +102,14 @@ def test_the_large_students_are_built_as_shapes(scale, tmp_path, monkeypatch):
     assert {(p.device.type, p.requires_grad) for p in recipes["stage2"].model.parameters()} == {("meta", True)}
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_a_verb_reads_its_config(name, monkeypatch):
+@pytest.mark.parametrize(("scale", "name"), VERB_CASES)
+def test_a_verb_reads_its_config(scale, name, monkeypatch):
     monkeypatch.chdir(CONFIGS.parent)
-    module = importlib.import_module(f"jetlit.cli.{VERBS[name]}")
-    function = getattr(module, VERBS[name])
-    found = parsing.parse_arguments(function, ["--config", str(CONFIGS / "quickstart" / f"{name}.yaml")])
+    module = importlib.import_module(f"jetlit.cli.{FUNCTIONS[name]}")
+    function = getattr(module, FUNCTIONS[name])
+    files = [name, *(["tasks"] if name in SHARED_TASKS.get(scale, []) else [])]
+    options = [part for file in files for part in ("--config", str(CONFIGS / scale / f"{file}.yaml"))]
+    found = parsing.parse_arguments(function, options)
     if name == "postnas":
         check_stages(found["stages"])
         assert all(Path(str(path.absolute)).exists() for paths in found["stages"].values() for path in paths)

@@ -82,3 +82,34 @@ def test_freezing_leaves_the_token_mixers_alone_to_learn():
     assert not torch.equal(
         model.model.layers[1].self_attn.q_proj.weight, before["model.layers.1.self_attn.q_proj.weight"]
     )
+
+
+@torch.no_grad()
+def test_a_students_trained_blocks_are_kept_where_they_are_wanted():
+    teacher = small_model(["attn"] * 3)
+    student = hybridise(teacher, Architecture(["gla"] * 3))
+    for parameter in student.parameters():
+        parameter.add_(torch.randn_like(parameter))
+    mixed = hybridise(teacher, Architecture(["gla", "attn", "jet"]), student)
+    sources = student, teacher, hybridise(teacher, Architecture(["jet"] * 3), inherit=True)
+    for index, source in enumerate(sources[:2]):
+        wanted = source.model.layers[index].self_attn.state_dict()
+        assert all(torch.equal(t, wanted[k]) for k, t in mixed.model.layers[index].self_attn.state_dict().items())
+    last, wanted = (model.model.layers[2].self_attn.o_proj.weight for model in (mixed, sources[2]))
+    assert torch.equal(last, wanted)
+    with pytest.raises(UserError, match="The student's gla is of another shape"):
+        hybridise(teacher, Architecture(["gla"] * 3, {"gla": {"num_heads": 2}}), student)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@torch.no_grad()
+def test_without_inheriting_only_the_projections_are_others(name):
+    teacher = small_model(["attn"] * 2)
+    architecture = Architecture([name, "attn"])
+    inherited, random = hybridise(teacher, architecture), hybridise(teacher, architecture, inherit=False)
+    assert inherited.config.to_dict() == random.config.to_dict()
+    assert all(torch.equal(a, b) for a, b in zip(*(m.model.layers[1].parameters() for m in (inherited, random))))
+    first, second = (model.model.layers[0].self_attn for model in (inherited, random))
+    assert not torch.equal(first.q_proj.weight, second.q_proj.weight)
+    assert not torch.equal(first.o_proj.weight, second.o_proj.weight)
+    assert random(prompts()).logits.isfinite().all()

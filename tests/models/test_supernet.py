@@ -129,3 +129,10 @@ def test_a_damaged_file_is_one_sentence(network, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match="train the super network again"):
         SuperNetwork.from_pretrained(tmp_path)
+
+
+def test_attention_can_be_left_out_of_training(network):
+    network[0].freeze_attention()
+    parameters = [(name.split("."), p) for name, p in network[0].named_parameters() if ".paths." in name]
+    trained = {parts[parts.index("paths") + 1] for parts, parameter in parameters if parameter.requires_grad}
+    assert trained == {"gla", "swa"}

@@ -10,6 +10,7 @@ import pytest
 
 from jetlit.errors import UserError
 from jetlit.pipeline.lock import run_lock
+from jetlit.pipeline.postnas import stage_needs
 from jetlit.pipeline.stages import Run, Stage
 from jetlit.results import read_result, write_result
 
@@ -175,3 +176,10 @@ def test_two_runs_do_not_share_a_folder_and_a_dead_ones_lock_is_taken_over(tmp_p
     process.join()
     with run_lock(tmp_path):
         pass
+
+
+def test_a_pretrained_teacher_comes_before_the_data_and_all_else_stays() -> None:
+    own, pretrained = stage_needs(False), stage_needs(True)
+    assert list(own)[:2] == ["data", "teacher"] and list(pretrained)[:2] == ["teacher", "data"]
+    assert pretrained["teacher"] == () and pretrained["data"] == ("teacher",)
+    assert list(pretrained)[2:] == list(own)[2:] and all(pretrained[name] == own[name] for name in list(own)[2:])

