@@ -128,6 +128,7 @@ def measure(step: str, models: Path, arguments: argparse.Namespace) -> list[dict
                 "peak GiB a GPU": result["peak_bytes"] / 2**30 or None,
             }
         )
+        print(rows[-1], flush=True)
     fewer = max(1, arguments.processes[-1] // 2)
     resumed = run(step, fewer, models, arguments, resume=checkpoint)
     rows[-1]["its checkpoint resumed by"] = f"{fewer}, to step {resumed['global_step']}"
