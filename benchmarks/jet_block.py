@@ -235,6 +235,12 @@ def main() -> None:
     missing = assemble_opponent() if arguments.opponent else "Run with --opponent for the opponent's rows."
     ceiling = ceilings()
     rows: list[dict[str, Any]] = []
+    notes = (
+        f"Ceilings measured here: copy {ceiling['bytes'] / 1e12:.2f} TB/s, bf16 product {ceiling['flops'] / 1e12:.0f} "
+        "TFLOP/s. Floor: the block's matrix products (three times as many both ways) and the recurrence's inputs and "
+        "outputs at these rates; decode: the state read and written once. Forward runs with the graph recorded. Errors "
+        f"against float64 on 2x500 tokens. Medians of CUDA events. {missing or ''}"
+    )
     for dims in arguments.dims:
         for shape in arguments.shapes:
             rows.append(measure(JetBlock, dims, shape, ceiling))
@@ -251,14 +257,10 @@ def main() -> None:
                 rows.append({"what": f"wanted, {dims}, {shape}, on an H100"} | dict(zip(columns, wanted, strict=True)))
         for batch in (1, 128):
             rows += measure_decode(dims, batch, ceiling, missing is None)
+        # What is measured is kept if the run is cut off later.
+        report("jet_block", "JetBlock in bf16", rows, notes)
     if not arguments.no_cold_start:
         rows.append(cold_start())
-    notes = (
-        f"Ceilings measured here: copy {ceiling['bytes'] / 1e12:.2f} TB/s, bf16 product {ceiling['flops'] / 1e12:.0f} "
-        "TFLOP/s. Floor: the block's matrix products (three times as many both ways) and the recurrence's inputs and "
-        "outputs at these rates; decode: the state read and written once. Forward runs with the graph recorded. Errors "
-        f"against float64 on 2x500 tokens. Medians of CUDA events. {missing or ''}"
-    )
     report("jet_block", "JetBlock in bf16", rows, notes)
 
 
