@@ -65,10 +65,6 @@ PAIR_KEYS = 64  # columns of K a step of the products between tokens
 STATE_KEYS = 128  # columns of K a step of the products with states, in the last backward kernel
 
 
-def _config(kernel: str, dtype: torch.dtype, key_block: int) -> Config:
-    return CONFIGS[kernel, dtype][key_block]
-
-
 def key_block(K: int) -> int:
     """Returns the width of the tiles that hold K columns.
 
@@ -88,7 +84,7 @@ class _Problem:
     descriptions: dict[tuple[int, ...], TensorDescriptor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, q: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | None, delta: bool = True) -> _Problem:
+    def of(cls, q: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | None, delta: bool) -> _Problem:
         bounds = None if cu_seqlens is None else cu_seqlens.int().contiguous()
         return cls(q, v, delta, Chunking(CHUNK[q.dtype], q.shape[0], q.shape[1], bounds))
 
@@ -212,7 +208,7 @@ def _prepare(
         L2NORM=l2norm,
         SOLVE_PRECISION=PRECISION[problem.q.dtype],
         **problem.common,
-        **_config("prepare", problem.q.dtype, block).options(),
+        **CONFIGS["prepare", problem.q.dtype][block].options(),
     )
 
 
@@ -231,7 +227,7 @@ def _scan(
 ) -> None:
     q, k, v = inputs
     block = key_block(q.shape[3])
-    config = _config(kernel, q.dtype, block)
+    config = CONFIGS[kernel, q.dtype][block]
     grid = (
         cdiv(v.shape[3], config.columns),
         problem.chunking.sequences * problem.heads,
@@ -385,7 +381,7 @@ def _reverse_scan(
     has_initial: bool,
 ) -> None:
     block = key_block(problem.q.shape[3])
-    config = _config("reverse", problem.q.dtype, block)
+    config = CONFIGS["reverse", problem.q.dtype][block]
     grid = (cdiv(problem.v.shape[3], config.columns), problem.chunking.sequences * problem.heads)
     reverse_scan_kernel[grid](
         *(problem.tokens(x, block) for x in inputs),
@@ -426,7 +422,7 @@ def _chunk_gradients(
     q, k = inputs
     dq, dk, dv, dg, dbeta = gradients
     s, block = scratch, min(key_block(q.shape[3]), STATE_KEYS)
-    config = _config("gradient", q.dtype, key_block(q.shape[3]))
+    config = CONFIGS["gradient", q.dtype][key_block(q.shape[3])]
     columns = config.columns
     chunk_gradient_kernel[(problem.chunking.rows * group, problem.heads)](
         problem.tokens(q, block),
