@@ -31,6 +31,7 @@ from jetlit.cli.search_ranking import search_ranking
 from jetlit.files import read_json, write_json
 from jetlit.generation import find_largest_batch, measure_generation
 from jetlit.models import Architecture
+from jetlit.models.teacher import read_config
 from jetlit.report.style import COLOURS, new_figure, save
 from jetlit.results import config_hash, read_result
 
@@ -53,6 +54,7 @@ class Lab:
         self.run = Path(arguments.run_dir)
         self.out = Path(arguments.out)
         self.seeds: list[int] = arguments.seeds
+        self.rates: list[float] = arguments.rates
         self.steps: int | None = arguments.steps
         self._fit_configs: list[str] = arguments.fit_config
         self._verb_configs = {
@@ -99,7 +101,8 @@ class Lab:
 
     def held_out(self, model: Path) -> float:
         """The model's next-token loss on the held-out blocks, nats per token."""
-        argv = self.fit_argv("stage2", "studies/held_out", {"model.init_args.student": str(model)})
+        overrides = {"model.init_args.student": str(model), "model.init_args.compile": False}
+        argv = self.fit_argv("stage2", "studies/held_out", overrides)
         cli = run_fit(["validate", *argv[1:], "--ckpt_path", "none"])
         return float(cli.trainer.callback_metrics["val/loss"])
 
@@ -201,25 +204,27 @@ def placement(lab: Lab) -> None:
             budget = searched["budget"]
             layers = {"searched": searched["layers"], "uniform": uniform["layers"], "ranking": sorted(ranked[:budget])}
             for method, chosen in layers.items():
-                # Named by the layers: methods that agree share a fit.
-                name = f"placement_{'_'.join(map(str, chosen))}_seed{seed}"
-                file = lab.run / "studies" / f"{name}.json"
-                Architecture(["attn" if i in chosen else linear for i in range(count)]).save(file)
-                row = lab.fit(
-                    name,
-                    "candidate",
-                    **{
-                        "model.init_args.architecture": file,
-                        "model.init_args.student": ranking / "all_linear" / "model",
-                        "trainer.max_steps": 100,
-                        "seed_everything": seed,
-                    },
-                )
-                lab.forget(name)
-                rows.append({"method": method, "full layers": budget, "seed": seed, "layers": str(chosen)} | row)
-                rows[-1]["search tokens"] = spent[method]
+                about = {"method": method, "full layers": budget, "seed": seed, "layers": str(chosen)}
+                rows.append(about | _placed(lab, chosen, linear, count, seed) | {"search tokens": spent[method]})
                 lab.table("placement", "Placement of full attention", rows)
                 _curve(lab, rows)
+
+
+def _placed(lab: Lab, layers: list[int], linear: str, count: int, seed: int) -> Row:
+    """Fits the model without attention anew with attention in these layers."""
+    # Named by the layers: methods that agree share a fit.
+    name = f"placement_{'_'.join(map(str, layers))}_seed{seed}"
+    file = lab.run / "studies" / f"{name}.json"
+    Architecture(["attn" if i in layers else linear for i in range(count)]).save(file)
+    overrides = {
+        "model.init_args.architecture": file,
+        "model.init_args.student": lab.run / "ranking" / "all_linear" / "model",
+        "trainer.max_steps": 100,
+        "seed_everything": seed,
+    }
+    row = lab.fit(name, "candidate", **overrides)
+    lab.forget(name)
+    return row
 
 
 def _search_tokens(lab: Lab, ranking: Path) -> dict[str, int]:
@@ -318,27 +323,57 @@ def blocks(lab: Lab) -> None:
 
 
 def supernet(lab: Lab) -> None:
-    """The super network with its full-attention paths frozen, and what the search finds in it."""
+    """How the super network is trained, judged by the two layers that a search in it finds."""
+    variants: dict[str, Row] = {
+        "trained, even budgets": {},
+        "frozen, even budgets": {"train_attention": False},
+        "trained, layer by layer": {"even_budgets": False},
+    }
     rows: list[Row] = []
-    for name, train in (("trained", True), ("frozen", False)):
-        folder = lab.run / "studies" / f"supernet_{name}"
-        if train:
-            network, folder = lab.run / "supernet", lab.run / "placement"
-        else:
-            network = lab.run / "studies" / "supernet_network"
-            if read_result(network) is None:
-                lab.check_time()
-                overrides = {"model.init_args.train_attention": False}
-                run_fit([*lab.fit_argv("supernet", "studies/supernet_network", overrides), "--ckpt_path", "none"])
-            lab.verb(search_placement, ["placement", "tasks"], folder, f"--supernet={network / 'model'}")
-        found, trained = read_json(folder / "placement.json"), read_result(network)
-        assert trained is not None
-        row = {"attention paths": name, "layers": str(found["full_attention"]), "objective": found["value"]}
-        rows.append(row | _losses(trained))
-        lab.table("supernet", "Super network: attention paths trained or frozen", rows)
+    for name, options in variants.items():
+        network, trained = _network(lab, name.replace(", ", "_").replace(" ", "_"), options)
+        folder = network.parent / f"{network.name}_placement"
+        verb = (f"--supernet={network / 'model'}", "--budget=2", "--curve_budgets=[2]")
+        lab.verb(search_placement, ["placement", "tasks"], folder, *verb)
+        found = read_json(folder / "placement.json")
+        layers = found["searched"][0]["layers"]
+        linear = next(block for block in found["layer_types"] if block != "attn")
+        for seed in lab.seeds:
+            row = {"attention paths, sampling": name, "layers": str(layers), "seed": seed}
+            row |= {f"{task}, all linear": value for task, value in found["linear_scores"].items()}
+            row |= _placed(lab, layers, linear, len(found["layer_types"]), seed)
+            rows.append(row | {"super network's seconds": trained["seconds"]})
+            lab.table("supernet", "Super networks", rows)
+
+
+def _network(lab: Lab, name: str, options: Row) -> tuple[Path, Row]:
+    """Trains a super network that differs from the run's in the recipe's options; none: the run's own."""
+    folder = lab.run / "studies" / f"supernet_{name}" if options else lab.run / "supernet"
+    if read_result(folder) is None:
+        lab.check_time()
+        overrides = {f"model.init_args.{key}": value for key, value in options.items()}
+        stage = str(folder.relative_to(lab.run))
+        run_fit([*lab.fit_argv("supernet", stage, overrides), "--ckpt_path", "none"])
+    result = read_result(folder)
+    assert result is not None
+    return folder, result
+
+
+def rates(lab: Lab) -> None:
+    """The learning rate of stage 1 and of the searches' candidates, on two full layers spread evenly."""
+    count = read_config(lab.teacher()).num_hidden_layers
+    file = lab.run / "studies" / "rates.json"
+    Architecture.uniform(count, 2, "jet").save(file)
+    rows: list[Row] = []
+    for rate in lab.rates:
+        overrides = {"model.init_args.architecture": file, "model.init_args.optimizer.init_args.lr": rate}
+        rows.append({"learning rate": rate} | lab.fit(f"rate_{rate}", "candidate", **overrides))
+        lab.forget(f"rate_{rate}")
+        lab.table("rates", "Learning rates", rows)
 
 
 STUDIES = {
+    "rates": rates,
     "final": final,
     "placement": placement,
     "losses": losses,
@@ -352,11 +387,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 2e-3, 4e-3], help="of the study of that name")
     parser.add_argument("--steps", type=int, help="of every fit, in place of its own number")
     parser.add_argument("--run_dir", default="runs/smollm2")
     parser.add_argument("--out", default=str(RESULTS))
     parser.add_argument("--minutes", type=float, default=float("inf"))
-    parser.add_argument("--largest_batch", type=int, default=4096)
+    parser.add_argument("--largest_batch", type=int, default=8192)
     parser.add_argument("--fit_config", nargs="*", default=[], help="files that win over the stages' own, in every fit")
     parser.add_argument("--verb_config", nargs="*", default=[], help="files that win over the verb's of the same name")
     arguments = parser.parse_args()

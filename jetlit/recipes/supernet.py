@@ -19,6 +19,8 @@ class SuperNetworkTraining(TaughtRecipe):
         alternatives: blocks that a layer may run in place of full attention.
         block_configs: constructor arguments by block name.
         train_attention: False leaves the full-attention paths as they are in the teacher.
+        even_budgets: train paths of few and of many full-attention layers as often as those of half, see
+            `SuperNetwork.sample_active_subnet`.
         feature_weight: see `TaughtRecipe`.
         kl_weight: see `TaughtRecipe`.
         kwargs: see `Recipe`.
@@ -30,6 +32,7 @@ class SuperNetworkTraining(TaughtRecipe):
         alternatives: list[str] | None = None,
         block_configs: dict[str, dict[str, Any]] | None = None,
         train_attention: bool = True,
+        even_budgets: bool = False,
         feature_weight: float = 1.0,
         kl_weight: float = 0.0,
         **kwargs: Any,
@@ -38,6 +41,7 @@ class SuperNetworkTraining(TaughtRecipe):
         self.alternatives = tuple(alternatives or ("gla",))
         self.block_configs = block_configs
         self.train_attention = train_attention
+        self.even_budgets = even_budgets
 
     def build(self) -> nn.Module:
         """The super network, only its token mixers trainable, all of it in float32."""
@@ -49,10 +53,10 @@ class SuperNetworkTraining(TaughtRecipe):
 
     def losses(self, input_ids: Tensor) -> dict[str, Tensor]:
         """Losses of this step's path."""
-        self.model.sample_active_subnet(self.generator("path", self.global_step))
+        self.model.sample_active_subnet(self.generator("path", self.global_step), self.even_budgets)
         return super().losses(input_ids)
 
     def held_out_losses(self, input_ids: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """Losses of a path that belongs to the batch's number, so that two validations compare the same paths."""
-        self.model.sample_active_subnet(self.generator("held-out path", batch_idx))
+        self.model.sample_active_subnet(self.generator("held-out path", batch_idx), self.even_budgets)
         return super().held_out_losses(input_ids, batch_idx)

@@ -73,6 +73,15 @@ def test_sampling_is_uniform_repeatable_and_independent_of_the_global_state(netw
         assert set(counts) == {"attn", "gla", "swa"} and min(counts.values()) > 40
 
 
+def test_even_budgets_draw_every_number_of_full_layers_alike(network):
+    supernet, _ = network
+    paths = [supernet.sample_active_subnet(torch.Generator().manual_seed(s), even_budgets=True) for s in range(500)]
+    budgets = Counter(path.count("attn") for path in paths)
+    assert set(budgets) == set(range(LAYERS + 1)) and min(budgets.values()) > 70  # 100 each on average
+    others = Counter(name for path in paths for name in path if name != "attn")
+    assert others["gla"] == pytest.approx(others["swa"], rel=0.2)
+
+
 def test_saving_and_loading_is_exact(network, tmp_path):
     supernet, _ = network
     supernet.save_pretrained(tmp_path)
