@@ -77,8 +77,6 @@ class Lab:
     def fit(self, name: str, stage: str, **overrides: Any) -> Row:
         """Trains `RUN/studies/NAME` with the files of a stage, once, and returns its losses, scores and costs."""
         folder = self.run / "studies" / name
-        if self.steps is not None:
-            overrides["trainer.max_steps"] = self.steps
         argv = self.fit_argv(stage, f"studies/{name}", overrides)
         hash = config_hash(resolved_config(argv))
         kept = folder / "scores.json"
@@ -134,6 +132,8 @@ class Lab:
     def fit_argv(self, stage: str, folder: str, overrides: dict[str, Any]) -> list[str]:
         files = [str(CONFIGS / "common.yaml"), str(CONFIGS / f"{stage}.yaml"), *self._fit_configs]
         options = {"run_dir": self.run, "stage": folder, **overrides}
+        if self.steps is not None:
+            options["trainer.max_steps"] = self.steps
         return ["fit", *(part for file in files for part in ("--config", file)), *_options(options)]
 
 
@@ -193,8 +193,7 @@ def placement(lab: Lab) -> None:
     """Searched, uniform and one-at-a-time placements, trained alike from one model without attention."""
     found = read_json(lab.run / "placement" / "placement.json")
     linear = next(name for name in found["layer_types"] if name != "attn")
-    ranking = lab.run / "ranking"
-    lab.verb(search_ranking, ["ranking"], ranking, f"--linear={linear}", lab.candidates())
+    ranking = _ranking(lab, linear)
     spent = _search_tokens(lab, ranking)
     count = len(found["layer_types"])
     ranked = read_json(ranking / "ranking.json")["order"]
@@ -210,6 +209,13 @@ def placement(lab: Lab) -> None:
                 _curve(lab, rows)
 
 
+def _ranking(lab: Lab, linear: str) -> Path:
+    """The baseline, and the model without attention that all placements start from."""
+    folder = lab.run / "ranking"
+    lab.verb(search_ranking, ["ranking"], folder, f"--linear={linear}", lab.candidates())
+    return folder
+
+
 def _placed(lab: Lab, layers: list[int], linear: str, count: int, seed: int) -> Row:
     """Fits the model without attention anew with attention in these layers."""
     # Named by the layers: methods that agree share a fit.
@@ -218,7 +224,7 @@ def _placed(lab: Lab, layers: list[int], linear: str, count: int, seed: int) -> 
     Architecture(["attn" if i in layers else linear for i in range(count)]).save(file)
     overrides = {
         "model.init_args.architecture": file,
-        "model.init_args.student": lab.run / "ranking" / "all_linear" / "model",
+        "model.init_args.student": _ranking(lab, linear) / "all_linear" / "model",
         "trainer.max_steps": 100,
         "seed_everything": seed,
     }
@@ -279,9 +285,11 @@ def losses(lab: Lab) -> None:
 def convolution(lab: Lab) -> None:
     """JetBlock's dynamic convolution on V; nearly static (a generator of rank 1); static ones on Q, K and V."""
     base = Architecture.load(lab.run / "placement" / "placement.json")
+    teacher = read_config(lab.teacher())
+    channels = 2 * teacher.num_attention_heads * teacher.head_dim  # JetBlock's by default
     blocks: dict[str, tuple[str, Row]] = {
         "dynamic, on V (JetBlock)": ("jet", {}),
-        "rank 1, on V": ("jet", {"dconv_generator_reduction": 9 * 128}),
+        "rank 1, on V": ("jet", {"dconv_generator_reduction": channels}),
         "static, on Q, K and V (Gated DeltaNet)": ("gated_delta_net", {}),
     }
     files = {}

@@ -53,7 +53,10 @@ class SuperNetworkTraining(TaughtRecipe):
 
     def losses(self, input_ids: Tensor) -> dict[str, Tensor]:
         """Losses of this step's path."""
-        self.model.sample_active_subnet(self.generator("path", self.global_step), self.even_budgets)
+        generator = self.generator("path", self.global_step)
+        path = self.model.sample_active_subnet(generator, self.even_budgets)
+        while not self.train_attention and set(path) == {"attn"}:  # nothing in it would learn
+            path = self.model.sample_active_subnet(generator, self.even_budgets)
         return super().losses(input_ids)
 
     def held_out_losses(self, input_ids: Tensor, batch_idx: int) -> dict[str, Tensor]:
