@@ -66,6 +66,8 @@ class Lab:
         settings = parse_arguments(report_verb, [*self._verb_argv("report"), "--run_dir", str(self.run)])
         self.tasks = settings["tasks"]
         self.context, self.largest = settings["context"], arguments.largest_batch
+        searched = parse_arguments(search_blocks, self._verb_argv("blocks") + self._verb_argv("tasks"))
+        self.batch, self.short_context = searched["batch"], searched["context"]
 
     def teacher(self) -> Path:
         return self.run / "teacher" / "model"
@@ -156,7 +158,6 @@ def _losses(result: dict[str, Any]) -> Row:
 
 def final(lab: Lab) -> None:
     """The hybrid after both stages against its teacher, as it is and continued on the same tokens."""
-    steps = sum(read_result(lab.run / stage)["metrics"]["steps"]["value"] for stage in ("stage1", "stage2"))  # type: ignore[index]
     rows: list[Row] = []
     models = {"teacher": lab.teacher(), "stage 1": lab.run / "stage1" / "model", "hybrid": lab.run / "stage2" / "model"}
     for name, folder in models.items():
@@ -165,13 +166,21 @@ def final(lab: Lab) -> None:
         if name != "stage 1":
             rows[-1] |= _generation(lab, folder)
         lab.table("final", "Teacher and hybrid", rows)
-    continued = lab.fit(
-        "teacher_continued",
-        "stage2",
-        **{"model.init_args.student": lab.teacher(), "trainer.max_steps": steps},
-    )
-    rows.append({"model": "teacher continued"} | continued)
+    rows.append({"model": "teacher continued"} | _continued(lab))
     lab.table("final", "Teacher and hybrid", rows, "Generation: bf16, the largest batch of the context that fits.")
+
+
+def _continued(lab: Lab) -> Row:
+    """The teacher trained as in stage 2, on as many tokens as the hybrid saw in both stages."""
+    stages = (resolved_config(lab.fit_argv(stage, stage, {})) for stage in ("stage1", "stage2"))
+    steps = sum(stage["trainer"]["max_steps"] for stage in stages)
+    overrides = {"model.init_args.student": lab.teacher(), "trainer.max_steps": steps}
+    return lab.fit("teacher_continued", "stage2", **overrides)
+
+
+def continued(lab: Lab) -> None:
+    """The teacher continued, which `final` compares with, by itself."""
+    lab.table("continued", "Teacher continued on the hybrid's tokens", [_continued(lab)])
 
 
 def _generation(lab: Lab, folder: Path) -> Row:
@@ -330,6 +339,36 @@ def blocks(lab: Lab) -> None:
         lab.table("blocks", "Linear blocks", rows)
 
 
+def speed(lab: Lab) -> None:
+    """Training and generation of every block and shape on a device that nothing else uses, weights as they come."""
+    files = {folder.name: folder / "architecture.json" for folder in sorted((lab.run / "blocks/candidates").iterdir())}
+    files |= {folder.name: folder / "architecture.json" for folder in sorted((lab.run / "hardware/rows").iterdir())}
+    rows: list[Row] = []
+    for name, file in files.items():
+        options = {"model.init_args.architecture": file, "trainer.max_steps": 32, "data.init_args.val_batches": 1}
+        options |= {"throughput.batch": lab.batch, "throughput.context": lab.short_context}
+        stage = f"studies/speed/{name}"
+        folder = lab.run / stage
+        if read_result(folder) is None:
+            lab.check_time()
+            run_fit([*lab.fit_argv("candidate", stage, options), "--ckpt_path", "none"])
+            shutil.rmtree(folder / "model")
+        found = read_result(folder)
+        assert found is not None
+        values = {title: found["metrics"][key]["value"] for key, title in SPEEDS.items()}
+        rows.append({"block or shape": name} | values)
+        notes = f"Generation: bf16, {lab.batch} sequences of {lab.short_context} tokens."
+        lab.table("speed", "Speed of blocks and shapes", rows, notes)
+
+
+SPEEDS = {
+    "training_tokens_per_s": "training tokens/s",
+    "prefill_tokens_per_s": "prefill tokens/s",
+    "decode_tokens_per_s": "decode tokens/s",
+    "cache_bytes": "cache bytes",
+}
+
+
 def supernet(lab: Lab) -> None:
     """How the super network is trained, judged by the two layers that a search in it finds."""
     variants: dict[str, Row] = {
@@ -388,6 +427,8 @@ STUDIES = {
     "convolution": convolution,
     "blocks": blocks,
     "supernet": supernet,
+    "continued": continued,
+    "speed": speed,
 }
 
 

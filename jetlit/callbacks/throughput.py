@@ -1,5 +1,6 @@
 """Speed and memory on the machine at hand: of training while it runs, of generation when it is done."""
 
+import copy
 import statistics
 import time
 from typing import Any
@@ -24,7 +25,8 @@ class Throughput(Callback):
     A step's time runs from the end of one batch to the end of the next, so it holds the wait for data; steps around a
     validation do not count, and the speed logged is the median since the last logged step. At fit end
     `training_tokens_per_s` (median of the whole fit, warm-up left out), `prefill_tokens_per_s`,
-    `decode_tokens_per_s`, `cache_bytes` and `peak_memory_bytes` enter the trainer's callback metrics.
+    `decode_tokens_per_s`, `cache_bytes` and `peak_memory_bytes` enter the trainer's callback metrics; generation is
+    measured in bfloat16 where training computes in it.
 
     MFU counts the matrix products of the model and its teacher, 2 FLOP a weight and token for the forward pass, 2
     more for gradients of activations and 2 more for those of trainable weights; attention's and recurrences' own
@@ -120,11 +122,11 @@ class Throughput(Callback):
     def _measure_generation(self, trainer: Trainer, model: Any) -> dict[str, float]:
         from jetlit.generation import measure_generation  # not needed by a fit that does not ask for it
 
-        device = trainer.strategy.root_device
-        training = model.training
         assert self.batch is not None
-        measured = measure_generation(model.to(device).eval(), self.batch, self.context)
-        model.train(training)
+        # A copy, since generation in the type that training computes in would round the float32 masters.
+        dtype = torch.bfloat16 if computes_in_bfloat16(trainer) else None
+        served = copy.deepcopy(model).to(device=trainer.strategy.root_device, dtype=dtype).eval()
+        measured = measure_generation(served, self.batch, self.context)
         return {name: float(value) for name, value in measured.items() if isinstance(value, int | float)}
 
 
