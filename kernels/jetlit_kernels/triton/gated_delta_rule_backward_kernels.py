@@ -20,6 +20,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from jetlit_kernels.triton.activations import silu_slope
 from jetlit_kernels.triton.chunks import chunk_of_slot, span_of_sequence
 from jetlit_kernels.triton.gated_delta_rule_kernels import (
     BETA,
@@ -35,6 +36,7 @@ from jetlit_kernels.triton.gated_delta_rule_kernels import (
     load_block,
     load_square,
     load_tile,
+    load_tokens,
     state_offsets,
     store_tokens,
     summed_difference,
@@ -270,6 +272,8 @@ def _through_state(
 def chunk_gradient_kernel(
     q,
     k,
+    given_q,
+    given_k,
     gates,
     do,
     dv,
@@ -296,13 +300,16 @@ def chunk_gradient_kernel(
     BK: tl.constexpr,
     BV: tl.constexpr,
     L2NORM: tl.constexpr,
+    SILU: tl.constexpr,
     DELTA: tl.constexpr,
     PACKED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Writes dq, dk, dg and dbeta of a chunk and head. Grid: (slots, H).
 
-    q, k, do, dv, updates, states and d_states are descriptors (`load_tile`, `load_block`).
+    q, k, do, dv, updates, states and d_states are descriptors (`load_tile`, `load_block`). With SILU, q and k are the
+    activated ones and may lie where dq and dk go: a block of columns is read for the last time before its gradient is
+    written. given_q and given_k are those before SiLU.
     When K needs several blocks, the gradients of the norms and of the gates need all of them first: the products with
     the states are then computed twice.
     """
@@ -371,17 +378,23 @@ def chunk_gradient_kernel(
             d_read, d_erased, d_written, _ = _through_state(
                 do, dv, updates, states, d_states, slot, begin, head, H, offset, V, C, BK, BV, DELTA, PRECISION
             )
+        if SILU:  # asked for before the products that hide the wait
+            b_given_k = load_tokens(given_k, begin, end, head, H, K, offset, C, BK)
+            b_given_q = load_tokens(given_q, begin, end, head, H, K, offset, C, BK)
         b_q = load_tile(q, begin, head, offset, C, BK)
         b_k = load_tile(k, begin, head, offset, C, BK)
-        b_dq = tl.dot(b_z, b_k, d_read * read[:, None], input_precision=PRECISION)
         b_dk = d_erased * erased[:, None] + d_written * write[:, None]
         b_dk = tl.dot(b_z_t, b_q, b_dk, input_precision=PRECISION)
         if DELTA:
             b_dk = tl.dot(b_n, b_k, b_dk, input_precision=PRECISION)
             b_dk = tl.dot(b_n_t, b_k, b_dk, input_precision=PRECISION)
+        b_dq = tl.dot(b_z, b_k, d_read * read[:, None], input_precision=PRECISION)
         if L2NORM:
             # Through x |x|⁻¹ passes what is perpendicular to x; the first factor |x|⁻¹ is in the products already.
-            b_dq -= b_q.to(tl.float32) * (q_factor * q_factor * q_dq)[:, None]
             b_dk -= b_k.to(tl.float32) * (k_factor * k_factor * k_dk)[:, None]
-        store_tokens(dq, b_dq, begin, end, head, H, K, offset, C, BK)
+            b_dq -= b_q.to(tl.float32) * (q_factor * q_factor * q_dq)[:, None]
+        if SILU:
+            b_dk *= silu_slope(b_given_k.to(tl.float32))
+            b_dq *= silu_slope(b_given_q.to(tl.float32))
         store_tokens(dk, b_dk, begin, end, head, H, K, offset, C, BK)
+        store_tokens(dq, b_dq, begin, end, head, H, K, offset, C, BK)
