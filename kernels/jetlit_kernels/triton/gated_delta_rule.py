@@ -116,6 +116,10 @@ class _Problem:
         """Describes x [B, T, H, WIDTH] for loads of a chunk's tokens of one head, `block` columns at a time."""
         return self._described(x.view(-1, *x.shape[2:]), [self.chunking.size, 1, block])
 
+    def operands(self, x: torch.Tensor, block: int) -> TensorDescriptor:
+        """Describes the same for `load_operand`, head by head."""
+        return self._described(x.view(-1, *x.shape[2:]).transpose(0, 1), [1, self.chunking.size, block])
+
     def blocks(self, x: torch.Tensor, rows: int, columns: int) -> TensorDescriptor:
         """Describes scratch memory x [slots, H, .., ..] for loads of blocks of a chunk and head."""
         return self._described(x.flatten(0, 1), [1, rows, columns])
@@ -442,12 +446,12 @@ def _chunk_gradients(
     config = CONFIGS["gradient", q.dtype][key_block(q.shape[3])]
     columns = config.columns
     chunk_gradient_kernel[(problem.chunking.rows * group, problem.heads)](
-        problem.tokens(q, block),
-        problem.tokens(k, block),
+        problem.operands(q, block),
+        problem.operands(k, block),
         *given,
         kept.gates,
-        problem.tokens(do, columns),
-        problem.tokens(dv, columns),
+        problem.operands(do, columns),
+        problem.operands(dv, columns),
         problem.blocks(s.updates, problem.chunking.size, columns),
         problem.blocks(s.states, block, columns),
         problem.blocks(s.d_states, block, columns),

@@ -60,6 +60,15 @@ def load_tile(x, begin, head, offset, C: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def load_operand(x, begin, head, offset, C: tl.constexpr, BLOCK: tl.constexpr):
+    """Like `load_tile`, through a descriptor of x [H, tokens, WIDTH]: products take the tile from shared memory.
+
+    Triton drops a leading dimension of one while it loads; one in the middle costs a way through registers.
+    """
+    return tl.reshape(x.load([head, begin.to(tl.int32), offset]), (C, BLOCK))
+
+
+@triton.jit
 def load_square(x, slot, head, H, C: tl.constexpr):
     """Loads the tile [C, C] of a chunk and head through a descriptor of x [slots · H · C, C]."""
     return x.load([((slot * H + head) * C).to(tl.int32), 0])
