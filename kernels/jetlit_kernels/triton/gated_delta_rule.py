@@ -241,17 +241,18 @@ def _scan(
     q, k, v = inputs
     block = key_block(q.shape[3])
     config = CONFIGS[kernel, q.dtype][block]
+    reads = kernel == "scan"  # the states need neither q nor P
     grid = (
         cdiv(v.shape[3], config.columns),
         problem.chunking.sequences * problem.heads,
         cdiv(group, window),
     )
     scan_kernel[grid](
-        problem.tokens(q, block),
+        problem.tokens(q, block) if reads else None,
         problem.tokens(k, block),
         problem.tokens(v, config.columns),
         problem.squares(kept.inverses),
-        problem.squares(kept.attentions),
+        problem.squares(kept.attentions) if reads else None,
         kept.gates,
         *tensors,
         first=first,
@@ -262,9 +263,9 @@ def _scan(
         BK=block,
         BV=config.columns,
         HAS_INITIAL=has_initial,
-        STORE_OUTPUT=kernel == "scan",
+        STORE_OUTPUT=reads,
         STORE_CHECKPOINTS=save,
-        STORE_STATES=kernel == "states",
+        STORE_STATES=not reads,
         **problem.common,
         **config.options(),
     )
