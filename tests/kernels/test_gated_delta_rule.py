@@ -195,7 +195,7 @@ class TestTriton:
         bounds = torch.tensor([0, 0, 1, 33, 97, 97, 140])
         self.check(draw(1, 140, H=1, N=6), cu_seqlens=bounds, qk_activation=qk_activation)
 
-    @pytest.mark.parametrize(("T", "K", "V"), [(1, 16, 24), (70, 20, 36), (40, 160, 72)])
+    @pytest.mark.parametrize(("T", "K", "V"), [(1, 16, 24), (70, 18, 37), (40, 160, 72)])
     def test_triton_silu(self, T: int, K: int, V: int) -> None:
         self.check(draw(1, T, K=K, V=V), qk_activation="silu")
 
