@@ -104,8 +104,8 @@ def passes(shape: Shape) -> Callable[[], tuple[torch.Tensor, ...]]:
     do, scale = torch.randn_like(tensors[2]), shape[3] ** -0.5
 
     def run() -> tuple[torch.Tensor, ...]:
-        o, final, *kept = launcher.forward(*tensors, None, None, scale, True, True)
-        return o, final, *launcher.backward(*tensors, None, None, launcher.Kept(*kept), do, None, scale, True)[:5]
+        o, final, *kept = launcher.forward(*tensors, None, None, scale, True, True, True)
+        return o, final, *launcher.backward(*tensors, None, None, launcher.Kept(*kept), do, None, scale, True, True)[:5]
 
     return run
 

@@ -3,6 +3,9 @@
     python benchmarks/jet_block.py                       # ours alone
     python benchmarks/jet_block.py --opponent            # and the opponent, in the same process (fla-core autotunes)
     python benchmarks/jet_block.py --dims 2B --shapes 8x4096
+    python benchmarks/jet_block.py --parts decode cold-start
+
+Every row is printed and reported as soon as it is known; rows of earlier runs that are not measured again stay.
 
 The opponent: the same projections, the kernels [B, T, D, W] materialised by the generator's linear layer, a compiled
 convolution over them, fla-core's chunked gated delta rule, a compiled gated norm. fla-core refuses its gated backward
@@ -11,18 +14,19 @@ and 128.
 """
 
 import argparse
+import datetime
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jetlit_kernels import jet_decode_step, log_decay_and_beta
 from jetlit_kernels.reference import gated_norm
-from reporting import report
+from reporting import merged, report
 from timing import ceilings, milliseconds
 
 from jetlit.blocks.base import CarriedState
@@ -33,6 +37,7 @@ DIMS: dict[str, dict[str, Any]] = {
     "4B": {"hidden_size": 2048, "num_heads": 16, "head_dim": 128, "expand_v": 2.0},
 }
 SHAPES = ("8x4096", "2x16384", "1x32768")
+PARTS = ("block", "decode", "cold-start")
 # The released block on one H100 80GB HBM3, bf16: forward ms, forward + backward ms, peak MiB; and what is wanted there.
 RELEASED = {("2B", "8x4096"): (5.35, 17.26, 4233), ("4B", "8x4096"): (8.29, 26.25, 4365)}
 WANTED = {("2B", "8x4096"): (3.2, 10.8, 1900), ("4B", "8x4096"): (5.5, 17.5, None)}
@@ -120,28 +125,51 @@ def floor(block: JetBlock, tokens: int, ceiling: dict[str, float]) -> tuple[floa
     return (products + recurrence) * 1e3, (3 * products + 3 * recurrence) * 1e3
 
 
-def measure(kind: type[JetBlock], dims: str, shape: str, ceiling: dict[str, float]) -> dict[str, Any]:
+def measure(kind: type[JetBlock], dims: str, shape: str, ceiling: dict[str, float]) -> Iterator[dict[str, Any]]:
+    """Yields a block's row twice: with the forward pass alone, in case the backward pass fails, and whole."""
     batch, length = map(int, shape.split("x"))
     block = new_block(kind, dims)
     x = torch.randn(batch, length, DIMS[dims]["hidden_size"], device="cuda").bfloat16().requires_grad_()
     upstream = torch.randn_like(x)
     forward = milliseconds(lambda: block(x))
+    floors = floor(block, batch * length, ceiling)
+    row = {
+        "what": f"{'ours' if kind is JetBlock else 'opponent'}, {dims}, {shape}",
+        "forward ms": round(forward, 3),
+        "floor / time": f"{floors[0] / forward:.0%} / -",
+    }
+    yield row
     both = milliseconds(lambda: step(block, x, upstream))
     held = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     step(block, x, upstream)
     peak = (torch.cuda.max_memory_allocated() - held) / 2**20
-    floors = floor(block, batch * length, ceiling)
     output, gradient = errors(block, dims)
-    name = "ours" if kind is JetBlock else "opponent"
-    return {
-        "what": f"{name}, {dims}, {shape}",
-        "forward ms": round(forward, 3),
+    yield row | {
         "forward + backward ms": round(both, 3),
         "peak MiB": round(peak),
         "floor / time": f"{floors[0] / forward:.0%} / {floors[1] / both:.0%}",
         "error, output / worst gradient": f"{output:.1e} / {gradient:.1e}",
     }
+
+
+def measure_opponent(dims: str, shape: str, ceiling: dict[str, float]) -> Iterator[dict[str, Any]]:
+    """Like `measure`; an opponent that cannot run leaves a row that says why."""
+    row: dict[str, Any] = {"what": f"opponent, {dims}, {shape}"}
+    try:
+        for row in measure(Opponent, dims, shape, ceiling):
+            yield row
+    except Exception as error:  # whatever fla-core refuses or breaks at: our own rows must not be lost with it
+        yield row | {"remark": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+
+
+def published(dims: str, shape: str) -> Iterator[dict[str, Any]]:
+    """Yields the rows of what the released block takes and of what is wanted, where they are known."""
+    columns = ("forward ms", "forward + backward ms", "peak MiB")
+    for name, figures in (("released", RELEASED), ("wanted", WANTED)):
+        if (dims, shape) in figures:
+            row = {"what": f"{name}, {dims}, {shape}, on an H100"}
+            yield row | dict(zip(columns, figures[dims, shape], strict=True))
 
 
 def decode_inputs(dims: str, batch: int) -> dict[str, Any]:
@@ -220,7 +248,24 @@ def cold_start() -> dict[str, Any]:
             capture_output=True, text=True, check=True,
         )  # fmt: skip
     seconds = float(run.stdout.split("seconds")[1])
-    return {"what": "ours, 2B, 8x4096, cold start, s", "forward + backward ms": None, "seconds": round(seconds, 1)}
+    return {"what": "ours, 2B, 8x4096, cold start", "seconds": round(seconds, 1)}
+
+
+def measurements(arguments: argparse.Namespace, ceiling: dict[str, float], opponent: bool) -> Iterator[dict[str, Any]]:
+    """Yields the rows of the chosen parts; a row may come again with more columns."""
+    if "block" in arguments.parts:
+        for dims in arguments.dims:
+            for shape in arguments.shapes:
+                yield list(measure(JetBlock, dims, shape, ceiling))[-1]
+                if opponent:
+                    yield from measure_opponent(dims, shape, ceiling)
+                yield from published(dims, shape)
+    if "decode" in arguments.parts:
+        for dims in arguments.dims:
+            for batch in (1, 128):
+                yield from measure_decode(dims, batch, ceiling, opponent)
+    if "cold-start" in arguments.parts:
+        yield cold_start()
 
 
 def main() -> None:
@@ -228,40 +273,27 @@ def main() -> None:
     parser.add_argument("--opponent", action="store_true", help="also time the opponent (needs fla-core)")
     parser.add_argument("--dims", nargs="+", choices=DIMS, default=list(DIMS))
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--no-cold-start", action="store_true", help="leave the cold start out")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("benchmarks/jet_block.py times CUDA kernels: run it on a machine with an NVIDIA GPU.")
     missing = assemble_opponent() if arguments.opponent else "Run with --opponent for the opponent's rows."
     ceiling = ceilings()
-    rows: list[dict[str, Any]] = []
     notes = (
-        f"Ceilings measured here: copy {ceiling['bytes'] / 1e12:.2f} TB/s, bf16 product {ceiling['flops'] / 1e12:.0f} "
-        "TFLOP/s. Floor: the block's matrix products (three times as many both ways) and the recurrence's inputs and "
-        "outputs at these rates; decode: the state read and written once. Forward runs with the graph recorded. Errors "
-        f"against float64 on 2x500 tokens. Medians of CUDA events. {missing or ''}"
+        f"Ceilings measured in the last run: copy {ceiling['bytes'] / 1e12:.2f} TB/s, bf16 product "
+        f"{ceiling['flops'] / 1e12:.0f} TFLOP/s. Floor: the block's matrix products (three times as many both ways) "
+        "and the recurrence's inputs and outputs at the rates of the row's own run; decode: the state read and written "
+        "once. Forward runs with the graph recorded. Errors against float64 on 2x500 tokens. Medians of CUDA events. "
+        f"The line below is that of the last run. {missing or ''}"
     )
-    for dims in arguments.dims:
-        for shape in arguments.shapes:
-            rows.append(measure(JetBlock, dims, shape, ceiling))
-            print(rows[-1], flush=True)
-            if missing is None:
-                rows.append(measure(Opponent, dims, shape, ceiling))
-                print(rows[-1], flush=True)
-            if figures := RELEASED.get((dims, shape)):
-                columns = ("forward ms", "forward + backward ms", "peak MiB")
-                rows.append(
-                    {"what": f"released, {dims}, {shape}, on an H100"} | dict(zip(columns, figures, strict=True))
-                )
-                wanted = WANTED[dims, shape]
-                rows.append({"what": f"wanted, {dims}, {shape}, on an H100"} | dict(zip(columns, wanted, strict=True)))
-        for batch in (1, 128):
-            rows += measure_decode(dims, batch, ceiling, missing is None)
+    when = {"measured": f"{datetime.datetime.now(datetime.UTC).date().isoformat()}, {torch.cuda.get_device_name()}"}
+    rows: list[dict[str, Any]] = []
+    for row in measurements(arguments, ceiling, missing is None):
+        print(row, flush=True)
+        rows.append(row if row["what"].startswith(("released", "wanted")) else row | when)
         # What is measured is kept if the run is cut off later.
-        report("jet_block", "JetBlock in bf16", rows, notes)
-    if not arguments.no_cold_start:
-        rows.append(cold_start())
-    report("jet_block", "JetBlock in bf16", rows, notes)
+        report("jet_block", "JetBlock in bf16", merged("jet_block", rows, "what"), notes, show=False)
+    print(report("jet_block", "JetBlock in bf16", merged("jet_block", rows, "what"), notes, show=False))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How a benchmark reports: Markdown and JSON that say what ran on what, when and by which command."""
 
 import datetime
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -12,7 +13,23 @@ from jetlit.results import hardware, versions
 RESULTS = Path(__file__).parent / "results"
 
 
-def report(name: str, title: str, rows: list[dict[str, Any]], notes: str = "", folder: Path = RESULTS) -> str:
+def merged(name: str, rows: list[dict[str, Any]], key: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The rows of an earlier `report`, those measured again replaced where they stand, and new ones after them.
+
+    Args:
+        name: of the files.
+        rows: measured now.
+        key: the column that tells rows apart.
+        folder: where the earlier report lies, if there is one.
+    """
+    file = folder / f"{name}.json"
+    earlier = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
+    return list({row[key]: row for row in earlier + rows}.values())
+
+
+def report(
+    name: str, title: str, rows: list[dict[str, Any]], notes: str = "", folder: Path = RESULTS, show: bool = True
+) -> str:
     """Write `folder/NAME.md` and `folder/NAME.json` and return the Markdown.
 
     Args:
@@ -21,6 +38,7 @@ def report(name: str, title: str, rows: list[dict[str, Any]], notes: str = "", f
         rows: one mapping of column name to value each; columns in the order of their first appearance.
         notes: printed under the table.
         folder: where both files go.
+        show: also print the Markdown.
     """
     facts = {
         "title": title,
@@ -39,7 +57,8 @@ def report(name: str, title: str, rows: list[dict[str, Any]], notes: str = "", f
     text = "\n".join(lines)
     write_text(folder / f"{name}.md", text)
     write_json(folder / f"{name}.json", facts | {"rows": rows, "notes": notes})
-    print(text)
+    if show:
+        print(text)
     return text
 
 

@@ -59,6 +59,7 @@ class DeltaNet(ConvolvedMixer):
             initial_state=state.read("recurrent"),
             output_final_state=state.kept,
             cu_seqlens=cu_seqlens,
+            qk_activation="silu",
         )
         state.write("recurrent", final)
         return self.read_out(self.o_norm(o), hidden)

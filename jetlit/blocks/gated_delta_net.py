@@ -71,6 +71,7 @@ class GatedDeltaNet(GatedReadOut, ConvolvedMixer):
             initial_state=state.read("recurrent"),
             output_final_state=state.kept,
             cu_seqlens=cu_seqlens,
+            qk_activation="silu",
         )
         state.write("recurrent", final)
         return self.read_out(o, hidden)

@@ -166,18 +166,18 @@ class JetBlock(GatedReadOut):
         q, k, v, gate, rank, a, b = project(
             hidden, [self.q_proj, self.k_proj, self.v_proj, self.g_proj, generator.w1, self.a_proj, self.b_proj]
         )
-        q, k = self.split_heads(F.silu(q)), self.split_heads(F.silu(k))
         v = self.split_heads(self.dynamic_conv1d(v, F.silu(rank), state, cu_seqlens))
         g, beta = log_decay_and_beta(b, a, self.A_log, self.dt_bias)
         o, final = gated_delta_rule(
-            q,
-            k,
+            self.split_heads(q),
+            self.split_heads(k),
             v,
             g,
             beta,
             initial_state=state.read("recurrent"),
             output_final_state=state.kept,
             cu_seqlens=cu_seqlens,
+            qk_activation="silu",
         )
         state.write("recurrent", final)
         return self.gated_output(o, gate)

@@ -68,8 +68,8 @@ class Mamba2(ConvolvedMixer):
         q, k, v = self.convolved_heads(hidden, state, cu_seqlens)
         dt = F.softplus(at_least_float32(self.dt_proj(hidden)) + at_least_float32(self.dt_bias))
         o, final = linear_attention(
-            q,
-            k,
+            F.silu(q),
+            F.silu(k),
             v * dt[..., None].to(v.dtype),
             -at_least_float32(self.A_log).exp() * dt,
             scale=1.0,

@@ -50,13 +50,19 @@ class ShortConvolution(nn.Module):
     def forward(
         self, x: torch.Tensor, state: CarriedState, name: str, cu_seqlens: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Convolves [B, T, D]; carries the last W inputs [N, D, W] in `state` under `name`."""
+        """Convolves [B, T, D], then SiLU; carries the last W inputs [N, D, W] in `state` under `name`."""
+        return F.silu(self.convolve(x, state, name, cu_seqlens))
+
+    def convolve(
+        self, x: torch.Tensor, state: CarriedState, name: str, cu_seqlens: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The same before SiLU, for an operator that begins with it."""
         sequences = SequencesWithHistory(x, state.read(name), self.taps, cu_seqlens)
         if state.kept:
             state.write(name, sequences.last())
         y = F.conv1d(sequences.rows.transpose(1, 2), self.weight, self.bias, groups=x.shape[2]).transpose(1, 2)
         # Row r of y ends at row r + W - 1 of the inputs.
-        return F.silu(sequences.at_tokens(y, self.taps - 1))
+        return sequences.at_tokens(y, self.taps - 1)
 
 
 class ConvolvedMixer(LinearMixer):
@@ -92,9 +98,9 @@ class ConvolvedMixer(LinearMixer):
     def convolved_heads(
         self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns q, k [B, T, h, K] and v [B, T, h, V] after convolution and SiLU."""
-        q = self.q_conv1d(self.q_proj(hidden), state, "conv_q", cu_seqlens)
-        k = self.k_conv1d(self.k_proj(hidden), state, "conv_k", cu_seqlens)
+        """Returns q, k [B, T, h, K] after convolution, SiLU still to come, and v [B, T, h, V] after both."""
+        q = self.q_conv1d.convolve(self.q_proj(hidden), state, "conv_q", cu_seqlens)
+        k = self.k_conv1d.convolve(self.k_proj(hidden), state, "conv_k", cu_seqlens)
         v = self.v_conv1d(self.v_proj(hidden), state, "conv_v", cu_seqlens)
         return self.split_heads(q), self.split_heads(k), self.split_heads(v)
 

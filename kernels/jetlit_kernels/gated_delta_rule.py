@@ -20,6 +20,7 @@ def gated_delta_rule(
     initial_state: torch.Tensor | None = None,
     output_final_state: bool = False,
     cu_seqlens: torch.Tensor | None = None,
+    qk_activation: str | None = None,
     use_qk_l2norm: bool = True,
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -41,6 +42,7 @@ def gated_delta_rule(
             by default.
         output_final_state: also return the states after the last token.
         cu_seqlens: [N + 1] integers, the bounds of N sequences packed into one row (then B is 1).
+        qk_activation: "silu" (of q and k, before their norm) or None.
         use_qk_l2norm: normalise q and k over K first, as x · rsqrt(Σ x² + 1e-6).
         backend: "auto" (Triton on CUDA, plain PyTorch elsewhere), "triton" or "torch".
 
@@ -49,16 +51,20 @@ def gated_delta_rule(
         final_state: [N, H, K, V] in float32 (float64 for float64 inputs), or None.
 
     Raises:
-        ValueError: shapes disagree, or the backend cannot run (the message says why).
+        ValueError: shapes disagree, the activation is unknown, or the backend cannot run (the message says why).
     """
     check_sequences(q, k, v)
     for name, gate in (("g", g), ("beta", beta)):
         if gate is not None:
             check_shape(name, gate, tuple(q.shape[:3]))
+    if qk_activation not in ("silu", None):
+        raise ValueError(f'gated_delta_rule knows qk_activation "silu" or None, not {qk_activation!r}.')
     check_packing(q, v, initial_state, cu_seqlens)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if runs_on_triton("gated_delta_rule", q, backend):
-        o, state = run_on_triton(q, k, v, g, beta, scale, initial_state, cu_seqlens, use_qk_l2norm)
+        o, state = run_on_triton(
+            q, k, v, g, beta, scale, initial_state, cu_seqlens, use_qk_l2norm, qk_activation == "silu"
+        )
     else:
         o, state = chunk_gated_delta_rule(
             q,
@@ -69,6 +75,7 @@ def gated_delta_rule(
             scale=scale,
             initial_state=initial_state,
             cu_seqlens=cu_seqlens,
+            qk_activation=qk_activation,
             use_qk_l2norm=use_qk_l2norm,
         )
     return o, state if output_final_state else None

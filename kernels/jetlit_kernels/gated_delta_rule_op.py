@@ -28,7 +28,7 @@ def _contiguous(tensor: torch.Tensor | None) -> torch.Tensor | None:
     "jetlit_kernels::gated_delta_rule",
     mutates_args=(),
     schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? beta, Tensor? initial_state, Tensor? cu_seqlens, "
-    "float scale, bool l2norm, bool save) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "float scale, bool l2norm, bool silu, bool save) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def gated_delta_rule_op(
     q: torch.Tensor,
@@ -40,6 +40,7 @@ def gated_delta_rule_op(
     cu_seqlens: torch.Tensor | None,
     scale: float,
     l2norm: bool,
+    silu: bool,
     save: bool,
 ) -> tuple[torch.Tensor, ...]:
     """Runs the gated delta rule, or linear attention when beta is None.
@@ -47,7 +48,7 @@ def gated_delta_rule_op(
     Returns o [B, T, H, V], the final states [N, H, K, V], and four tensors for the backward pass.
     """
     tensors = (_contiguous(t) for t in (q, k, v, g, beta, initial_state))
-    return _launcher().forward(*tensors, cu_seqlens, scale, l2norm, save)
+    return _launcher().forward(*tensors, cu_seqlens, scale, l2norm, silu, save)
 
 
 @gated_delta_rule_op.register_fake
@@ -61,6 +62,7 @@ def _(
     cu_seqlens: torch.Tensor | None,
     scale: float,
     l2norm: bool,
+    silu: bool,
     save: bool,
 ) -> tuple[torch.Tensor, ...]:
     sequences = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
@@ -76,7 +78,7 @@ def _(
     "jetlit_kernels::gated_delta_rule_backward",
     mutates_args=(),
     schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? beta, Tensor? initial_state, Tensor? cu_seqlens, "
-    "Tensor[] kept, Tensor do, Tensor? d_final, float scale, bool l2norm) "
+    "Tensor[] kept, Tensor do, Tensor? d_final, float scale, bool l2norm, bool silu) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def gated_delta_rule_backward_op(
@@ -92,12 +94,13 @@ def gated_delta_rule_backward_op(
     d_final: torch.Tensor | None,
     scale: float,
     l2norm: bool,
+    silu: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns the gradients of q, k, v, g, beta and of the initial states (empty where there is none)."""
     tensors = (_contiguous(t) for t in (q, k, v, g, beta, initial_state))
     upstream = do.contiguous(), _contiguous(d_final)
     launcher = _launcher()
-    return launcher.backward(*tensors, cu_seqlens, launcher.Kept(*kept), *upstream, scale, l2norm)
+    return launcher.backward(*tensors, cu_seqlens, launcher.Kept(*kept), *upstream, scale, l2norm, silu)
 
 
 @gated_delta_rule_backward_op.register_fake
@@ -114,6 +117,7 @@ def _(
     d_final: torch.Tensor | None,
     scale: float,
     l2norm: bool,
+    silu: bool,
 ) -> tuple[torch.Tensor, ...]:
     like_inputs = (
         g.new_empty(0) if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
@@ -124,9 +128,9 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-    q, k, v, g, beta, initial_state, cu_seqlens, scale, l2norm, _ = inputs
+    q, k, v, g, beta, initial_state, cu_seqlens, scale, l2norm, silu, _ = inputs
     ctx.save_for_backward(q, k, v, g, beta, initial_state, cu_seqlens, *output[2:])
-    ctx.scale, ctx.l2norm = scale, l2norm
+    ctx.scale, ctx.l2norm, ctx.silu = scale, l2norm, silu
     ctx.set_materialize_grads(False)
 
 
@@ -134,11 +138,11 @@ def _backward(ctx: Any, do: torch.Tensor | None, d_final: torch.Tensor | None, *
     q, k, v, g, beta, initial_state, cu_seqlens, *kept = ctx.saved_tensors
     do = torch.zeros_like(v) if do is None else do
     *gradients, d_beta, d_initial = gated_delta_rule_backward_op(
-        q, k, v, g, beta, initial_state, cu_seqlens, kept, do, d_final, ctx.scale, ctx.l2norm
+        q, k, v, g, beta, initial_state, cu_seqlens, kept, do, d_final, ctx.scale, ctx.l2norm, ctx.silu
     )
     d_beta = None if beta is None else d_beta
     d_initial = None if initial_state is None else d_initial.to(initial_state.dtype)
-    return *gradients, d_beta, d_initial, None, None, None, None
+    return *gradients, d_beta, d_initial, None, None, None, None, None
 
 
 gated_delta_rule_op.register_autograd(_backward, setup_context=_setup_context)
@@ -181,6 +185,7 @@ def run_on_triton(
     initial_state: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
     l2norm: bool,
+    silu: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Runs the gated delta rule, or linear attention when beta is None, for the public functions of these names.
 
@@ -192,5 +197,5 @@ def run_on_triton(
     g = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device) if g is None else g
     trained = (t for t in (q, k, v, g, beta, initial_state) if t is not None)
     save = torch.is_grad_enabled() and any(t.requires_grad for t in trained)
-    o, state, *_ = gated_delta_rule_op(q, k, v, g, beta, initial_state, cu_seqlens, scale, l2norm, save)
+    o, state, *_ = gated_delta_rule_op(q, k, v, g, beta, initial_state, cu_seqlens, scale, l2norm, silu, save)
     return o.to(result), state

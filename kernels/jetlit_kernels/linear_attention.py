@@ -59,7 +59,7 @@ def linear_attention(
         if g is not None and g.dim() == 4:
             o, state = gated_linear_attention_op(*in_one_dtype(q, k, v), g, initial_state, cu_seqlens, scale)
         else:
-            o, state = run_on_triton(q, k, v, g, None, scale, initial_state, cu_seqlens, False)
+            o, state = run_on_triton(q, k, v, g, None, scale, initial_state, cu_seqlens, False, False)
     else:
         announce("linear_attention", f"plain PyTorch on {q.device.type}")
         o, state = chunk_linear_attention(q, k, v, g, scale=scale, initial_state=initial_state, cu_seqlens=cu_seqlens)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from jetlit_kernels import gated_delta_rule
 from jetlit_kernels.reference.gated_delta_rule import chunk_gated_delta_rule
 
@@ -54,6 +55,25 @@ def check(tensors: dict[str, torch.Tensor], tolerance: float, **options: object)
     expected = run_with_gradients(chunk_gated_delta_rule, tensors, upstream, dtype=torch.float64, **options)
     actual = run_with_gradients(
         gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True, **options
+    )
+    assert_close(actual, expected, tolerance)
+
+
+def check_silu(tensors: dict[str, torch.Tensor], tolerance: float, **options: object) -> None:
+    """Like `check`, for SiLU on q and k, whose results the products take in the type of the inputs."""
+    dtype = tensors["q"].dtype
+
+    def activated(x: torch.Tensor) -> torch.Tensor:
+        exact = F.silu(x)
+        return exact + (exact.to(dtype) - exact).detach()
+
+    def reference(q: torch.Tensor, k: torch.Tensor, **rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return chunk_gated_delta_rule(activated(q), activated(k), **rest)
+
+    upstream = torch.randn_like(tensors["v"]), 0.1 * torch.randn_like(tensors["initial_state"])
+    expected = run_with_gradients(reference, tensors, upstream, dtype=torch.float64, **options)
+    actual = run_with_gradients(
+        gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True, qk_activation="silu", **options
     )
     assert_close(actual, expected, tolerance)
 
@@ -108,6 +128,24 @@ def test_packed_sequences(dtype: torch.dtype) -> None:
     lengths = torch.tensor([0, 1, 63, 64, 65, 0, 500, 700], device="cuda")
     tensors = draw(1, int(lengths.sum()), 4, 96, 256, dtype, N=7)
     check(tensors, TOLERANCE[dtype], cu_seqlens=lengths.cumsum(0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("T", "K", "V"), [(1, 96, 256), (65, 100, 72), (500, 96, 256), (300, 128, 256), (300, 256, 512)]
+)
+def test_silu_of_queries_and_keys(T: int, K: int, V: int, dtype: torch.dtype) -> None:
+    check_silu(draw(2, T, 4, K, V, dtype), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_silu_in_packed_sequences_over_several_groups(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jetlit_kernels.triton import gated_delta_rule as launcher
+
+    monkeypatch.setattr(launcher, "GROUP_TILES", 64)
+    lengths = torch.tensor([0, 1, 63, 64, 65, 0, 500, 900, 700], device="cuda")
+    tensors = draw(1, int(lengths.sum()), 4, 96, 256, dtype, N=8)
+    check_silu(tensors, TOLERANCE[dtype], cu_seqlens=lengths.cumsum(0))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

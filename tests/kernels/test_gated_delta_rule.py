@@ -60,6 +60,15 @@ def test_options(use_qk_l2norm: bool, scale: float | None) -> None:
     check(tensors, torch.float64, 1e-10, use_qk_l2norm=use_qk_l2norm, scale=scale)
 
 
+def test_silu_comes_before_the_norm() -> None:
+    tensors = draw(1, 70)
+    activated = tensors | {name: tensors[name] * tensors[name].sigmoid() for name in "qk"}
+    o, state = gated_delta_rule(**tensors, qk_activation="silu", output_final_state=True)
+    expected, last = oracle(**activated)
+    assert state is not None and relative_error(o, expected) < 1e-11 and relative_error(state, last) < 1e-11
+    check(tensors, torch.float64, 1e-11, qk_activation="silu")
+
+
 @pytest.mark.parametrize("lengths", [(5, 64, 1, 130), (0, 3, 65), (7,)])
 def test_packed_sequences_equal_separate_ones(lengths: tuple[int, ...]) -> None:
     bounds = torch.tensor((0, *lengths)).cumsum(0)
@@ -139,6 +148,8 @@ def test_arguments_that_disagree_are_refused() -> None:
         gated_delta_rule(**{**tensors, "initial_state": tensors["initial_state"][:1]})
     with pytest.raises(ValueError, match="beta must have the shape"):
         gated_delta_rule(**{**tensors, "beta": tensors["beta"][..., :1]})
+    with pytest.raises(ValueError, match="qk_activation"):
+        gated_delta_rule(**tensors, qk_activation="relu")
     with pytest.raises(ValueError, match="float64"):
         gated_delta_rule(**tensors, backend="triton")
     with pytest.raises(ValueError, match="backend must be"):
@@ -173,20 +184,28 @@ class TestTriton:
         monkeypatch.setattr(launcher, "GROUP_TILES", 4)
         self.check(draw(2, 200, H=1))
 
-    def test_triton_packed_sequences_in_groups_of_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("qk_activation", [None, "silu"])
+    def test_triton_packed_sequences_in_groups_of_chunks(
+        self, qk_activation: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         from jetlit_kernels.triton import gated_delta_rule as launcher
 
         monkeypatch.setattr(launcher, "INTERVAL", 1)
         monkeypatch.setattr(launcher, "GROUP_TILES", 2)
         bounds = torch.tensor([0, 0, 1, 33, 97, 97, 140])
-        tensors = {name: t.float() for name, t in draw(1, 140, H=1, N=6).items()}
-        upstream = upstream_like(tensors["v"], tensors["initial_state"])
-        arguments = {"cu_seqlens": bounds}
-        expected = run_with_gradients(recurrent_gated_delta_rule, tensors, upstream, dtype=torch.float64, **arguments)
-        actual = run_with_gradients(
-            gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True, **arguments
-        )
-        assert_close(actual, expected, 1e-5)
+        self.check(draw(1, 140, H=1, N=6), cu_seqlens=bounds, qk_activation=qk_activation)
+
+    @pytest.mark.parametrize(("T", "K", "V"), [(1, 16, 24), (70, 18, 37), (40, 160, 72)])
+    def test_triton_silu(self, T: int, K: int, V: int) -> None:
+        self.check(draw(1, T, K=K, V=V), qk_activation="silu")
+
+    def test_triton_silu_of_large_inputs_without_norm_keeps_q_and_k(self) -> None:
+        tensors = draw(1, 40, H=1, K=32, V=16)
+        tensors["q"][:, ::3] *= -100.0
+        tensors["k"] *= 0.2
+        given = {name: t.float() for name, t in tensors.items()}
+        self.check(given, qk_activation="silu", use_qk_l2norm=False)
+        assert torch.equal(given["q"], tensors["q"].float()) and torch.equal(given["k"], tensors["k"].float())
 
     @pytest.mark.parametrize(("decay", "beta"), [(0.0, 1.0), (0.1, 0.0), (30.0, 1e-4), (1000.0, 1e-4)])
     def test_triton_extreme_gates(self, decay: float, beta: float) -> None:
@@ -221,6 +240,6 @@ class TestTriton:
         from jetlit_kernels.gated_delta_rule_op import gated_delta_rule_op
 
         tensors = [t.float().requires_grad_() for t in draw(1, 40, H=1).values()]
-        torch.library.opcheck(gated_delta_rule_op, (*tensors, None, 0.25, True, True))
-        packed = (*tensors[:5], None, torch.tensor([0, 30, 40]), 0.25, True, True)
+        torch.library.opcheck(gated_delta_rule_op, (*tensors, None, 0.25, True, False, True))
+        packed = (*tensors[:5], None, torch.tensor([0, 30, 40]), 0.25, True, True, True)
         torch.library.opcheck(gated_delta_rule_op, packed)

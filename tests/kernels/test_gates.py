@@ -31,6 +31,20 @@ def test_matches_definition(shape, backend, dtype, tolerance):
     assert_near(log_decay_and_beta(*inputs, backend=backend), definition(*inputs), tolerance)
 
 
+def gradients(call, inputs, upstream):
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    return torch.autograd.grad(call(*leaves), leaves, [u.double() if call is definition else u for u in upstream])
+
+
+@BACKENDS
+@pytest.mark.parametrize("shape", [(2, 300, 3), (7, 12), (1, 1, 1)])
+def test_gradients_match_those_of_the_definition(shape, backend, dtype, tolerance):
+    inputs = draw(shape, dtype)
+    upstream = torch.randn(2, *shape, dtype=dtype)
+    found = gradients(lambda *x: log_decay_and_beta(*x, backend=backend), inputs, upstream)
+    assert_near(found, gradients(definition, inputs, upstream), tolerance)
+
+
 @BACKENDS
 @torch.no_grad()
 def test_small_decays_keep_their_digits(backend, dtype, tolerance):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from jetlit_kernels.reference.common import (
     compute_dtype,
@@ -25,11 +26,14 @@ def _prepare(
     g: torch.Tensor | None,
     beta: torch.Tensor,
     scale: float | None,
+    qk_activation: str | None,
     use_qk_l2norm: bool,
 ) -> tuple[torch.Tensor, ...]:
     dtype = compute_dtype(q, k, v)
     q, k, v, beta = (t.to(dtype) for t in (q, k, v, beta))
     g = torch.zeros_like(beta) if g is None else g.to(dtype)
+    if qk_activation == "silu":
+        q, k = F.silu(q), F.silu(k)
     if use_qk_l2norm:
         q, k = l2_normalise(q), l2_normalise(k)
     return q * (q.shape[-1] ** -0.5 if scale is None else scale), k, v, g, beta
@@ -95,13 +99,14 @@ def recurrent_gated_delta_rule(
     scale: float | None = None,
     initial_state: torch.Tensor | None = None,
     cu_seqlens: torch.Tensor | None = None,
+    qk_activation: str | None = None,
     use_qk_l2norm: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The definition, token by token: the oracle of the tests, and the step of decoding.
 
     Shapes as in `jetlit_kernels.gated_delta_rule`; computed in float64 for float64 inputs, in float32 otherwise.
     """
-    inputs = _prepare(q, k, v, g, beta, scale, use_qk_l2norm)
+    inputs = _prepare(q, k, v, g, beta, scale, qk_activation, use_qk_l2norm)
     o, state = run_padded(_recurrent, inputs, initial_state, cu_seqlens)
     return o.to(v.dtype), state
 
@@ -116,6 +121,7 @@ def chunk_gated_delta_rule(
     scale: float | None = None,
     initial_state: torch.Tensor | None = None,
     cu_seqlens: torch.Tensor | None = None,
+    qk_activation: str | None = None,
     use_qk_l2norm: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The same numbers with matrix products inside chunks of 32 tokens; differentiable by autograd.
@@ -123,6 +129,6 @@ def chunk_gated_delta_rule(
     The form of Yang et al., "Gated Delta Networks" (arXiv:2412.06464), section 3.3. Every exponential has an argument
     of at most zero.
     """
-    inputs = _prepare(q, k, v, g, beta, scale, use_qk_l2norm)
+    inputs = _prepare(q, k, v, g, beta, scale, qk_activation, use_qk_l2norm)
     o, state = run_padded(_recurrent if q.shape[1] <= 1 else _chunked, inputs, initial_state, cu_seqlens)
     return o.to(v.dtype), state

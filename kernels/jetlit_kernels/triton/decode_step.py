@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from jetlit_kernels.triton.activations import sigmoid, silu
 from jetlit_kernels.triton.chunks import cdiv
 from jetlit_kernels.triton.sizes import power_of_two
 
@@ -24,11 +25,6 @@ STATE_AT_ONCE = 32768
 
 
 @triton.jit
-def _silu(x):
-    return x / (1.0 + tl.exp(-x))
-
-
-@triton.jit
 def _softplus(x):
     return tl.where(x > 20.0, x, tl.log(1.0 + tl.exp(tl.minimum(x, 20.0))))
 
@@ -44,12 +40,12 @@ def decode_kernel(
     batch = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     row = tl.arange(0, KP)
-    query = _silu(tl.load(q + batch * stride_q + head * K + row, mask=row < K, other=0.0).to(tl.float32))
-    key = _silu(tl.load(k + batch * stride_k + head * K + row, mask=row < K, other=0.0).to(tl.float32))
+    query = silu(tl.load(q + batch * stride_q + head * K + row, mask=row < K, other=0.0).to(tl.float32))
+    key = silu(tl.load(k + batch * stride_k + head * K + row, mask=row < K, other=0.0).to(tl.float32))
     query *= tl.rsqrt(tl.sum(query * query) + 1e-6) * scale
     key *= tl.rsqrt(tl.sum(key * key) + 1e-6)
     key_query = tl.sum(key * query)
-    beta = 1.0 / (1.0 + tl.exp(-tl.load(beta_logits + batch * stride_beta + head).to(tl.float32)))
+    beta = sigmoid(tl.load(beta_logits + batch * stride_beta + head).to(tl.float32))
     step = tl.load(a + batch * stride_a + head).to(tl.float32) + tl.load(dt_bias + head).to(tl.float32)
     decay = tl.exp(-tl.exp(tl.load(A_log + head).to(tl.float32)) * _softplus(step))
 
@@ -73,7 +69,7 @@ def decode_kernel(
         # A slot is read by one thread and written by another: all have read before any writes.
         tl.debug_barrier()
         tl.store(conv_state + line, window, mask=inside)
-        value = _silu(tl.sum(weights * window.to(tl.float32), axis=1))
+        value = silu(tl.sum(weights * window.to(tl.float32), axis=1))
 
         state *= decay
         write = beta * (value - tl.sum(state * key[:, None], axis=0))
@@ -87,7 +83,7 @@ def decode_kernel(
     norm = tl.rsqrt(tl.sum(result * result) / V + eps)
     z = tl.load(gate + batch * stride_gate + head * V + column, mask=mask, other=0.0).to(tl.float32)
     w = tl.load(norm_weight + column, mask=mask, other=0.0).to(tl.float32)
-    result *= norm * w * _silu(z)
+    result *= norm * w * silu(z)
     tl.store(out + (batch * H + head) * V + column, result.to(out.dtype.element_ty), mask=mask)
 
 

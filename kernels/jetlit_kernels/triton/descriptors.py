@@ -9,12 +9,14 @@ def described(x: torch.Tensor, block: list[int]) -> TensorDescriptor:
     """Describes `x` to kernels that load blocks of it, with zeros out of range.
 
     Args:
-        x: copied if its rows are not contiguous or do not lie on 16 bytes.
+        x: copied if its rows are not contiguous or do not lie on 16 bytes; its other dimensions may have any order.
         block: a tile's size in every dimension.
     """
-    missing = -x.shape[-1] % (16 // x.element_size())
+    size = x.element_size()
+    missing = -x.shape[-1] % (16 // size)
     # Padding by nothing would copy.
-    x = (F.pad(x, (0, missing)) if missing else x).contiguous()
-    if x.data_ptr() % 16:
-        x = x.clone()
+    x = F.pad(x, (0, missing)) if missing else x
+    aligned = not (x.data_ptr() % 16 or any(stride * size % 16 for stride in x.stride()[:-1]))
+    if not aligned or x.stride(-1) != 1:
+        x = x.clone(memory_format=torch.contiguous_format)
     return TensorDescriptor.from_tensor(x, block)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
+from jetlit_kernels.triton.activations import sigmoid, silu_slope
 from jetlit_kernels.triton.chunks import cdiv
 from jetlit_kernels.triton.descriptors import described
 from jetlit_kernels.triton.sizes import power_of_two
@@ -41,11 +42,6 @@ SINGLE = Tile(rows=32, columns=64, inner=32, warps=4, stages=2)
 # Rows held at a time in the backward pass: fewer make its library products inefficient.
 STRETCH = 8192
 SEGMENT, BLOCK, WARPS, STAGES = 64, 512, 4, 3
-
-
-@triton.jit
-def _sigmoid(x):
-    return 1.0 / (1.0 + tl.exp(-x))
 
 
 @triton.jit
@@ -99,7 +95,7 @@ def forward_kernel(
     kernels = _generate(hidden, weight, bias, R, WP, BT, BD, BR, PRECISION)
     y = tl.sum(kernels * x.to(tl.float32), axis=1)
     if SILU:
-        y *= _sigmoid(y)
+        y *= sigmoid(y)
     channel = tl.program_id(0) * BD + tl.arange(0, BD)
     mask = (rows < M)[:, None] & (channel < D)[None, :]
     tl.store(out + rows.to(tl.int64)[:, None] * D + channel[None, :], y.to(out.dtype.element_ty), mask=mask)
@@ -150,8 +146,7 @@ def backward_kernel(
             window += (x,)
         d_y = tl.load(d_out + row.to(tl.int64) * D + channel, mask=exists, other=0.0).to(tl.float32)
         if SILU:
-            gate = _sigmoid(y)
-            d_y *= gate * (1.0 + y * (1.0 - gate))
+            d_y *= silu_slope(y)
 
         own = in_range & (row < end)
         d_y_own = tl.where(own, d_y, 0.0)

@@ -116,6 +116,10 @@ class _Problem:
         """Describes x [B, T, H, WIDTH] for loads of a chunk's tokens of one head, `block` columns at a time."""
         return self._described(x.view(-1, *x.shape[2:]), [self.chunking.size, 1, block])
 
+    def operands(self, x: torch.Tensor, block: int) -> TensorDescriptor:
+        """Describes the same for `load_operand`, head by head."""
+        return self._described(x.view(-1, *x.shape[2:]).transpose(0, 1), [1, self.chunking.size, block])
+
     def blocks(self, x: torch.Tensor, rows: int, columns: int) -> TensorDescriptor:
         """Describes scratch memory x [slots, H, .., ..] for loads of blocks of a chunk and head."""
         return self._described(x.flatten(0, 1), [1, rows, columns])
@@ -193,19 +197,28 @@ class Kept:
 
 
 def _prepare(
-    problem: _Problem, tensors: tuple[torch.Tensor | None, ...], kept: Kept, scale: float, l2norm: bool
+    problem: _Problem,
+    inputs: tuple[torch.Tensor, torch.Tensor],
+    gates: tuple[torch.Tensor, torch.Tensor | None],
+    active: tuple[torch.Tensor | None, torch.Tensor | None],
+    kept: Kept,
+    scale: float,
+    l2norm: bool,
 ) -> None:
     block, cut = key_block(problem.q.shape[3]), problem.chunking
     prepare_kernel[(cut.rows * cut.per_row, problem.heads)](
-        *tensors,
+        *(problem.tokens(x, PAIR_KEYS) for x in inputs),
+        *gates,
+        *active,
         kept.inverses,
         kept.attentions,
         kept.gates,
         sequences=cut.sequences,
         owners=cut.owners(cut.per_row),
         scale=scale,
-        BK=min(block, PAIR_KEYS),
+        BK=PAIR_KEYS,
         L2NORM=l2norm,
+        SILU=active[0] is not None,
         SOLVE_PRECISION=PRECISION[problem.q.dtype],
         **problem.common,
         **CONFIGS["prepare", problem.q.dtype][block].options(),
@@ -228,17 +241,18 @@ def _scan(
     q, k, v = inputs
     block = key_block(q.shape[3])
     config = CONFIGS[kernel, q.dtype][block]
+    reads = kernel == "scan"  # the states need neither q nor P
     grid = (
         cdiv(v.shape[3], config.columns),
         problem.chunking.sequences * problem.heads,
         cdiv(group, window),
     )
     scan_kernel[grid](
-        problem.tokens(q, block),
+        problem.tokens(q, block) if reads else None,
         problem.tokens(k, block),
         problem.tokens(v, config.columns),
         problem.squares(kept.inverses),
-        problem.squares(kept.attentions),
+        problem.squares(kept.attentions) if reads else None,
         kept.gates,
         *tensors,
         first=first,
@@ -249,9 +263,9 @@ def _scan(
         BK=block,
         BV=config.columns,
         HAS_INITIAL=has_initial,
-        STORE_OUTPUT=kernel == "scan",
+        STORE_OUTPUT=reads,
         STORE_CHECKPOINTS=save,
-        STORE_STATES=kernel == "states",
+        STORE_STATES=not reads,
         **problem.common,
         **config.options(),
     )
@@ -275,6 +289,7 @@ def forward(
     cu_seqlens: torch.Tensor | None,
     scale: float,
     l2norm: bool,
+    silu: bool,
     save: bool,
 ) -> tuple[torch.Tensor, ...]:
     """Runs the forward pass on contiguous tensors of one dtype (g, beta and the state may differ).
@@ -287,11 +302,12 @@ def forward(
     o = torch.empty_like(v)
     final = torch.empty(cut.sequences, H, K, V, dtype=torch.float32, device=q.device)
     kept = Kept.empty(problem, save)
-    _prepare(problem, (q, k, g, beta), kept, scale, l2norm)
+    active = (torch.empty_like(q), torch.empty_like(k)) if silu else (None, None)
+    _prepare(problem, (q, k), (g, beta), active, kept, scale, l2norm)
     _scan(
         "scan",
         problem,
-        (q, k, v),
+        (*active, v) if silu else (q, k, v),
         kept,
         (initial_state, final, kept.checkpoints, o, None, None),
         first=0,
@@ -329,6 +345,7 @@ def backward(
     d_final: torch.Tensor | None,
     scale: float,
     l2norm: bool,
+    silu: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Runs the backward pass on contiguous tensors.
 
@@ -340,6 +357,10 @@ def backward(
     scratch = _Scratch(problem, group)
     owners = cut.owners(group)
     dq, dk, dg = (torch.empty_like(t) for t in (q, k, g))
+    given: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+    if silu:
+        # Activated again, and where their gradients go: the last kernel to read a chunk of them writes these.
+        given, q, k = (q, k), torch.ops.aten.silu.out(q, out=dq), torch.ops.aten.silu.out(k, out=dk)
     # Whole tiles are read of it: past the end of a sequence there must be numbers, which zero factors then keep out.
     dv = torch.zeros_like(v) if cut.ragged else torch.empty_like(v)
     dbeta = g.new_empty(0) if beta is None else torch.empty_like(beta)
@@ -362,7 +383,7 @@ def backward(
         )
         _reverse_scan(problem, (q, k), kept, scratch, do, d_final, dv, d_initial, number, group, has_initial)
         _chunk_gradients(
-            problem, (q, k), kept, scratch, do, (dq, dk, dv, dg, dbeta), first, group, owners, scale, l2norm
+            problem, (q, k), given, kept, scratch, do, (dq, dk, dv, dg, dbeta), first, group, owners, scale, l2norm
         )
     return dq, dk, dv, dg, dbeta, d_initial
 
@@ -409,6 +430,7 @@ def _reverse_scan(
 def _chunk_gradients(
     problem: _Problem,
     inputs: tuple[torch.Tensor, torch.Tensor],
+    given: tuple[torch.Tensor | None, torch.Tensor | None],
     kept: Kept,
     scratch: _Scratch,
     do: torch.Tensor,
@@ -425,11 +447,12 @@ def _chunk_gradients(
     config = CONFIGS["gradient", q.dtype][key_block(q.shape[3])]
     columns = config.columns
     chunk_gradient_kernel[(problem.chunking.rows * group, problem.heads)](
-        problem.tokens(q, block),
-        problem.tokens(k, block),
+        problem.operands(q, block),
+        problem.operands(k, block),
+        *given,
         kept.gates,
-        problem.tokens(do, columns),
-        problem.tokens(dv, columns),
+        problem.operands(do, columns),
+        problem.operands(dv, columns),
         problem.blocks(s.updates, problem.chunking.size, columns),
         problem.blocks(s.states, block, columns),
         problem.blocks(s.d_states, block, columns),
@@ -445,6 +468,7 @@ def _chunk_gradients(
         BK=block,
         BV=columns,
         L2NORM=l2norm,
+        SILU=given[0] is not None,
         **problem.common,
         **config.options(),
     )

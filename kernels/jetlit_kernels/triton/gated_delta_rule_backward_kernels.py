@@ -20,6 +20,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from jetlit_kernels.triton.activations import silu_slope
 from jetlit_kernels.triton.chunks import chunk_of_slot, span_of_sequence
 from jetlit_kernels.triton.gated_delta_rule_kernels import (
     BETA,
@@ -33,8 +34,10 @@ from jetlit_kernels.triton.gated_delta_rule_kernels import (
     WRITE,
     gate_row,
     load_block,
+    load_operand,
     load_square,
     load_tile,
+    load_tokens,
     state_offsets,
     store_tokens,
     summed_difference,
@@ -165,12 +168,12 @@ def _between_tokens(
     d_lower_t = tl.zeros((C, C), tl.float32)
     update_dv = tl.zeros((C,), tl.float32)
     for column in range(0, V, BV):
-        b_do = load_tile(do, begin, head, column, C, BV)
+        b_do = load_operand(do, begin, head, column, C, BV)
         b_u = load_block(updates, slot, head, H, 0, column, C, BV)
         d_attention = tl.dot(b_do, tl.trans(b_u), d_attention, input_precision=PRECISION)
         d_attention_t = tl.dot(b_u, tl.trans(b_do), d_attention_t, input_precision=PRECISION)
         if DELTA:
-            b_dv = load_tile(dv, begin, head, column, C, BV)
+            b_dv = load_operand(dv, begin, head, column, C, BV)
             d_lower = tl.dot(b_dv, tl.trans(b_u), d_lower, input_precision=PRECISION)
             d_lower_t = tl.dot(b_u, tl.trans(b_dv), d_lower_t, input_precision=PRECISION)
             update_dv += tl.sum(b_dv.to(tl.float32) * b_u.to(tl.float32), axis=1)
@@ -210,8 +213,8 @@ def _sums_between_tokens(
     q_k = tl.zeros((C, C), tl.float32)
     k_k = tl.zeros((C, C), tl.float32)
     for column in range(0, K, BK):
-        b_q = load_tile(q, begin, head, column, C, BK)
-        b_k = load_tile(k, begin, head, column, C, BK)
+        b_q = load_operand(q, begin, head, column, C, BK)
+        b_k = load_operand(k, begin, head, column, C, BK)
         q_k = tl.dot(b_q, tl.trans(b_k), q_k, input_precision=PRECISION)
         if DELTA:
             k_k = tl.dot(b_k, tl.trans(b_k), k_k, input_precision=PRECISION)
@@ -253,13 +256,13 @@ def _through_state(
     d_written = tl.zeros((C, BK), tl.float32)
     overlap = tl.zeros((BK, BV), tl.float32)
     for column in range(0, V, BV):
-        b_do = load_tile(do, begin, head, column, C, BV)
+        b_do = load_operand(do, begin, head, column, C, BV)
         b_u = load_block(updates, slot, head, H, 0, column, C, BV)
         b_state = load_block(states, slot, head, H, k_offset, column, BK, BV)
         b_d_state = load_block(d_states, slot, head, H, k_offset, column, BK, BV)
         d_read = tl.dot(b_do, tl.trans(b_state), d_read, input_precision=PRECISION)
         if DELTA:
-            b_dv = load_tile(dv, begin, head, column, C, BV)
+            b_dv = load_operand(dv, begin, head, column, C, BV)
             d_erased = tl.dot(b_dv, tl.trans(b_state), d_erased, input_precision=PRECISION)
         d_written = tl.dot(b_u, tl.trans(b_d_state), d_written, input_precision=PRECISION)
         overlap += b_state.to(tl.float32) * b_d_state.to(tl.float32)
@@ -270,6 +273,8 @@ def _through_state(
 def chunk_gradient_kernel(
     q,
     k,
+    given_q,
+    given_k,
     gates,
     do,
     dv,
@@ -296,13 +301,16 @@ def chunk_gradient_kernel(
     BK: tl.constexpr,
     BV: tl.constexpr,
     L2NORM: tl.constexpr,
+    SILU: tl.constexpr,
     DELTA: tl.constexpr,
     PACKED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Writes dq, dk, dg and dbeta of a chunk and head. Grid: (slots, H).
 
-    q, k, do, dv, updates, states and d_states are descriptors (`load_tile`, `load_block`).
+    q, k, do, dv, updates, states and d_states are descriptors (`load_operand`, `load_block`). With SILU, q and k are
+    the activated ones and may lie where dq and dk go: a block of columns is read for the last time before its gradient
+    is written. given_q and given_k are those before SiLU.
     When K needs several blocks, the gradients of the norms and of the gates need all of them first: the products with
     the states are then computed twice.
     """
@@ -348,8 +356,8 @@ def chunk_gradient_kernel(
         d_read, d_erased, d_written, block_overlap = _through_state(
             do, dv, updates, states, d_states, slot, begin, head, H, offset, V, C, BK, BV, DELTA, PRECISION
         )
-        b_q = load_tile(q, begin, head, offset, C, BK).to(tl.float32)
-        b_k = load_tile(k, begin, head, offset, C, BK).to(tl.float32)
+        b_q = load_operand(q, begin, head, offset, C, BK).to(tl.float32)
+        b_k = load_operand(k, begin, head, offset, C, BK).to(tl.float32)
         q_dq += tl.sum(b_q * d_read, axis=1) * read
         by_erased += tl.sum(b_k * d_erased, axis=1) * erased
         by_written += tl.sum(b_k * d_written, axis=1) * write
@@ -371,9 +379,11 @@ def chunk_gradient_kernel(
             d_read, d_erased, d_written, _ = _through_state(
                 do, dv, updates, states, d_states, slot, begin, head, H, offset, V, C, BK, BV, DELTA, PRECISION
             )
-        b_q = load_tile(q, begin, head, offset, C, BK)
-        b_k = load_tile(k, begin, head, offset, C, BK)
-        b_dq = tl.dot(b_z, b_k, d_read * read[:, None], input_precision=PRECISION)
+        if SILU:  # asked for before the products that hide the wait
+            b_given_k = load_tokens(given_k, begin, end, head, H, K, offset, C, BK)
+            b_given_q = load_tokens(given_q, begin, end, head, H, K, offset, C, BK)
+        b_q = load_operand(q, begin, head, offset, C, BK)
+        b_k = load_operand(k, begin, head, offset, C, BK)
         b_dk = d_erased * erased[:, None] + d_written * write[:, None]
         b_dk = tl.dot(b_z_t, b_q, b_dk, input_precision=PRECISION)
         if DELTA:
@@ -381,7 +391,14 @@ def chunk_gradient_kernel(
             b_dk = tl.dot(b_n_t, b_k, b_dk, input_precision=PRECISION)
         if L2NORM:
             # Through x |x|⁻¹ passes what is perpendicular to x; the first factor |x|⁻¹ is in the products already.
-            b_dq -= b_q.to(tl.float32) * (q_factor * q_factor * q_dq)[:, None]
             b_dk -= b_k.to(tl.float32) * (k_factor * k_factor * k_dk)[:, None]
-        store_tokens(dq, b_dq, begin, end, head, H, K, offset, C, BK)
+        if SILU:
+            b_dk *= silu_slope(b_given_k.to(tl.float32))
         store_tokens(dk, b_dk, begin, end, head, H, K, offset, C, BK)
+        # One after the other: both at once do not fit into the registers.
+        b_dq = tl.dot(b_z, b_k, d_read * read[:, None], input_precision=PRECISION)
+        if L2NORM:
+            b_dq -= b_q.to(tl.float32) * (q_factor * q_factor * q_dq)[:, None]
+        if SILU:
+            b_dq *= silu_slope(b_given_q.to(tl.float32))
+        store_tokens(dq, b_dq, begin, end, head, H, K, offset, C, BK)

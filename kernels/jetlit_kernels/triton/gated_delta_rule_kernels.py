@@ -10,7 +10,8 @@ its start (all per head):
 Without DELTA, for linear attention, U is V and neither A nor β exists.
 
 `prepare_kernel` computes A and P of all chunks in parallel, `scan_kernel` the rest, one program a block of columns of
-V. The factors of the L2 norm stay outside the products: q and k enter them as they were given.
+V. The factors of the L2 norm stay outside the products: q and k enter them as they were given, or after SiLU, whose
+results `prepare_kernel` writes for the scan.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from jetlit_kernels.triton.activations import silu
 from jetlit_kernels.triton.chunks import chunk_of_slot, span_of_sequence
 
 # Rows of `gates` [slots, H, GATE_ROWS, C], float32: what a token contributes to each product of the scan.
@@ -55,6 +57,15 @@ def load_tokens(x, begin, end, head, H, WIDTH: tl.constexpr, offset, C: tl.const
 def load_tile(x, begin, head, offset, C: tl.constexpr, BLOCK: tl.constexpr):
     """Loads [C, BLOCK] through a descriptor of x [tokens, H, WIDTH]: zeros past the end of x, not of a sequence."""
     return tl.reshape(x.load([begin.to(tl.int32), head, offset]), (C, BLOCK))
+
+
+@triton.jit
+def load_operand(x, begin, head, offset, C: tl.constexpr, BLOCK: tl.constexpr):
+    """Like `load_tile`, through a descriptor of x [H, tokens, WIDTH]: products take the tile from shared memory.
+
+    Triton drops a leading dimension of one while it loads; one in the middle costs a way through registers.
+    """
+    return tl.reshape(x.load([head, begin.to(tl.int32), offset]), (C, BLOCK))
 
 
 @triton.jit
@@ -151,6 +162,8 @@ def prepare_kernel(
     k,
     g,
     beta,
+    active_q,
+    active_k,
     inverses,
     attentions,
     gates,
@@ -167,12 +180,17 @@ def prepare_kernel(
     C: tl.constexpr,
     BK: tl.constexpr,
     L2NORM: tl.constexpr,
+    SILU: tl.constexpr,
     DELTA: tl.constexpr,
     PACKED: tl.constexpr,
     PRECISION: tl.constexpr,
     SOLVE_PRECISION: tl.constexpr,
 ):
-    """Writes A - I and P [slots, H, C, C] and the gates of one chunk and head. Grid: (slots, H)."""
+    """Writes A - I and P [slots, H, C, C] and the gates of one chunk and head. Grid: (slots, H).
+
+    q and k are descriptors (`load_tile`). With SILU also active_q and active_k, [tokens, H, K]: SiLU of q and k,
+    rounded as all products take them.
+    """
     slot = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     real, begin, end = chunk_of_slot(
@@ -196,20 +214,29 @@ def prepare_kernel(
     k_square = tl.zeros((C,), tl.float32)
     q_square = tl.zeros((C,), tl.float32)
     for column in range(0, K, BK):
-        b_k = load_tokens(k, begin, end, head, H, K, column, C, BK)
-        b_q = load_tokens(q, begin, end, head, H, K, column, C, BK)
+        b_k = load_tile(k, begin, head, column, C, BK)
+        if SILU:
+            b_k = silu(b_k.to(tl.float32)).to(b_k.dtype)
+            store_tokens(active_k, b_k, begin, end, head, H, K, column, C, BK)
+        k_wide = b_k.to(tl.float32)
+        k_square += tl.sum(k_wide * k_wide, axis=1)
         if DELTA:
             k_k = tl.dot(b_k, tl.trans(b_k), k_k, input_precision=PRECISION)
-        q_k = tl.dot(b_q, tl.trans(b_k), q_k, input_precision=PRECISION)
-        k_wide = b_k.to(tl.float32)
+        b_q = load_tile(q, begin, head, column, C, BK)
+        if SILU:
+            b_q = silu(b_q.to(tl.float32)).to(b_q.dtype)
+            store_tokens(active_q, b_q, begin, end, head, H, K, column, C, BK)
         q_wide = b_q.to(tl.float32)
-        k_square += tl.sum(k_wide * k_wide, axis=1)
         q_square += tl.sum(q_wide * q_wide, axis=1)
+        q_k = tl.dot(b_q, tl.trans(b_k), q_k, input_precision=PRECISION)
     k_factor = tl.full((C,), 1.0, tl.float32)
     q_factor = tl.full((C,), 1.0, tl.float32)
     if L2NORM:
         k_factor = tl.rsqrt(k_square + 1e-6)
         q_factor = tl.rsqrt(q_square + 1e-6)
+    # All kernels load whole tiles, past a sequence's end too: zero factors keep what stands there out.
+    k_factor = tl.where(inside, k_factor, 0.0)
+    q_factor = tl.where(inside, q_factor, 0.0)
 
     difference = summed_difference(high, low)
     on_or_below = c[:, None] >= c[None, :]
@@ -219,22 +246,19 @@ def prepare_kernel(
     tl.store(attentions + tile, attention.to(attentions.dtype.element_ty))
     row = gates + (slot * H + head) * GATE_ROWS * C + c
     from_start = tl.exp(summed.to(tl.float32))
-    # The other kernels load whole tiles, past a sequence's end too: zero factors keep what stands there out.
-    k_inside = tl.where(inside, k_factor, 0.0)
-    q_inside = tl.where(inside, q_factor, 0.0)
     if DELTA:
-        tl.store(row + READ_ERASED * C, b_beta * from_start * k_inside)
+        tl.store(row + READ_ERASED * C, b_beta * from_start * k_factor)
         tl.store(row + BETA * C, b_beta)
         k_k *= k_factor[:, None] * k_factor[None, :]
         lower = tl.where(c[:, None] > c[None, :], k_k * decay * b_beta[:, None], 0.0)
         inverse = unit_lower_inverse(lower, C, SOLVE_PRECISION)
         tl.store(inverses + tile, inverse.to(inverses.dtype.element_ty))
-    tl.store(row + WRITE * C, tl.exp((total - summed).to(tl.float32)) * k_inside)
-    tl.store(row + READ * C, scale * from_start * q_inside)
+    tl.store(row + WRITE * C, tl.exp((total - summed).to(tl.float32)) * k_factor)
+    tl.store(row + READ * C, scale * from_start * q_factor)
     tl.store(row + SUM_HIGH * C, high)
     tl.store(row + SUM_LOW * C, low)
-    tl.store(row + K_FACTOR * C, k_inside)
-    tl.store(row + Q_FACTOR * C, q_inside)
+    tl.store(row + K_FACTOR * C, k_factor)
+    tl.store(row + Q_FACTOR * C, q_factor)
 
 
 @triton.jit

@@ -4,9 +4,12 @@ import torch
 import triton
 import triton.language as tl
 
+from jetlit_kernels.triton.activations import sigmoid
 from jetlit_kernels.triton.chunks import cdiv
+from jetlit_kernels.triton.sizes import power_of_two
 
 BLOCK = 512
+TOKENS = 64  # of a program of the backward pass
 
 
 @triton.jit
@@ -26,7 +29,32 @@ def gates_kernel(
     rate = tl.exp(tl.load(A_log + head, mask=mask, other=0.0).to(tl.float32))
     tl.store(g + index, -rate * softplus, mask=mask)
     logits = tl.load(beta_logits + token * stride_beta + head, mask=mask, other=0.0).to(tl.float32)
-    tl.store(beta + index, 1.0 / (1.0 + tl.exp(-logits)), mask=mask)
+    tl.store(beta + index, sigmoid(logits), mask=mask)
+
+
+@triton.jit
+def gates_backward_kernel(
+    d_g, d_beta, g, beta, a, A_log, dt_bias, d_logits, d_a, sums, COUNT, stride_a,
+    H: tl.constexpr, BH: tl.constexpr, BT: tl.constexpr,
+):  # fmt: skip
+    """The gradients of BT of the COUNT tokens, and their sums [programs, 2, H] for A_log and dt_bias."""
+    token = (tl.program_id(0) * BT + tl.arange(0, BT)).to(tl.int64)[:, None]
+    head = tl.arange(0, BH)[None, :]
+    mask = (token < COUNT) & (head < H)
+    place = token * H + head
+    b_d_g = tl.load(d_g + place, mask=mask, other=0.0)
+    strength = tl.load(beta + place, mask=mask, other=0.0)
+    b_d_logits = tl.load(d_beta + place, mask=mask, other=0.0) * strength * (1.0 - strength)
+    tl.store(d_logits + place, b_d_logits.to(d_logits.dtype.element_ty), mask=mask)
+    step = tl.load(a + token * stride_a + head, mask=mask, other=0.0).to(tl.float32)
+    step += tl.load(dt_bias + head, mask=head < H, other=0.0).to(tl.float32)
+    rate = tl.exp(tl.load(A_log + head, mask=head < H, other=0.0).to(tl.float32))
+    d_step = -rate * sigmoid(step) * b_d_g
+    tl.store(d_a + place, d_step.to(d_a.dtype.element_ty), mask=mask)
+    d_A_log = b_d_g * tl.load(g + place, mask=mask, other=0.0)
+    sums += tl.program_id(0) * 2 * H + tl.arange(0, BH)
+    tl.store(sums, tl.sum(d_A_log, axis=0), mask=tl.arange(0, BH) < H)
+    tl.store(sums + H, tl.sum(d_step, axis=0), mask=tl.arange(0, BH) < H)
 
 
 def forward(
@@ -42,6 +70,30 @@ def forward(
             H=heads, BLOCK=BLOCK, num_warps=4,
         )  # fmt: skip
     return g, beta
+
+
+def backward(
+    d_g: torch.Tensor,
+    d_beta: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    a: torch.Tensor,
+    A_log: torch.Tensor,
+    dt_bias: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of beta_logits and a, contiguous in the type of `a`, and of A_log and dt_bias, in float32."""
+    d_logits, d_a = (torch.empty(a.shape, dtype=a.dtype, device=a.device) for _ in range(2))
+    heads = a.shape[-1]
+    a = _rows(a)
+    programs = cdiv(a.shape[0], TOKENS)
+    sums = torch.empty(programs, 2, heads, dtype=torch.float32, device=a.device)
+    if g.numel():
+        gates_backward_kernel[(programs,)](
+            d_g.contiguous(), d_beta.contiguous(), g, beta, a, A_log, dt_bias, d_logits, d_a, sums, a.shape[0],
+            a.stride(0), H=heads, BH=power_of_two(heads), BT=TOKENS, num_warps=4,
+        )  # fmt: skip
+    d_A_log, d_dt_bias = sums.sum(0)
+    return d_logits, d_a, d_A_log, d_dt_bias
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
