@@ -43,7 +43,7 @@ def narrow_kernel(
     lines = weight + column.to(tl.int64)[:, None] * K + inner[None, :]
     sums = tl.zeros([BM, BN], dtype=tl.float32)
     others = tl.zeros([BM, BN], dtype=tl.float32)
-    squares = tl.zeros([BM], dtype=tl.float32)
+    squares = tl.zeros([BM, BK], dtype=tl.float32)  # summed once at the end: in every step it would cost shuffles
     for start in range(0, K, BK):
         if EVEN:
             here = (column < N)[:, None]
@@ -55,7 +55,7 @@ def narrow_kernel(
         w = tl.load(lines + start, mask=here, other=0.0)
         if NORM:
             wide = a.to(tl.float32)
-            squares += tl.sum(wide * wide, axis=1)
+            squares += wide * wide
             factor = tl.load(norm_weight + start + inner, mask=start + inner < K, other=0.0).to(tl.float32)
             a = (wide * factor[None, :]).to(a.dtype)
         if SILU:
@@ -66,7 +66,7 @@ def narrow_kernel(
             w = tl.load(lines + N * K + start, mask=here, other=0.0)
             others = tl.dot(a, tl.trans(w), others, input_precision="ieee")
     if NORM:
-        scale = tl.rsqrt(squares / K + eps)[:, None]
+        scale = tl.rsqrt(tl.sum(squares, axis=1) / K + eps)[:, None]
         sums *= scale
         others *= scale
     if BIAS:
