@@ -90,7 +90,8 @@ def sweep(name: str, count: int, bandwidth: float) -> list[dict[str, Any]]:
         return kernels.forward(made["x"], weight, *parts, made.get("add_to"), config)
 
     width = made["x"].shape[1]
-    for config in [config for config in ONE_ROW if config.BK < 2 * width] if count == 1 else ROWS:
+    configs = [config for config in ONE_ROW if width > config.BK // 2] if count == 1 else ROWS
+    for config in configs:
         try:
             times[config] = microseconds(functools.partial(run, config=config), weights)
         except Exception as error:  # Triton's own classes differ by version; too much shared memory, mostly
