@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from jetlit_kernels.triton.chunks import cdiv
+from jetlit_kernels.triton.overlap import overlapped, wait_for_inputs
 from jetlit_kernels.triton.sizes import power_of_two
 
 ROWS = 16  # of a tensor core's tile; fewer are padded, but for a single one
@@ -48,11 +49,13 @@ def narrow_kernel(
     x, weight, bias, norm_weight, out, M, N, stride_x, eps,
     K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, NORM: tl.constexpr,
     SILU: tl.constexpr, SWIGLU: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """BN outputs of every row. The norm's factor is one number a row: it is applied to the sums at the end."""
     row = tl.arange(0, BM)
     column = tl.program_id(0) * BN + tl.arange(0, BN)
     inner = tl.arange(0, BK)
+    wait_for_inputs(OVERLAP)
     lines = weight + column.to(tl.int64)[:, None] * K + inner[None, :]
     sums = tl.zeros([BN, BK] if BM == 1 else [BM, BN], dtype=tl.float32)
     others = tl.zeros([BN, BK] if BM == 1 else [BM, BN], dtype=tl.float32)
@@ -113,14 +116,15 @@ def forward(
     out = torch.empty(rows, outputs, dtype=x.dtype, device=x.device) if add_to is None else add_to
     if not rows:
         return out
-    x = x if x.stride(1) == 1 else x.contiguous()
+    x, weight = x if x.stride(1) == 1 else x.contiguous(), weight.contiguous()
     settings = asdict(config or choose(x.dtype, rows, width, outputs))
     settings["BK"] = min(settings["BK"], max(16, power_of_two(width)))
     narrow_kernel[(cdiv(outputs, settings["BN"]),)](
-        x, weight.contiguous(), bias, norm_weight, out,
+        x, weight, bias, norm_weight, out,
         rows, outputs, x.stride(0), norm_eps,
         K=width, BM=1 if rows == 1 else ROWS, EVEN=width % settings["BK"] == 0, NORM=norm_weight is not None,
-        SILU=silu_input, SWIGLU=swiglu, BIAS=bias is not None, ADD=add_to is not None, **settings,
+        SILU=silu_input, SWIGLU=swiglu, BIAS=bias is not None, ADD=add_to is not None,
+        **settings, **overlapped(weight),
     )  # fmt: skip
     return out
 
