@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from jetlit_kernels.triton.chunks import cdiv
-from jetlit_kernels.triton.overlap import overlapped, wait_for_inputs
+from jetlit_kernels.triton.overlap import AHEAD, LINE, bring_nearer, overlapped, wait_for_inputs
 from jetlit_kernels.triton.sizes import power_of_two
 
 ROWS = 16  # of a tensor core's tile; fewer are padded, but for a single one
@@ -48,13 +48,19 @@ def _add_product(sums, a, w, BM: tl.constexpr):
 def narrow_kernel(
     x, weight, bias, norm_weight, out, M, N, stride_x, eps,
     K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, NORM: tl.constexpr,
-    SILU: tl.constexpr, SWIGLU: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
+    SILU: tl.constexpr, SWIGLU: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr, NEARER: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """BN outputs of every row. The norm's factor is one number a row: it is applied to the sums at the end."""
     row = tl.arange(0, BM)
     column = tl.program_id(0) * BN + tl.arange(0, BN)
     inner = tl.arange(0, BK)
+    if NEARER:
+        size: tl.constexpr = K * (weight.dtype.element_ty.primitive_bitwidth // 8)
+        first = tl.program_id(0) * BN
+        bring_nearer(weight + first.to(tl.int64) * K, tl.minimum(BN, N - first), size, NEARER)
+        if SWIGLU:
+            bring_nearer(weight + (N + first).to(tl.int64) * K, tl.minimum(BN, N - first), size, NEARER)
     wait_for_inputs(OVERLAP)
     lines = weight + column.to(tl.int64)[:, None] * K + inner[None, :]
     sums = tl.zeros([BN, BK] if BM == 1 else [BM, BN], dtype=tl.float32)
@@ -124,9 +130,18 @@ def forward(
         rows, outputs, x.stride(0), norm_eps,
         K=width, BM=1 if rows == 1 else ROWS, EVEN=width % settings["BK"] == 0, NORM=norm_weight is not None,
         SILU=silu_input, SWIGLU=swiglu, BIAS=bias is not None, ADD=add_to is not None,
-        **settings, **overlapped(weight),
+        **settings, **_ahead(weight),
     )  # fmt: skip
     return out
+
+
+def _ahead(weight: torch.Tensor) -> dict[str, int | bool]:
+    """How the launch overlaps the one before, and how much of each row of the weights it asks for before its input."""
+    settings = overlapped(weight)
+    row = weight.shape[1] * weight.element_size()
+    share = min(row, AHEAD // weight.shape[0]) // 16 * 16
+    aligned = row % 16 == 0 and weight.data_ptr() % 16 == 0
+    return settings | {"NEARER": share if settings["OVERLAP"] and aligned and share >= LINE else 0}
 
 
 def choose(dtype: torch.dtype, rows: int, width: int, outputs: int) -> Config:
