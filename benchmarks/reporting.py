@@ -1,15 +1,44 @@
 """How a benchmark reports: Markdown and JSON that say what ran on what, when and by which command."""
 
 import datetime
+import json
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
+from jetlit.errors import UserError
 from jetlit.files import write_json, write_text
 from jetlit.results import hardware, versions
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def with_earlier(rows: list[dict[str, Any]], name: str, keys: tuple[str, ...], folder: Path) -> list[dict[str, Any]]:
+    """Puts rows measured now among those of the report before, so that a part can be measured again alone.
+
+    Every row says in the column `measured` on which day that was.
+
+    Args:
+        rows: measured now.
+        name: of the report.
+        keys: columns that tell which row of the report before a new one replaces; they order the rows.
+        folder: of the report.
+
+    Raises:
+        UserError: the report before is of other hardware.
+    """
+    rows = [row | {"measured": _today()} for row in rows]
+    file = folder / f"{name}.json"
+    if not file.exists():
+        return rows
+    before = json.loads(file.read_text())
+    if before["hardware"].get("gpus") != hardware().get("gpus"):
+        raise UserError(f"{file} was measured on {before['hardware'].get('gpus')}: choose another --out.")
+    measured = {tuple(row[key] for key in keys) for row in rows}
+    kept = [row for row in before["rows"] if tuple(row.get(key) for key in keys) not in measured]
+    earlier = [row | {"measured": row.get("measured", before["date"])} for row in kept]
+    return sorted(earlier + rows, key=lambda row: tuple(row[key] for key in keys))
 
 
 def report(name: str, title: str, rows: list[dict[str, Any]], notes: str = "", folder: Path = RESULTS) -> str:
@@ -25,7 +54,7 @@ def report(name: str, title: str, rows: list[dict[str, Any]], notes: str = "", f
     facts = {
         "title": title,
         "command": shlex.join(["python", *sys.argv]),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": _today(),
         "hardware": hardware(),
         "versions": versions(),
     }
@@ -41,6 +70,10 @@ def report(name: str, title: str, rows: list[dict[str, Any]], notes: str = "", f
     write_json(folder / f"{name}.json", facts | {"rows": rows, "notes": notes})
     print(text)
     return text
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def _cell(value: Any) -> str:
