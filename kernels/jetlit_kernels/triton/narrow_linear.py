@@ -30,9 +30,10 @@ class Config:
 FEW, MANY, FLOAT32 = Config(16, 256, 4, 4), Config(32, 128, 2, 3), Config(32, 64, 4, 3)
 MANY_OUTPUTS = 8192
 # A single row fills a sixteenth of a tile, and its norm and activation would be computed for all of it. Its products
-# are summed where they are loaded: 16 bytes a thread of each of OUTPUTS rows of the weights, whole rows up to so many
-# warps, with no exchange between threads before the end.
-OUTPUTS, WARPS = 4, 8
+# are summed where they are loaded: 16 bytes a thread of each of a few rows of the weights, whole rows up to so many
+# warps, with no exchange between threads before the end. Longer rows take more steps, which are unrolled so that their
+# loads are all under way at once, for half as many rows.
+WARPS, LONG, STEPS = 8, 4096, 8
 
 
 @triton.jit
@@ -49,7 +50,7 @@ def narrow_kernel(
     x, weight, bias, norm_weight, out, M, N, stride_x, eps,
     K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, NORM: tl.constexpr,
     SILU: tl.constexpr, SWIGLU: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr, NEARER: tl.constexpr,
-    OVERLAP: tl.constexpr,
+    OVERLAP: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """BN outputs of every row. The norm's factor is one number a row: it is applied to the sums at the end."""
     row = tl.arange(0, BM)
@@ -66,7 +67,7 @@ def narrow_kernel(
     sums = tl.zeros([BN, BK] if BM == 1 else [BM, BN], dtype=tl.float32)
     others = tl.zeros([BN, BK] if BM == 1 else [BM, BN], dtype=tl.float32)
     squares = tl.zeros([BM, BK], dtype=tl.float32)  # summed once at the end: in every step it would cost shuffles
-    for start in range(0, K, BK):
+    for start in tl.range(0, K, BK, loop_unroll_factor=UNROLL):
         if EVEN:
             here = (column < N)[:, None]
             read = (row < M)[:, None]
@@ -130,7 +131,7 @@ def forward(
         rows, outputs, x.stride(0), norm_eps,
         K=width, BM=1 if rows == 1 else ROWS, EVEN=width % settings["BK"] == 0, NORM=norm_weight is not None,
         SILU=silu_input, SWIGLU=swiglu, BIAS=bias is not None, ADD=add_to is not None,
-        **settings, **_ahead(weight),
+        UNROLL=min(cdiv(width, settings["BK"]), STEPS) if rows == 1 else 1, **settings, **_ahead(weight),
     )  # fmt: skip
     return out
 
@@ -149,7 +150,7 @@ def choose(dtype: torch.dtype, rows: int, width: int, outputs: int) -> Config:
     if rows == 1:
         inputs = 32 * (16 // dtype.itemsize)
         warps = max(1, min(power_of_two(width) // inputs, WARPS))
-        return Config(OUTPUTS, warps * inputs, warps, 1)
+        return Config(4 if width <= LONG else 2, warps * inputs, warps, 1)
     if dtype == torch.float32:
         return FLOAT32
     return MANY if outputs >= MANY_OUTPUTS else FEW
