@@ -3,7 +3,8 @@
     python benchmarks/decode_products.py                           # the table: products of the 2B, 1 to 16 sequences
     python benchmarks/decode_products.py --sweep --sequences 1     # every configuration at one sequence
 
-Each product is timed inside a CUDA graph over so many copies of its weights that none is left in the L2 cache.
+Each product is timed inside a CUDA graph over so many copies of its weights that none is left in the L2 cache. Launches
+follow one another as in a step: from Hopper on each begins while the one before ends.
 """
 
 import argparse
