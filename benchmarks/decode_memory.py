@@ -3,8 +3,8 @@
     python benchmarks/decode_memory.py --batch 128 --context 65536
     python benchmarks/decode_memory.py --batch 1 --context 4096
 
-The 2B's shapes in bf16, states in float32. Each line is one layer's kernel; its bound is the bytes it must move. The
-attention is compared with PyTorch's own: scaled_dot_product_attention and the compiled flex_attention.
+The 2B's shapes in bf16, states in float32. Each line is one layer's kernel; its bound is the bytes it must move.
+`decode_attention.py` compares the attention with PyTorch's own.
 """
 
 import argparse
@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jetlit_kernels.triton import decode_attention, decode_step
 from reporting import RESULTS, report
 from timing import ceilings, milliseconds
-from torch.nn.attention.flex_attention import flex_attention
 
 HEADS, KEY, VALUE, TAPS = 12, 96, 256, 4
 KV_HEADS, SIZE = 2, 128
@@ -46,14 +44,6 @@ def attention(batch: int, context: int) -> tuple[Callable[[Any], Any], int]:
     seen = torch.tensor([context], device="cuda")
     run = functools.partial(decode_attention.forward, query, keys, values, seen, SIZE**-0.5)
     return lambda config: run(config=config), 2 * keys.nbytes
-
-
-def library_attention(batch: int, context: int) -> tuple[Callable[[Any], Any], int]:
-    """The same by PyTorch, by name of the function; heads of a group share keys there too."""
-    query = torch.randn(batch, HEADS, 1, SIZE, device="cuda").bfloat16()
-    keys, values = torch.zeros(2, batch, KV_HEADS, context, SIZE, device="cuda", dtype=torch.bfloat16)
-    functions = {"sdpa": F.scaled_dot_product_attention, "flex": torch.compile(flex_attention)}
-    return lambda name: functions[name](query, keys, values, enable_gqa=True), 2 * keys.nbytes
 
 
 def rows(
@@ -92,10 +82,6 @@ def main() -> None:
     splits = [decode_attention.Config(*values) for values in itertools.product((64, 128), (4, 8), (2, 3, 4))]
     in_use = decode_attention.Config()
     table += rows("decode_attention", *attention(arguments.batch, arguments.context), splits, in_use, peak)
-    torch.cuda.empty_cache()
-    table += rows(
-        "PyTorch's attention", *library_attention(arguments.batch, arguments.context), ("sdpa", "flex"), None, peak
-    )
     notes = f"Device copy {peak / 1e12:.2f} TB/s, bytes read and written; below some 50 MB the L2 cache serves repeats."
     title = f"States, keys and values of a decode step, batch {arguments.batch}, {arguments.context} tokens"
     report(f"decode_memory_{arguments.batch}x{arguments.context}", title, table, notes, arguments.out)

@@ -1,9 +1,10 @@
 """The products of a decode step, one by one: the library's product against `narrow_linear`, and its configurations.
 
-    python benchmarks/decode_products.py                 # the table: products of the 2B for 1 to 16 sequences
-    python benchmarks/decode_products.py --sweep         # every configuration at one sequence, the best marked
+    python benchmarks/decode_products.py                           # the table: products of the 2B, 1 to 16 sequences
+    python benchmarks/decode_products.py --sweep --sequences 1     # every configuration at one sequence
 
-Each product is timed inside a CUDA graph over so many copies of its weights that none is left in the L2 cache.
+Each product is timed inside a CUDA graph over so many copies of its weights that none is left in the L2 cache. Launches
+follow one another as in a step: from Hopper on each begins while the one before ends.
 """
 
 import argparse
@@ -31,7 +32,9 @@ PRODUCTS: dict[str, tuple[int, int, tuple[str, ...]]] = {
     "MLP out": (8960, 1536, ("add_to",)),
     "head": (1536, 151936, ("norm_weight",)),
 }
-CONFIGS = [
+# For one row each thread takes 16 bytes of each row of the weights; more rows go through the tensor cores in stages.
+ONE_ROW = [kernels.Config(outputs, 256 * warps, warps, 1) for outputs in (2, 4, 8) for warps in (2, 4, 8, 16)]
+ROWS = [
     kernels.Config(outputs, inputs, warps, stages)
     for outputs, inputs, warps in ((8, 256, 4), (8, 512, 4), (16, 128, 2), (16, 256, 4), (16, 512, 4), (32, 128, 2))
     for stages in (3, 4, 6)
@@ -77,9 +80,9 @@ def compare(name: str, count: int, bandwidth: float) -> dict[str, Any]:
     }
 
 
-def sweep(name: str, bandwidth: float) -> list[dict[str, Any]]:
-    """The three fastest configurations of a product at one sequence, and the one in use."""
-    made, weights = arguments_of(name, 1)
+def sweep(name: str, count: int, bandwidth: float) -> list[dict[str, Any]]:
+    """The three fastest configurations of a product with `count` sequences, and the one in use."""
+    made, weights = arguments_of(name, count)
     swiglu = made.get("swiglu", False)
     times: dict[kernels.Config, float] = {}
 
@@ -87,17 +90,21 @@ def sweep(name: str, bandwidth: float) -> list[dict[str, Any]]:
         parts = made.get("bias"), made.get("norm_weight"), 1e-6, made.get("silu_input", False), swiglu
         return kernels.forward(made["x"], weight, *parts, made.get("add_to"), config)
 
-    for config in CONFIGS:
+    width = made["x"].shape[1]
+    configs = [config for config in ONE_ROW if width > config.BK // 2] if count == 1 else ROWS
+    for config in configs:
         try:
             times[config] = microseconds(functools.partial(run, config=config), weights)
         except Exception as error:  # Triton's own classes differ by version; too much shared memory, mostly
             print(f"{name}: {config} does not run ({type(error).__name__})")
-    used = kernels.choose(torch.bfloat16, weights[0].shape[0] // (2 if swiglu else 1))
+    used = kernels.choose(torch.bfloat16, count, width, weights[0].shape[0] // (2 if swiglu else 1))
     shown = [config for config in sorted(times, key=times.__getitem__) if config == used or config in best(times)]
     bound = weights[0].nbytes / bandwidth * 1e6
+    print(f"{name}, {count}: {[(str(config), round(times[config], 2)) for config in shown]}", flush=True)
     return [
         {
             "product": name,
+            "sequences": count,
             "configuration": str(config),
             "µs": times[config],
             "share of bound": bound / times[config],
@@ -116,16 +123,17 @@ def best(times: dict[kernels.Config, float]) -> list[kernels.Config]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--sequences", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     bandwidth = ceilings()["bytes"]
     notes = f"Device copy {bandwidth / 1e12:.2f} TB/s, bytes read and written; the bound is the weights' bytes over it."
     if arguments.sweep:
-        rows = [row for name in PRODUCTS for row in sweep(name, bandwidth)]
-        title = "Configurations of narrow_linear, one sequence, bf16"
+        rows = [row for name in PRODUCTS for count in arguments.sequences for row in sweep(name, count, bandwidth)]
+        title = "Configurations of narrow_linear, bf16: the fastest and the one in use"
         report("decode_products_sweep", title, rows, notes, arguments.out)
     else:
-        rows = [compare(name, count, bandwidth) for name in PRODUCTS for count in (1, 2, 4, 8, 16)]
+        rows = [compare(name, count, bandwidth) for name in PRODUCTS for count in arguments.sequences]
         report("decode_products", "Products of the 2B's decode step, bf16", rows, notes, arguments.out)
 
 

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from jetlit_kernels import jet_decode_step, log_decay_and_beta
 from jetlit_kernels.reference import gated_norm
-from reporting import merged, report
+from reporting import report, with_earlier
 from timing import ceilings, milliseconds
 
 from jetlit.blocks.base import CarriedState
@@ -292,8 +292,8 @@ def main() -> None:
         print(row, flush=True)
         rows.append(row if row["what"].startswith(("released", "wanted")) else row | when)
         # What is measured is kept if the run is cut off later.
-        report("jet_block", "JetBlock in bf16", merged("jet_block", rows, "what"), notes, show=False)
-    print(report("jet_block", "JetBlock in bf16", merged("jet_block", rows, "what"), notes, show=False))
+        report("jet_block", "JetBlock in bf16", with_earlier(rows, "jet_block", ("what",)), notes, show=False)
+    report("jet_block", "JetBlock in bf16", with_earlier(rows, "jet_block", ("what",)), notes)
 
 
 if __name__ == "__main__":

@@ -7,24 +7,38 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from jetlit.errors import UserError
 from jetlit.files import write_json, write_text
 from jetlit.results import hardware, versions
 
 RESULTS = Path(__file__).parent / "results"
 
 
-def merged(name: str, rows: list[dict[str, Any]], key: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """The rows of an earlier `report`, those measured again replaced where they stand, and new ones after them.
+def with_earlier(
+    rows: list[dict[str, Any]], name: str, keys: tuple[str, ...], folder: Path = RESULTS
+) -> list[dict[str, Any]]:
+    """Puts rows measured now among those of the report before, so that a part can be measured again alone.
+
+    Every row says in the column `measured` on which day that was.
 
     Args:
-        name: of the files.
         rows: measured now.
-        key: the column that tells rows apart.
-        folder: where the earlier report lies, if there is one.
+        name: of the report.
+        keys: columns that tell which row of the report before a new one replaces, where it stands; others follow.
+        folder: of the report.
+
+    Raises:
+        UserError: the report before is of other hardware.
     """
+    rows = [{"measured": _today()} | row for row in rows]
     file = folder / f"{name}.json"
-    earlier = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
-    return list({row[key]: row for row in earlier + rows}.values())
+    if not file.exists():
+        return rows
+    before = json.loads(file.read_text(encoding="utf-8"))
+    if before["hardware"].get("gpus") != hardware().get("gpus"):
+        raise UserError(f"{file} was measured on {before['hardware'].get('gpus')}: choose another --out.")
+    earlier = [{"measured": before["date"]} | row for row in before["rows"]]
+    return list({tuple(row.get(key) for key in keys): row for row in earlier + rows}.values())
 
 
 def report(
@@ -43,7 +57,7 @@ def report(
     facts = {
         "title": title,
         "command": shlex.join(["python", *sys.argv]),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": _today(),
         "hardware": hardware(),
         "versions": versions(),
     }
@@ -60,6 +74,10 @@ def report(
     if show:
         print(text)
     return text
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def _cell(value: Any) -> str:

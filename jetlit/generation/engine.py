@@ -230,15 +230,25 @@ class GenerationEngine:
 
     def _check_request(self, input_ids: torch.Tensor, new_tokens: int) -> int:
         """Returns the batch of a request that fits."""
+        if input_ids.ndim != 2 or input_ids.dtype not in (torch.int32, torch.int64) or not input_ids.numel():
+            raise UserError(
+                f"Prompts are whole numbers [sequences, tokens], at least one of each, not {input_ids.dtype} of shape "
+                f"{list(input_ids.shape)}."
+            )
         batch, length = input_ids.shape
         if batch > self.max_batch:
             raise UserError(f"The engine takes {self.max_batch} sequences, not {batch}: make max_batch larger.")
-        if length < 1:
-            raise UserError("A prompt needs at least one token.")
         if length + new_tokens > self.max_context:
             raise UserError(
                 f"A prompt of {length} tokens and {new_tokens} new ones do not fit the engine's cache of "
                 f"{self.max_context} tokens: shorten the prompt or make max_context larger."
+            )
+        # On a GPU such a token would not only fail: the device could not be used again. It is worth one wait.
+        lowest, highest = (int(x) for x in input_ids.aminmax())
+        if lowest < 0 or highest >= self.model.config.vocab_size:
+            raise UserError(
+                f"The prompt holds token {lowest if lowest < 0 else highest}, but the model knows "
+                f"{self.model.config.vocab_size}, from 0: use the model's own tokenizer."
             )
         return batch
 

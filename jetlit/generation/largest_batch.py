@@ -69,7 +69,7 @@ def find_largest_batch(
     if batch == 0:
         raise UserError(f"Not even one sequence of {context} tokens fits this device: shorten the context.")
     reset_peak_memory(device)
-    speed = _generate_once(model, batch, context, chunk_of(batch))
+    speed = _generate_once(model, batch, context, chunk_of(batch), warm_up=1)
     return LargestBatch(batch, chunk_of(batch), speed, peak_memory_bytes(device))
 
 
@@ -107,11 +107,11 @@ def _let_go() -> None:
         torch.cuda.empty_cache()
 
 
-def _generate_once(model: JetNemotronForCausalLM, batch: int, context: int, chunk: int) -> float:
-    """Prefills some chunks and decodes the last token; returns the prefill's tokens per second."""
+def _generate_once(model: JetNemotronForCausalLM, batch: int, context: int, chunk: int, *, warm_up: int = 0) -> float:
+    """Prefills two chunks, first `warm_up` times untimed, and decodes the last token; returns prefill tokens/s."""
     engine = GenerationEngine(model, batch, context, chunk)
     tokens = torch.zeros(batch, min(2 * chunk, context - 1), dtype=torch.int64, device=engine.device)
-    seconds = median_seconds(lambda: engine.prefill(tokens), 1, engine.device)
+    seconds = median_seconds(lambda: engine.prefill(tokens), 1, engine.device, warm_up=warm_up)
     engine.jump(batch, context - 1)
     engine.decode_step(tokens[:, 0])
     return tokens.numel() / seconds

@@ -1,29 +1,54 @@
-"""benchmarks/reporting.py: a report of some rows leaves the others of an earlier one as they were."""
+"""benchmarks/reporting.py: a part measured again takes its rows' place in the report and leaves the others."""
 
+import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from jetlit.errors import UserError
+
+FILE = Path(__file__).parents[2] / "benchmarks" / "reporting.py"
 
 
-@pytest.fixture
-def reporting(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield __import__("reporting")
-    sys.modules.pop("reporting", None)
+@pytest.fixture(scope="module")
+def reporting():
+    spec = importlib.util.spec_from_file_location("reporting", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_rows_measured_again_replace_their_like_where_they_stand(reporting, tmp_path):
-    first = [{"what": "a", "ms": 1.0}, {"what": "b", "ms": 2.0, "error": 0.1}]
-    reporting.report("times", "Times", reporting.merged("times", first, "what", tmp_path), folder=tmp_path)
-    again = [{"what": "b", "ms": 3.0}, {"what": "c", "ms": 4.0}, {"what": "c", "ms": 5.0, "error": 0.2}]
-    text = reporting.report("times", "Times", reporting.merged("times", again, "what", tmp_path), folder=tmp_path)
-    rows = json.loads((tmp_path / "times.json").read_text())["rows"]
-    assert rows == [first[0], again[0], again[2]]
-    assert "| b | 3 | - |" in text and text == (tmp_path / "times.md").read_text()
+def rows(file: Path) -> list[dict]:
+    return json.loads(file.read_text())["rows"]
+
+
+def test_new_rows_replace_those_of_the_same_keys_where_they_stand(reporting, tmp_path):
+    first = [{"model": "2B", "context": context, "rate": 1.0} for context in (4096, 65536)]
+    reporting.report("speed", "Speed", first, folder=tmp_path)
+    new = [{"model": "2B", "context": 262144, "rate": 2.0}, {"model": "2B", "context": 4096, "rate": 3.0}]
+    merged = reporting.with_earlier(new, "speed", ("model", "context"), tmp_path)
+    reporting.report("speed", "Speed", merged, folder=tmp_path)
+    found = rows(tmp_path / "speed.json")
+    assert [(row["context"], row["rate"]) for row in found] == [(4096, 3.0), (65536, 1.0), (262144, 2.0)]
+    assert all(row["measured"] for row in found)
+
+
+def test_rows_keep_the_day_they_were_measured(reporting, tmp_path):
+    reporting.report("speed", "Speed", [{"context": 1}, {"context": 2, "measured": "2020-01-01"}], folder=tmp_path)
+    file = tmp_path / "speed.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"date": "2021-01-01"}))
+    merged = reporting.with_earlier([{"context": 3}], "speed", ("context",), tmp_path)
+    assert [row["measured"] for row in merged[:2]] == ["2021-01-01", "2020-01-01"]
+    assert merged[2]["measured"] > "2021-01-01"
+
+
+def test_rows_of_another_gpu_are_not_mixed(reporting, tmp_path):
+    reporting.report("speed", "Speed", [{"context": 1}], folder=tmp_path)
+    file = tmp_path / "speed.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hardware": {"gpus": ["another"]}}))
+    with pytest.raises(UserError, match="measured on .*another"):
+        reporting.with_earlier([{"context": 1}], "speed", ("context",), tmp_path)
 
 
 def test_a_report_can_be_silent(reporting, tmp_path, capsys):

@@ -132,8 +132,12 @@ def test_a_request_that_does_not_fit_is_refused_before_memory_is_taken():
         engine.generate(prompts(), 4)
     with pytest.raises(UserError, match="takes 2 sequences, not 3"):
         engine.generate(prompts(3), 1)
-    with pytest.raises(UserError, match="at least one token"):
-        engine.prefill(prompts()[:, :0])
+    for bad in (prompts()[:, :0], prompts()[:0], prompts()[0], prompts().float()):
+        with pytest.raises(UserError, match=r"whole numbers \[sequences, tokens\], at least one of each"):
+            engine.prefill(bad)
+    for token in (61, -1):
+        with pytest.raises(UserError, match=f"holds token {token}, but the model knows 61"):
+            engine.generate(torch.tensor([[3, token, 4]]), 1)
     with pytest.raises(UserError, match="call prefill first"):
         engine.decode_step(torch.zeros(2, dtype=torch.int64))
     assert engine.cache_bytes() == 0

@@ -92,3 +92,23 @@ def test_throughput_and_the_largest_batch_are_measured():
     found = measure_generation(hybrid, 2, 256, decode_tokens=16, repeats=2)
     assert found["decode_tokens_per_s"] > 0 and found["peak_memory_bytes"] < 2**31
     assert find_largest_batch(hybrid, 256, chunks=(64, 128), limit=4).batch == 4
+
+
+@pytest.fixture
+def two_gib():
+    """Leaves the process 2 GiB beside what it holds; more raises torch's own error of memory."""
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**31) / total)
+    yield 2**31
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_the_largest_batch_survives_running_out_of_memory(two_gib):
+    hybrid = model(["attn", "jet", "attn", "swa"], torch.bfloat16)
+    found = find_largest_batch(hybrid, 8192, chunks=(64,))
+    cache = computed_cache_bytes(hybrid, found.batch, 8192)
+    assert two_gib // 2 < cache < two_gib, "most of the memory is cache"
+    engine = GenerationEngine(hybrid, found.batch, 8192, found.prefill_chunk)
+    engine.jump(found.batch, 8191)
+    assert engine.decode_step(torch.zeros(found.batch, dtype=torch.int64, device="cuda")).isfinite().all()

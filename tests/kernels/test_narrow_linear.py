@@ -53,7 +53,9 @@ PARTS = pytest.mark.parametrize(
 
 @BACKENDS
 @PARTS
-@pytest.mark.parametrize(("rows", "width", "outputs"), [(1, 64, 34), (3, 100, 70), (16, 8, 2), (2, 130, 96)])
+@pytest.mark.parametrize(
+    ("rows", "width", "outputs"), [(1, 64, 34), (1, 1100, 10), (1, 4700, 6), (3, 100, 70), (16, 8, 2), (2, 130, 96)]
+)
 def test_matches_definition(rows, width, outputs, parts, backend, dtype, tolerance):
     tensors, switches = draw(rows, width, outputs, dtype, parts)
     expected = definition(**in_float64(tensors), **switches, norm_eps=1e-3)

@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from jetlit_kernels.triton.overlap import overlapped, wait_for_inputs
+
 
 class Config(NamedTuple):
     """Cached positions loaded at a time, warps, steps loaded ahead; benchmarks/decode_memory.py times others."""
@@ -27,13 +29,14 @@ def split_kernel(
     query, key, value, seen, partial, lse, slots, scale,
     stride_kb, stride_kh, stride_ks, stride_vb, stride_vh, stride_vs,
     HKV: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr,
-    SPLITS: tl.constexpr, PRECISION: tl.constexpr,
+    SPLITS: tl.constexpr, PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One split of one key/value head: its softmax-weighted values and the logarithm of its weights' sum."""
     pair, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     batch, head = pair // HKV, pair % HKV
     row, column = tl.arange(0, BM), tl.arange(0, BD)
     valid = (row < GROUP)[:, None] & (column < D)[None, :]
+    wait_for_inputs(OVERLAP)
     q = tl.load(query + (pair * GROUP + row)[:, None] * D + column[None, :], mask=valid, other=0.0)
     key += batch * stride_kb + head * stride_kh
     value += batch * stride_vb + head * stride_vh
@@ -67,12 +70,15 @@ def split_kernel(
 
 @triton.jit
 def combine_kernel(
-    partial, lse, out, GROUP: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, SPLITS: tl.constexpr
-):
+    partial, lse, out,
+    GROUP: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, SPLITS: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):  # fmt: skip
     """One query head: the splits' outputs, each weighted by its share of the softmax."""
     pair, row = tl.program_id(0).to(tl.int64), tl.program_id(1)
     split, column = tl.arange(0, BN), tl.arange(0, BD)
     place = (pair * SPLITS + split) * GROUP + row
+    wait_for_inputs(OVERLAP)
     logs = tl.load(lse + place, mask=split < SPLITS, other=float("-inf"))
     weights = tl.exp(logs - tl.max(logs, axis=0))
     weights = weights / tl.sum(weights, axis=0)
@@ -99,16 +105,17 @@ def forward(
     partial = torch.empty(pairs, splits, group, size, dtype=torch.float32, device=query.device)
     lse = torch.empty(pairs, splits, group, dtype=torch.float32, device=query.device)
     out = torch.empty(batch, heads, size, dtype=query.dtype, device=query.device)
-    width = triton.next_power_of_2(max(size, 16))
+    width, overlap = triton.next_power_of_2(max(size, 16)), overlapped(query)
     split_kernel[(pairs, splits)](
         query.contiguous(), key, value, seen, partial, lse, slots, scale,
         *key.stride()[:3], *value.stride()[:3],
         HKV=groups, GROUP=group, D=size, BM=max(ROWS, triton.next_power_of_2(group)), BD=width,
-        SPLITS=splits, PRECISION="ieee", **(config or Config())._asdict(),
+        SPLITS=splits, PRECISION="ieee", **(config or Config())._asdict(), **overlap,
     )  # fmt: skip
     combine_kernel[(pairs, group)](
-        partial, lse, out, GROUP=group, D=size, BN=triton.next_power_of_2(splits), BD=width, SPLITS=splits, num_warps=4
-    )
+        partial, lse, out,
+        GROUP=group, D=size, BN=triton.next_power_of_2(splits), BD=width, SPLITS=splits, num_warps=4, **overlap,
+    )  # fmt: skip
     return out
 
 

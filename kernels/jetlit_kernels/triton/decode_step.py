@@ -8,6 +8,7 @@ import triton.language as tl
 
 from jetlit_kernels.triton.activations import sigmoid, silu
 from jetlit_kernels.triton.chunks import cdiv
+from jetlit_kernels.triton.overlap import bring_nearer, overlapped, wait_for_inputs
 from jetlit_kernels.triton.sizes import power_of_two
 
 
@@ -34,12 +35,15 @@ def decode_kernel(
     q, k, v, gate, beta_logits, a, conv_kernels, A_log, dt_bias, norm_weight, conv_state, recurrent_state, out,
     stride_q, stride_k, stride_v, stride_gate, stride_beta, stride_a, stride_kernels, scale, eps,
     H: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
-    NVP: tl.constexpr, W: tl.constexpr, WP: tl.constexpr,
+    NVP: tl.constexpr, W: tl.constexpr, WP: tl.constexpr, NEARER: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One token of one head: with S the old state decayed, o = Sᵀq + (k·q)·write, so one reading of S serves both."""
     batch = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     row = tl.arange(0, KP)
+    if NEARER:
+        bring_nearer(recurrent_state + (batch * H + head) * K * V, K, 4 * V, 4 * V)
+    wait_for_inputs(OVERLAP)
     query = silu(tl.load(q + batch * stride_q + head * K + row, mask=row < K, other=0.0).to(tl.float32))
     key = silu(tl.load(k + batch * stride_k + head * K + row, mask=row < K, other=0.0).to(tl.float32))
     query *= tl.rsqrt(tl.sum(query * query) + 1e-6) * scale
@@ -114,11 +118,16 @@ def jet_decode_step(
     per_token = [_rows(x) for x in (q, k, v, gate, beta_logits, a, conv_kernels)]
     config = config or choose(batch * heads, key_dim, value_dim)
     pieces = cdiv(value_dim, config.BV)
+    overlap = overlapped(v)
+    # Many programs keep the memory busy without it. A thread asks for a row of the state.
+    nearer = overlap["OVERLAP"] and batch * heads <= FEW_PROGRAMS and key_dim <= 32 * config.num_warps
+    nearer = nearer and value_dim % 4 == 0 and recurrent_state.data_ptr() % 16 == 0
     decode_kernel[(batch, heads)](
         *per_token, A_log, dt_bias, norm_weight, conv_state, recurrent_state, out,
         *(x.stride(0) for x in per_token), scale, norm_eps,
         H=heads, K=key_dim, KP=power_of_two(key_dim), V=value_dim, BV=config.BV, NV=pieces,
-        NVP=power_of_two(pieces), W=taps, WP=power_of_two(taps), num_warps=config.num_warps, num_stages=2,
+        NVP=power_of_two(pieces), W=taps, WP=power_of_two(taps), NEARER=nearer,
+        num_warps=config.num_warps, num_stages=2, **overlap,
     )  # fmt: skip
     return out
 

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 from jetlit_kernels.triton.chunks import cdiv
+from jetlit_kernels.triton.overlap import overlapped, wait_for_inputs
 from jetlit_kernels.triton.sizes import power_of_two
 
 # Heads of a program: one where there are few tokens, so that they spread over the device.
@@ -15,9 +16,10 @@ FEW_TOKENS, HEADS = 64, 8
 def rotate_kernel(
     projected, cos, sin, position, keys, values, query_norm, key_norm, out, T, slots, stride_batch, stride_token, eps,
     QUERIES: tl.constexpr, GROUPS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, BH: tl.constexpr,
-    NORM: tl.constexpr,
+    NORM: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """BH heads of one token: queries to `out`, keys and values to their slot."""
+    wait_for_inputs(OVERLAP)
     batch, token = (tl.program_id(0) // T).to(tl.int64), tl.program_id(0) % T
     head, column = tl.program_id(1) * BH + tl.arange(0, BH), tl.arange(0, HALF)
     is_query = (head < QUERIES)[:, None]
@@ -77,6 +79,6 @@ def forward(
             projected, cos.contiguous(), sin.contiguous(), position, keys, values, query_norm, key_norm, out,
             length, slots, projected.stride(0), projected.stride(1), norm_eps,
             QUERIES=heads - 2 * groups, GROUPS=groups, D=size, HALF=power_of_two(size // 2), BH=block,
-            NORM=norm_weights is not None, num_warps=1 if few else 4,
+            NORM=norm_weights is not None, num_warps=1 if few else 4, **overlapped(keys),
         )  # fmt: skip
     return out.transpose(1, 2)
