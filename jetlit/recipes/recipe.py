@@ -42,6 +42,9 @@ class Recipe(LightningModule):
         activation_checkpointing: what is not kept for the backward pass but computed again: "mlp" the insides of the
             MLPs, true all of each layer but its input, false nothing.
         compile: compile norms, residuals, MLPs and attention's projections with torch.compile.
+        reshard_after_forward: where weights are sharded, let go of a layer's once its forward pass is done and gather
+            them again for the backward pass: the memory of one layer's whole weights instead of all layers', for
+            twice the gathering.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Recipe(LightningModule):
         chunk: int = 1024,
         activation_checkpointing: bool | Literal["mlp"] = False,
         compile: bool = False,
+        reshard_after_forward: bool = False,
     ) -> None:
         super().__init__()
         self.optimizer = optimizer
@@ -60,6 +64,7 @@ class Recipe(LightningModule):
         self.chunk = chunk
         self.activation_checkpointing = activation_checkpointing
         self.compile_layers = compile
+        self.reshard_after_forward = reshard_after_forward
         self.model: Any = None
         self.train_losses = MeanLosses()
         self.val_losses = MeanLosses()
@@ -102,7 +107,7 @@ class Recipe(LightningModule):
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Spread the weights over the data-parallel processes of `mesh`."""
-        shard_recipe(self, self.model.model, mesh)
+        shard_recipe(self, self.model.model, mesh, self.reshard_after_forward)
 
     def on_train_end(self) -> None:
         """Let go of what served training alone; weights spread over processes are widened when they are gathered."""

@@ -86,10 +86,10 @@ def run(finished_run, tmp_path_factory):
         for stage in ("supernet", "stage2")
     ]
     accumulated = {"stage": "stage1", "strategy": "fsdp2", "options": ACCUMULATION}
-    teacher_too = [*ACCUMULATION, "--model.shard_teacher", "true"]
+    spare = [*ACCUMULATION, "--model.shard_teacher", "true", "--model.reshard_after_forward", "true"]
     plan += [
         accumulated | {"folder": "stage1_ddp", "strategy": "ddp"},
-        accumulated | {"folder": "stage1_fsdp2", "options": teacher_too},
+        accumulated | {"folder": "stage1_fsdp2", "options": spare},
         accumulated | {"folder": "one_to_two", "options": [*ACCUMULATION, "--ckpt_path", "last"]},
         {"stage": "stage1", "strategy": "fsdp2", "folder": "mixed_fsdp2", "options": mixed},
         accumulated | {"folder": "two_to_one", "kill": True},
@@ -119,7 +119,7 @@ def test_the_export_of_two_processes_is_that_of_one(run, stage, strategy):
     torch.testing.assert_close(two, one, rtol=1e-3, atol=2e-4)
 
 
-def test_frozen_bfloat16_beside_float32_masters_may_be_sharded(run):
+def test_frozen_bfloat16_stays_whole_beside_sharded_float32_masters(run):
     # Products in bfloat16: gradients of two half batches are rounded twice where one whole batch's is rounded once.
     for name in ("train/objective", "train/grad_norm"):
         assert curve(run, "mixed_fsdp2", name) == pytest.approx(curve(run, "mixed_one", name), rel=1e-2)
