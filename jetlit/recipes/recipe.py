@@ -23,6 +23,7 @@ from jetlit.recipes.optimizer_state import name_states
 from jetlit.recipes.precision import computes_in_bfloat16, may_narrow, narrow_frozen, widen_frozen
 from jetlit.recipes.sharding import is_sharded, shard_recipe
 from jetlit.recipes.steps import is_logged
+from jetlit.recipes.termination import agree_on_termination
 
 Batch = dict[str, Tensor]
 
@@ -141,6 +142,10 @@ class Recipe(LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if hasattr(data, "data_vocab_size"):
             check_vocabulary(data.data_vocab_size, self.model.config.vocab_size)
+
+    def on_train_start(self) -> None:
+        """Let all processes end after the same step, should one be told to; the trainer's own handlers are set now."""
+        agree_on_termination(self.trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch's losses; logs their running means at logging steps."""

@@ -93,6 +93,8 @@ def run(finished_run, tmp_path_factory):
         accumulated | {"folder": "one_to_two", "options": [*ACCUMULATION, "--ckpt_path", "last"]},
         {"stage": "stage1", "strategy": "fsdp2", "folder": "mixed_fsdp2", "options": mixed},
         accumulated | {"folder": "two_to_one", "kill": True},
+        accumulated | {"folder": "terminated", "terminate": True},
+        accumulated | {"folder": "terminated", "options": [*ACCUMULATION, "--ckpt_path", "last"]},
         accumulated | {"folder": "sharded", "options": [*ACCUMULATION, *SHARDED], "kill": True},
         accumulated | {"folder": "sharded", "options": [*ACCUMULATION, *SHARDED, "--ckpt_path", "last"]},
     ]
@@ -129,7 +131,7 @@ def test_frozen_bfloat16_stays_whole_beside_sharded_float32_masters(run):
     assert all(torch.equal(two[name], one[name]) for name in frozen)
 
 
-@pytest.mark.parametrize("folder", ["one_to_two", "two_to_one", "sharded"])
+@pytest.mark.parametrize("folder", ["one_to_two", "two_to_one", "sharded", "terminated"])
 def test_a_checkpoint_changes_hands(run, folder):
     for name in ("train/objective", "train/grad_norm"):
         assert curve(run, folder, name) == pytest.approx(curve(run, "stage1_one", name), **CLOSE)
