@@ -48,6 +48,23 @@ def terminate(argv: list[str]) -> None:
         raise AssertionError("the fit was not ended")
 
 
+class NanOnOneRank(Callback):
+    """One process sees no number in its third step."""
+
+    def on_fit_start(self, trainer, pl_module):
+        def spoiled(module, args, output):
+            bad = trainer.training and trainer.global_step == 2 and trainer.global_rank == 1
+            return output * float("nan") if bad else None
+
+        pl_module.model.model.norm.register_forward_hook(spoiled)
+
+
+def spoil(argv: list[str]) -> None:
+    cli = JetlitCLI([*argv, "--nan_guard.action", "skip"])
+    cli.trainer.callbacks.append(NanOnOneRank())
+    cli.run("fit")
+
+
 def main(run_dir: str, plan: str, processes: str, nodes: str) -> None:
     for job in json.loads(plan):
         options = list(job["options"])
@@ -62,6 +79,9 @@ def main(run_dir: str, plan: str, processes: str, nodes: str) -> None:
             raise AssertionError("the fit was not interrupted")
         if job.get("terminate"):
             terminate(argv[1:])
+            continue
+        if job.get("spoil"):
+            spoil(argv[1:])
             continue
         run_fit(argv)
 

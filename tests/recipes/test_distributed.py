@@ -93,6 +93,7 @@ def run(finished_run, tmp_path_factory):
         accumulated | {"folder": "one_to_two", "options": [*ACCUMULATION, "--ckpt_path", "last"]},
         {"stage": "stage1", "strategy": "fsdp2", "folder": "mixed_fsdp2", "options": mixed},
         accumulated | {"folder": "two_to_one", "kill": True},
+        {"stage": "stage2", "strategy": "ddp", "folder": "spoiled", "options": [], "spoil": True},
         accumulated | {"folder": "terminated", "terminate": True},
         accumulated | {"folder": "terminated", "options": [*ACCUMULATION, "--ckpt_path", "last"]},
         accumulated | {"folder": "sharded", "options": [*ACCUMULATION, *SHARDED], "kill": True},
@@ -138,6 +139,14 @@ def test_a_checkpoint_changes_hands(run, folder):
     assert read_result(run / folder)["metrics"]["val/kl"]["value"] == pytest.approx(
         read_result(run / "stage1_one")["metrics"]["val/kl"]["value"], **CLOSE
     )
+
+
+def test_what_is_bad_on_one_rank_is_skipped_on_all(run):
+    saved = sorted(path.name for path in (run / "spoiled").glob("bad_batch*"))
+    assert saved == ["bad_batch_step2_rank0.pt", "bad_batch_step2_rank1.pt"]
+    losses = curve(run, "spoiled", "train/objective")
+    assert losses[:2] == pytest.approx(curve(run, "stage2_ddp", "train/objective")[:2], **CLOSE)
+    assert all(loss == loss for loss in losses[3:])
 
 
 @pytest.mark.parametrize("folder", ["sharded", "stage1_fsdp2", "supernet_ddp"])
