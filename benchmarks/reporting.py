@@ -30,7 +30,7 @@ def with_earlier(
     Raises:
         UserError: the report before is of other hardware.
     """
-    rows = [{"measured": _today()} | row for row in rows]
+    rows = [{"measured": today()} | row for row in rows]
     file = folder / f"{name}.json"
     if not file.exists():
         return rows
@@ -57,7 +57,7 @@ def report(
     facts = {
         "title": title,
         "command": shlex.join(["python", *sys.argv]),
-        "date": _today(),
+        "date": today(),
         "hardware": hardware(),
         "versions": versions(),
     }
@@ -76,7 +76,8 @@ def report(
     return text
 
 
-def _today() -> str:
+def today() -> str:
+    """The date, by UTC."""
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 

@@ -97,7 +97,7 @@ def measure(step: str, models: tuple[Path, Path], arguments: argparse.Namespace)
     )
     tokens = RandomTokens(arguments.batch * arguments.steps, arguments.length, 151_936)
     start = time.perf_counter()
-    trainer.fit(recipe, DataLoader(tokens, batch_size=arguments.batch, num_workers=2))
+    trainer.fit(recipe, DataLoader(tokens, batch_size=arguments.batch, num_workers=2, pin_memory=True))
     if profile:
         print(f"{step}\n{profile.table()}\n", flush=True)
     numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.optim import Optimizer
 
 from jetlit.errors import UserError
@@ -66,11 +66,9 @@ class NanGuard(Callback):
         norm = torch.nn.utils.get_total_norm(gradients)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         assert self._loss is not None
-        loss, norm_value = torch.stack([self._loss.float(), norm.float()]).tolist()
+        loss, norm_value, fault = self._judged(self._loss.float(), norm.float())
         if is_logged(trainer, trainer.global_step + 1):
             pl_module.log("train/grad_norm", norm_value)
-        # Ranks see different batches: what is bad on one is skipped on all.
-        fault = trainer.strategy.reduce_boolean_decision(self._fault(loss, norm_value) is not None, all=False)
         if fault:
             self._refuse(trainer, self._fault(loss, norm_value) or "bad on another rank")
             for gradient_group in optimizer.param_groups:
@@ -82,7 +80,18 @@ class NanGuard(Callback):
         self._loss = None
         self._batches = []
 
+    def _judged(self, loss: Tensor, norm: Tensor) -> tuple[float, float, bool]:
+        """This rank's loss and norm, and whether any rank's step is at fault; the host waits for the device once."""
+        highest = float("inf") if self._mean is None or self.spike_factor is None else self.spike_factor * self._mean
+        fault = (~(loss.isfinite() & norm.isfinite()) | (loss > highest)).to(loss.dtype)
+        if distributed.is_available() and distributed.is_initialized():
+            # Ranks see different batches: what is bad on one is skipped on all.
+            distributed.all_reduce(fault, distributed.ReduceOp.MAX)
+        loss_value, norm_value, fault_value = torch.stack([loss, norm, fault]).tolist()
+        return loss_value, norm_value, bool(fault_value)
+
     def _fault(self, loss: float, norm: float) -> str | None:
+        """What is wrong with this rank's step, in words."""
         if not abs(loss) < float("inf"):
             return f"{loss}"
         if not norm < float("inf"):

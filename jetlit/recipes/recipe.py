@@ -23,6 +23,7 @@ from jetlit.recipes.optimizer_state import name_states
 from jetlit.recipes.precision import computes_in_bfloat16, may_narrow, narrow_frozen, widen_frozen
 from jetlit.recipes.sharding import is_sharded, shard_recipe
 from jetlit.recipes.steps import is_logged
+from jetlit.recipes.termination import agree_on_termination
 
 Batch = dict[str, Tensor]
 
@@ -42,6 +43,9 @@ class Recipe(LightningModule):
         activation_checkpointing: what is not kept for the backward pass but computed again: "mlp" the insides of the
             MLPs, true all of each layer but its input, false nothing.
         compile: compile norms, residuals, MLPs and attention's projections with torch.compile.
+        reshard_after_forward: where weights are sharded, let go of a layer's once its forward pass is done and gather
+            them again for the backward pass: the memory of one layer's whole weights instead of all layers', for
+            twice the gathering.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Recipe(LightningModule):
         chunk: int = 1024,
         activation_checkpointing: bool | Literal["mlp"] = False,
         compile: bool = False,
+        reshard_after_forward: bool = False,
     ) -> None:
         super().__init__()
         self.optimizer = optimizer
@@ -60,6 +65,7 @@ class Recipe(LightningModule):
         self.chunk = chunk
         self.activation_checkpointing = activation_checkpointing
         self.compile_layers = compile
+        self.reshard_after_forward = reshard_after_forward
         self.model: Any = None
         self.train_losses = MeanLosses()
         self.val_losses = MeanLosses()
@@ -102,7 +108,7 @@ class Recipe(LightningModule):
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Spread the weights over the data-parallel processes of `mesh`."""
-        shard_recipe(self, self.model.model, mesh)
+        shard_recipe(self, self.model.model, mesh, self.reshard_after_forward)
 
     def on_train_end(self) -> None:
         """Let go of what served training alone; weights spread over processes are widened when they are gathered."""
@@ -136,6 +142,10 @@ class Recipe(LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if hasattr(data, "data_vocab_size"):
             check_vocabulary(data.data_vocab_size, self.model.config.vocab_size)
+
+    def on_train_start(self) -> None:
+        """Let all processes end after the same step, should one be told to; the trainer's own handlers are set now."""
+        agree_on_termination(self.trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch's losses; logs their running means at logging steps."""

@@ -13,7 +13,7 @@ from jetlit.objectives import chunked_kl
 from jetlit.recipes.lockstep import FrozenTeacher, lock_step
 from jetlit.recipes.precision import computes_in_bfloat16
 from jetlit.recipes.recipe import Recipe
-from jetlit.recipes.sharding import shard_layers
+from jetlit.recipes.sharding import shard_teacher_layers
 
 
 class TaughtRecipe(Recipe):
@@ -62,7 +62,7 @@ class TaughtRecipe(Recipe):
         super().shard(mesh)
         if self.shard_teacher:
             assert self.teacher is not None
-            shard_layers(self.teacher.model.model, mesh)
+            shard_teacher_layers(self.teacher.model.model, mesh)
 
     def on_fit_start(self) -> None:
         """Put the teacher on the student's device, in the type it computes in."""

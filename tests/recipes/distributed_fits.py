@@ -1,9 +1,14 @@
 """Run by torchrun in `test_distributed.py`: fits of several strategies, one after the other in one process group."""
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
+from lightning.pytorch import Callback
+
+from jetlit.callbacks import last_checkpoint
 from jetlit.cli.fit import JetlitCLI, run_fit
 from tests.recipes import tiny
 
@@ -22,6 +27,44 @@ def command(run_dir: str, stage: str, folder: str, strategy: str | None, process
     return [*argv, "--trainer.max_steps", STEPS, *options]
 
 
+class TermOnOneRank(Callback):
+    """One process is told to end, in the middle of its second step."""
+
+    def on_before_backward(self, trainer, *args):
+        if trainer.global_step == 1 and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def terminate(argv: list[str]) -> None:
+    cli = JetlitCLI(argv)
+    cli.trainer.callbacks.append(TermOnOneRank())
+    try:
+        cli.run("fit")
+    except SystemExit as end:
+        assert end.code == 143
+        saved = last_checkpoint(cli.folder / "checkpoints")
+        assert not cli.trainer.is_global_zero or (saved is not None and saved.name < "step=00000003")
+    else:
+        raise AssertionError("the fit was not ended")
+
+
+class NanOnOneRank(Callback):
+    """One process sees no number in its third step."""
+
+    def on_fit_start(self, trainer, pl_module):
+        def spoiled(module, args, output):
+            bad = trainer.training and trainer.global_step == 2 and trainer.global_rank == 1
+            return output * float("nan") if bad else None
+
+        pl_module.model.model.norm.register_forward_hook(spoiled)
+
+
+def spoil(argv: list[str]) -> None:
+    cli = JetlitCLI([*argv, "--nan_guard.action", "skip"])
+    cli.trainer.callbacks.append(NanOnOneRank())
+    cli.run("fit")
+
+
 def main(run_dir: str, plan: str, processes: str, nodes: str) -> None:
     for job in json.loads(plan):
         options = list(job["options"])
@@ -34,6 +77,12 @@ def main(run_dir: str, plan: str, processes: str, nodes: str) -> None:
             except tiny.Killed:
                 continue
             raise AssertionError("the fit was not interrupted")
+        if job.get("terminate"):
+            terminate(argv[1:])
+            continue
+        if job.get("spoil"):
+            spoil(argv[1:])
+            continue
         run_fit(argv)
 
 

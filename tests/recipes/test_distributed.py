@@ -86,13 +86,16 @@ def run(finished_run, tmp_path_factory):
         for stage in ("supernet", "stage2")
     ]
     accumulated = {"stage": "stage1", "strategy": "fsdp2", "options": ACCUMULATION}
-    teacher_too = [*ACCUMULATION, "--model.shard_teacher", "true"]
+    spare = [*ACCUMULATION, "--model.shard_teacher", "true", "--model.reshard_after_forward", "true"]
     plan += [
         accumulated | {"folder": "stage1_ddp", "strategy": "ddp"},
-        accumulated | {"folder": "stage1_fsdp2", "options": teacher_too},
+        accumulated | {"folder": "stage1_fsdp2", "options": spare},
         accumulated | {"folder": "one_to_two", "options": [*ACCUMULATION, "--ckpt_path", "last"]},
         {"stage": "stage1", "strategy": "fsdp2", "folder": "mixed_fsdp2", "options": mixed},
         accumulated | {"folder": "two_to_one", "kill": True},
+        {"stage": "stage2", "strategy": "ddp", "folder": "spoiled", "options": [], "spoil": True},
+        accumulated | {"folder": "terminated", "terminate": True},
+        accumulated | {"folder": "terminated", "options": [*ACCUMULATION, "--ckpt_path", "last"]},
         accumulated | {"folder": "sharded", "options": [*ACCUMULATION, *SHARDED], "kill": True},
         accumulated | {"folder": "sharded", "options": [*ACCUMULATION, *SHARDED, "--ckpt_path", "last"]},
     ]
@@ -119,7 +122,7 @@ def test_the_export_of_two_processes_is_that_of_one(run, stage, strategy):
     torch.testing.assert_close(two, one, rtol=1e-3, atol=2e-4)
 
 
-def test_frozen_bfloat16_beside_float32_masters_may_be_sharded(run):
+def test_frozen_bfloat16_stays_whole_beside_sharded_float32_masters(run):
     # Products in bfloat16: gradients of two half batches are rounded twice where one whole batch's is rounded once.
     for name in ("train/objective", "train/grad_norm"):
         assert curve(run, "mixed_fsdp2", name) == pytest.approx(curve(run, "mixed_one", name), rel=1e-2)
@@ -129,13 +132,21 @@ def test_frozen_bfloat16_beside_float32_masters_may_be_sharded(run):
     assert all(torch.equal(two[name], one[name]) for name in frozen)
 
 
-@pytest.mark.parametrize("folder", ["one_to_two", "two_to_one", "sharded"])
+@pytest.mark.parametrize("folder", ["one_to_two", "two_to_one", "sharded", "terminated"])
 def test_a_checkpoint_changes_hands(run, folder):
     for name in ("train/objective", "train/grad_norm"):
         assert curve(run, folder, name) == pytest.approx(curve(run, "stage1_one", name), **CLOSE)
     assert read_result(run / folder)["metrics"]["val/kl"]["value"] == pytest.approx(
         read_result(run / "stage1_one")["metrics"]["val/kl"]["value"], **CLOSE
     )
+
+
+def test_what_is_bad_on_one_rank_is_skipped_on_all(run):
+    saved = sorted(path.name for path in (run / "spoiled").glob("bad_batch*"))
+    assert saved == ["bad_batch_step2_rank0.pt", "bad_batch_step2_rank1.pt"]
+    losses = curve(run, "spoiled", "train/objective")
+    assert losses[:2] == pytest.approx(curve(run, "stage2_ddp", "train/objective")[:2], **CLOSE)
+    assert all(loss == loss for loss in losses[3:])
 
 
 @pytest.mark.parametrize("folder", ["sharded", "stage1_fsdp2", "supernet_ddp"])
