@@ -18,6 +18,10 @@ from jetlit.recipes.steps import is_logged
 HOPPER_BFLOAT16_FLOPS = 989.4e12
 """NVIDIA's figure for the H100 SXM and the H200, dense products."""
 
+# Of all sequences' prompts together: enough for a device's full speed, and not the memory of a whole batch's prompts.
+TOKENS_AT_ONCE = 16384
+MIN_CHUNK = 128
+
 
 class Throughput(Callback):
     """Logs training tokens/s, tokens seen, memory and MFU; at fit end measures prefill and decode.
@@ -126,7 +130,9 @@ class Throughput(Callback):
         # A copy, since generation in the type that training computes in would round the float32 masters.
         dtype = torch.bfloat16 if computes_in_bfloat16(trainer) else None
         served = copy.deepcopy(model).to(device=trainer.strategy.root_device, dtype=dtype).eval()
-        measured = measure_generation(served, self.batch, self.context)
+        measured = measure_generation(
+            served, self.batch, self.context, prefill_chunk=max(MIN_CHUNK, TOKENS_AT_ONCE // self.batch)
+        )
         return {name: float(value) for name, value in measured.items() if isinstance(value, int | float)}
 
 
