@@ -290,7 +290,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for row in measurements(arguments, ceiling, missing is None):
         print(row, flush=True)
-        rows.append(row if row["what"].startswith(("released", "wanted")) else row | when)
+        rows.append(row | ({"measured": None} if row["what"].startswith(("released", "wanted")) else when))
         # What is measured is kept if the run is cut off later.
         report("jet_block", "JetBlock in bf16", with_earlier(rows, "jet_block", ("what",)), notes, show=False)
     report("jet_block", "JetBlock in bf16", with_earlier(rows, "jet_block", ("what",)), notes)
