@@ -7,7 +7,6 @@
 The floor counts each input read and each output written once, and the products without padding, at the rates below.
 """
 
-import argparse
 import multiprocessing
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,7 @@ from jetlit_kernels import gated_delta_rule
 from jetlit_kernels.reference.gated_delta_rule import chunk_gated_delta_rule
 from jetlit_kernels.triton import gated_delta_rule as launcher
 from jetlit_kernels.triton.gated_delta_rule import CONFIGS, Config
-from reporting import report
+from kernel_report import kernel_report
 from timing import kernel_times, milliseconds
 
 Shape = tuple[int, int, int, int, int]  # B, T, H, K, V
@@ -157,26 +156,5 @@ def _function(kernel: str) -> str:
     return {"reverse": "reverse_scan_kernel", "prepare": "prepare_kernel", "gradient": "chunk_gradient_kernel"}[kernel]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="*", choices=list(SHAPES), default=list(SHAPES))
-    parser.add_argument("--kernels", action="store_true", help="time every kernel of the first shape")
-    parser.add_argument("--sweep", action="store_true", help="time other configurations at the first shape")
-    arguments = parser.parse_args()
-    rows = [measure(name, SHAPES[name]) for name in arguments.shapes]
-    output, gradient = errors()
-    report(
-        "gated_delta_rule",
-        "Gated delta rule, bfloat16",
-        rows,
-        f"Relative error against float64: output {output:.1e}, largest of a gradient {gradient:.1e}.",
-    )
-    if arguments.kernels:
-        report("gated_delta_rule_kernels", "Kernels of the gated delta rule", kernels(SHAPES[arguments.shapes[0]]))
-    if arguments.sweep:
-        rows = [{"shape": name} | row for name in arguments.shapes for row in sweep(SHAPES[name])]
-        report("gated_delta_rule_sweep", "Configurations", rows)
-
-
 if __name__ == "__main__":
-    main()
+    kernel_report("gated_delta_rule", "Gated delta rule, bfloat16", __doc__, SHAPES, measure, errors, kernels, sweep)

@@ -7,7 +7,6 @@
 The floor counts each input read and each output written once, at the rate below; it exceeds that of the products.
 """
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,7 @@ from gated_delta_rule import BYTES_PER_SECOND, Shape, distance
 from jetlit_kernels import linear_attention
 from jetlit_kernels.reference.linear_attention import chunk_linear_attention
 from jetlit_kernels.triton.gated_linear_attention import CONFIGS, Config
-from reporting import report
+from kernel_report import kernel_report
 from timing import kernel_times, milliseconds
 
 SHAPES: dict[str, Shape] = {
@@ -112,25 +111,14 @@ def sweep(shape: Shape) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="*", choices=list(SHAPES), default=list(SHAPES))
-    parser.add_argument("--kernels", action="store_true", help="time every kernel of the first shape")
-    parser.add_argument("--sweep", action="store_true", help="time other configurations at the first shape")
-    arguments = parser.parse_args()
-    rows = [measure(name, SHAPES[name]) for name in arguments.shapes]
-    output, gradient = errors()
-    report(
+if __name__ == "__main__":
+    kernel_report(
         "linear_attention",
         "Linear attention with vector decays, bfloat16",
-        rows,
-        f"Relative error against float64: output {output:.1e}, largest of a gradient {gradient:.1e}.",
+        __doc__,
+        SHAPES,
+        measure,
+        errors,
+        kernels,
+        sweep,
     )
-    if arguments.kernels:
-        report("linear_attention_kernels", "Kernels of linear attention", kernels(SHAPES[arguments.shapes[0]]))
-    if arguments.sweep:
-        report("linear_attention_sweep", "Configurations", sweep(SHAPES[arguments.shapes[0]]))
-
-
-if __name__ == "__main__":
-    main()
