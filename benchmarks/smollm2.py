@@ -59,7 +59,7 @@ class Lab:
         self._fit_configs: list[str] = arguments.fit_config
         self._verb_configs = {
             name: [str(CONFIGS / f"{name}.yaml"), *(path for path in extra if Path(path).stem == name)]
-            for name in ("report", "ranking", "blocks", "placement", "tasks")
+            for name in ("report", "ranking", "blocks", "placement", "placement_tasks", "tasks")
             for extra in [arguments.verb_config]
         }
         self._end = time.monotonic() + 60 * arguments.minutes
@@ -381,7 +381,7 @@ def supernet(lab: Lab) -> None:
         network, trained = _network(lab, name.replace(", ", "_").replace(" ", "_"), options)
         folder = network.parent / f"{network.name}_placement"
         verb = (f"--supernet={network / 'model'}", "--budget=2", "--curve_budgets=[2]")
-        lab.verb(search_placement, ["placement", "tasks"], folder, *verb)
+        lab.verb(search_placement, ["placement", "placement_tasks"], folder, *verb)
         found = read_json(folder / "placement.json")
         layers = found["searched"][0]["layers"]
         linear = next(block for block in found["layer_types"] if block != "attn")

@@ -39,7 +39,8 @@ VERBS = {
     "quickstart": ["data", "placement", "blocks", "hardware", "export", "report", "postnas"],
     "smollm2_135m": [*FUNCTIONS],
 }
-SHARED_TASKS = {"smollm2_135m": ["placement", "blocks", "hardware"]}
+# The file of tasks that a verb's own is followed by.
+TASKS = {"smollm2_135m": {"placement": "placement_tasks", "blocks": "tasks", "hardware": "tasks"}}
 VERB_CASES = [(scale, name) for scale, names in VERBS.items() for name in names]
 STRATEGIES = {"ddp": DDPStrategy, "fsdp2": ModelParallelStrategy, "fsdp": FSDPStrategy}
 HERE = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
@@ -59,7 +60,9 @@ def arguments(scale, stage, *options):
 
 def test_no_config_is_left_untested():
     tested = {f"{scale}/{name}" for scale, stages in FITS.items() for name in [*stages, "common"]}
-    tested |= {f"{scale}/{name}" for scale, name in VERB_CASES} | {f"{scale}/tasks" for scale in SHARED_TASKS}
+    tested |= {f"{scale}/{name}" for scale, name in VERB_CASES} | {
+        f"{scale}/{name}" for scale in TASKS for name in TASKS[scale].values()
+    }
     tested |= {f"strategy/{name}" for name in STRATEGIES}
     tested |= {f"eval/{path.stem}" for path in (CONFIGS / "eval").glob("*.yaml")}
     shipped = {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml")}
@@ -107,8 +110,8 @@ def test_a_verb_reads_its_config(scale, name, monkeypatch):
     monkeypatch.chdir(CONFIGS.parent)
     module = importlib.import_module(f"jetlit.cli.{FUNCTIONS[name]}")
     function = getattr(module, FUNCTIONS[name])
-    files = [name, *(["tasks"] if name in SHARED_TASKS.get(scale, []) else [])]
-    options = [part for file in files for part in ("--config", str(CONFIGS / scale / f"{file}.yaml"))]
+    files = [name, TASKS.get(scale, {}).get(name)]
+    options = [part for file in files if file for part in ("--config", str(CONFIGS / scale / f"{file}.yaml"))]
     found = parsing.parse_arguments(function, options)
     if name == "postnas":
         check_stages(found["stages"])
