@@ -50,6 +50,8 @@ class Distillation(TaughtRecipe):
         student = None if self.student is None else load_teacher(self.student, torch.float32)
         if self.architecture is not None:
             hybrid = hybridise(teacher, Architecture.load(self.architecture), student, self.inherit).float()
+            if student is None:
+                self.fit_to_teacher(hybrid)
         else:
             assert student is not None
             hybrid = student
