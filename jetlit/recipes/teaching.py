@@ -29,7 +29,7 @@ class TaughtRecipe(Recipe):
         teacher: folder or hub name of the frozen teacher (Llama, Qwen2, Qwen3 or this project's own checkpoint).
         feature_weight: of the feature error in the objective.
         kl_weight: of the KL in the objective.
-        fit_tokens: how many tokens of the first training batches, on each process, the new linear blocks' output
+        fit_tokens: how many tokens of the first training batches, over all processes, the new linear blocks' output
             projections are fitted to before training (`jetlit.models.fit_outputs`); 0 leaves what they inherit.
         shard_teacher: spread the teacher's layers over processes too, where the student's are; otherwise every process
             holds all of it.
@@ -78,7 +78,7 @@ class TaughtRecipe(Recipe):
         seen = 0
         for batch in data.train_dataloader():
             yield batch["input_ids"].to(device)
-            seen += batch["input_ids"].numel()
+            seen += batch["input_ids"].numel() * self.trainer.world_size
             if seen >= self.fit_tokens:
                 return
 
