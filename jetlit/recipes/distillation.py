@@ -21,7 +21,7 @@ class Distillation(TaughtRecipe):
         inherit: whether linear blocks start from the teacher's attention or from random projections.
         feature_weight: see `TaughtRecipe`.
         kl_weight: see `TaughtRecipe`.
-        kwargs: see `Recipe`.
+        kwargs: see `TaughtRecipe`.
 
     Raises:
         UserError: neither architecture nor student is given.

@@ -23,7 +23,7 @@ class SuperNetworkTraining(TaughtRecipe):
             `SuperNetwork.sample_active_subnet`.
         feature_weight: see `TaughtRecipe`.
         kl_weight: see `TaughtRecipe`.
-        kwargs: see `Recipe`.
+        kwargs: see `TaughtRecipe`.
     """
 
     def __init__(
