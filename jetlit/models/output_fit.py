@@ -10,12 +10,14 @@ transfer of LoLCATs, arXiv:2410.10254, and MOHAWK, arXiv:2408.10189, without its
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from jetlit.blocks.base import LinearMixer
+from jetlit.models.layers import DecoderLayer
 from jetlit.models.modeling import JetNemotronForCausalLM, JetNemotronModel
 from jetlit.models.supernet import SuperNetwork
 
@@ -42,7 +44,7 @@ def fit_outputs(
     """
     hidden = [teacher.embed(ids) for ids in batches]
     inputs = [teacher.layer_inputs(states) for states in hidden]
-    for layer, original in zip(student.model.layers, teacher.layers, strict=True):
+    for layer, original in zip(student.model.layers, cast(Iterable[DecoderLayer], teacher.layers), strict=True):
         attended = [original.mix(*pair) for pair in zip(hidden, inputs)]
         for block in layer.self_attn.modules():
             if isinstance(block, LinearMixer):

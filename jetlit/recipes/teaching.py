@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from jetlit.errors import UserError
@@ -70,7 +70,7 @@ class TaughtRecipe(Recipe):
             return
         assert self.teacher is not None
         device = self.trainer.strategy.root_device
-        student.to(device)
+        nn.Module.to(student, device)  # transformers' own is not typed as a method
         self.teacher.to(device)
         fit_outputs(student, self.teacher.model.model, list(self._first_batches(data, device)))
 
