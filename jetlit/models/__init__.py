@@ -8,6 +8,7 @@ from jetlit.models.configuration import JetNemotronConfig
 from jetlit.models.hybridise import freeze_all_but_mixers, hybridise
 from jetlit.models.layer_inputs import LayerInputs
 from jetlit.models.modeling import JetNemotronForCausalLM, JetNemotronModel
+from jetlit.models.output_fit import fit_outputs
 from jetlit.models.supernet import SuperNetwork
 from jetlit.models.teacher import load_teacher
 
@@ -23,6 +24,7 @@ __all__ = [
     "LayerInputs",
     "SuperNetwork",
     "check_budget",
+    "fit_outputs",
     "freeze_all_but_mixers",
     "hybridise",
     "load_teacher",

@@ -54,14 +54,17 @@ class DecoderLayer(GradientCheckpointingLayer):
 
     def forward(self, hidden: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
         """Runs the layer on [B, T, H]; `inputs` comes from `JetNemotronModel.layer_inputs`."""
-        mixed = self.self_attn(
+        return self.feed_forward(hidden, self.mix(hidden, inputs))
+
+    def mix(self, hidden: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
+        """The token mixer's output, before the residual, on [B, T, H]."""
+        return self.self_attn(
             self.input_layernorm(hidden),
             cache=inputs.layer_cache(self.index),
             attention_mask=inputs.mask(cast(MaskKind, self.self_attn.mask_kind)),
             cu_seqlens=inputs.cu_seqlens,
             position_embeddings=inputs.position_embeddings,
         )
-        return self.feed_forward(hidden, mixed)
 
     def feed_forward(self, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         """What follows the token mixer: both residuals and the MLP; all [B, T, H]."""

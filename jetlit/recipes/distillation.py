@@ -21,7 +21,7 @@ class Distillation(TaughtRecipe):
         inherit: whether linear blocks start from the teacher's attention or from random projections.
         feature_weight: see `TaughtRecipe`.
         kl_weight: see `TaughtRecipe`.
-        kwargs: see `Recipe`.
+        kwargs: see `TaughtRecipe`.
 
     Raises:
         UserError: neither architecture nor student is given.
@@ -50,6 +50,8 @@ class Distillation(TaughtRecipe):
         student = None if self.student is None else load_teacher(self.student, torch.float32)
         if self.architecture is not None:
             hybrid = hybridise(teacher, Architecture.load(self.architecture), student, self.inherit).float()
+            if student is None:
+                self.fit_to_teacher(hybrid)
         else:
             assert student is not None
             hybrid = student

@@ -23,7 +23,7 @@ class SuperNetworkTraining(TaughtRecipe):
             `SuperNetwork.sample_active_subnet`.
         feature_weight: see `TaughtRecipe`.
         kl_weight: see `TaughtRecipe`.
-        kwargs: see `Recipe`.
+        kwargs: see `TaughtRecipe`.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class SuperNetworkTraining(TaughtRecipe):
     def build(self) -> nn.Module:
         """The super network, only its token mixers trainable, all of it in float32."""
         network = SuperNetwork(self.load_frozen_teacher(), self.alternatives, self.block_configs).float()
+        self.fit_to_teacher(network)
         freeze_all_but_mixers(network.causal_lm)
         if not self.train_attention:
             network.freeze_attention()

@@ -1,13 +1,15 @@
 """What the super network and stage 1 share: a student that learns from a frozen teacher."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from lightning.pytorch import LightningDataModule
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from jetlit.errors import UserError
-from jetlit.models import JetNemotronForCausalLM, load_teacher
+from jetlit.models import JetNemotronForCausalLM, SuperNetwork, fit_outputs, load_teacher
 from jetlit.models.layers import DecoderLayer
 from jetlit.objectives import chunked_kl
 from jetlit.recipes.lockstep import FrozenTeacher, lock_step
@@ -27,6 +29,8 @@ class TaughtRecipe(Recipe):
         teacher: folder or hub name of the frozen teacher (Llama, Qwen2, Qwen3 or this project's own checkpoint).
         feature_weight: of the feature error in the objective.
         kl_weight: of the KL in the objective.
+        fit_tokens: how many tokens of the first training batches, over all processes, the new linear blocks' output
+            projections are fitted to before training (`jetlit.models.fit_outputs`); 0 leaves what they inherit.
         shard_teacher: spread the teacher's layers over processes too, where the student's are; otherwise every process
             holds all of it.
         kwargs: see `Recipe`.
@@ -36,7 +40,13 @@ class TaughtRecipe(Recipe):
     """
 
     def __init__(
-        self, teacher: str, feature_weight: float, kl_weight: float, shard_teacher: bool = False, **kwargs: Any
+        self,
+        teacher: str,
+        feature_weight: float,
+        kl_weight: float,
+        fit_tokens: int = 32_768,
+        shard_teacher: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if min(feature_weight, kl_weight) < 0 or feature_weight + kl_weight == 0:
@@ -44,6 +54,7 @@ class TaughtRecipe(Recipe):
         self.teacher_path = teacher
         self.feature_weight = feature_weight
         self.kl_weight = kl_weight
+        self.fit_tokens = fit_tokens
         self.shard_teacher = shard_teacher
         self.teacher: FrozenTeacher | None = None
 
@@ -51,6 +62,25 @@ class TaughtRecipe(Recipe):
         """Load the teacher and keep it, frozen; returns its model for the student to be made from."""
         self.teacher = FrozenTeacher(load_teacher(self.teacher_path))
         return self.teacher.model
+
+    def fit_to_teacher(self, student: JetNemotronForCausalLM | SuperNetwork) -> None:
+        """Fit new linear blocks' output projections, unless the weights come from a checkpoint anyway."""
+        data: Any = self._trainer and self._trainer.datamodule  # type: ignore[attr-defined]
+        if not self.fit_tokens or data is None or self._trainer.ckpt_path is not None:  # type: ignore[union-attr]
+            return
+        assert self.teacher is not None
+        device = self.trainer.strategy.root_device
+        nn.Module.to(student, device)  # transformers' own is not typed as a method
+        self.teacher.to(device)
+        fit_outputs(student, self.teacher.model.model, list(self._first_batches(data, device)))
+
+    def _first_batches(self, data: LightningDataModule, device: torch.device) -> Iterator[Tensor]:
+        seen = 0
+        for batch in data.train_dataloader():
+            yield batch["input_ids"].to(device)
+            seen += batch["input_ids"].numel() * self.trainer.world_size
+            if seen >= self.fit_tokens:
+                return
 
     def layers_that_run(self) -> list[DecoderLayer]:
         """The student's and the teacher's."""

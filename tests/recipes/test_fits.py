@@ -31,9 +31,20 @@ def assert_same(left, right):
 @pytest.mark.parametrize("stage", ["teacher", "supernet", "stage1", "stage2"])
 def test_the_held_out_objective_falls(run_dir, stage):
     name = {"supernet": "val/feature", "stage1": "val/kl"}.get(stage, "val/loss")
-    start = run_fit(tiny.command(run_dir, stage, "--ckpt_path", "none", verb="validate"))
-    after = tiny.fit(run_dir, stage, "--trainer.max_steps", "30", "--ckpt_path", "none")
+    inherited = ["--model.init_args.fit_tokens", "0"] if stage in ("supernet", "stage1") else []
+    options = ["--ckpt_path", "none", *inherited]
+    start = run_fit(tiny.command(run_dir, stage, *options, verb="validate"))
+    after = tiny.fit(run_dir, stage, "--trainer.max_steps", "30", *options)
     assert after.trainer.callback_metrics[name] < 0.97 * start.trainer.callback_metrics[name]
+
+
+@pytest.mark.parametrize("stage", ["supernet", "stage1"])
+def test_new_blocks_start_closer_to_the_teacher_when_their_outputs_are_fitted(run_dir, stage):
+    def start(tokens):
+        options = ["--ckpt_path", "none", "--model.init_args.fit_tokens", str(tokens)]
+        return run_fit(tiny.command(run_dir, stage, *options, verb="validate")).trainer.callback_metrics["val/feature"]
+
+    assert start(2000) < 0.8 * start(0)
 
 
 @pytest.mark.parametrize("stage", ["supernet", "stage1"])

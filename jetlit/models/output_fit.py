@@ -1,0 +1,87 @@
+"""Least squares for the output projections of new linear blocks: where a hybrid starts, before any gradient step.
+
+An inherited output projection expects attention's heads. A linear block's heads are normalised and multiplied by a gate
+that is random at first, so that what it inherits comes out as noise: on SmolLM2 its squared error is that of no mixer
+at all. But what its heads give is a random feature map of what attention reads, and the best linear read-out of given
+features has a closed form. Every layer is fitted by itself, on the hidden states the teacher has there (the attention
+transfer of LoLCATs, arXiv:2410.10254, and MOHAWK, arXiv:2408.10189, without its gradient descent).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from jetlit.blocks.base import LinearMixer
+from jetlit.models.layers import DecoderLayer
+from jetlit.models.modeling import JetNemotronForCausalLM, JetNemotronModel
+from jetlit.models.supernet import SuperNetwork
+
+RIDGE = 1e-3
+"""The penalty on the weights, as a share of the features' mean square."""
+
+
+@torch.no_grad()
+def fit_outputs(
+    student: JetNemotronForCausalLM | SuperNetwork, teacher: JetNemotronModel, batches: Sequence[Tensor]
+) -> None:
+    """Sets the output projection of every linear block by least squares towards the attention that it replaces.
+
+    With F the features of a token (a block's heads side by side), a the attention's output and t the teacher's state
+    with it: W = argmin Σ_tokens |W F - a|² / |t|² + a ridge penalty. Each token counts relative to its own size, as in
+    `jetlit.objectives.relative_error`. The processes of a distributed run add up their sums and so agree on W.
+
+    Args:
+        student: of as many layers as the teacher; only the `o_proj.weight` of linear blocks, on all paths of a super
+            network, change.
+        teacher: all attention where the student has linear blocks; on the same device.
+        batches: token ids, each [B, T]; together they should hold several times as many tokens as a block has
+            features, or the fit follows their noise.
+    """
+    hidden = [teacher.embed(ids) for ids in batches]
+    inputs = [teacher.layer_inputs(states) for states in hidden]
+    for layer, original in zip(student.model.layers, cast(Iterable[DecoderLayer], teacher.layers), strict=True):
+        attended = [original.mix(*pair) for pair in zip(hidden, inputs)]
+        for block in layer.self_attn.modules():
+            if isinstance(block, LinearMixer):
+                normed = (original.input_layernorm(states) for states in hidden)
+                features = (_features(block, x.to(block.o_proj.weight.dtype)) for x in normed)
+                _fit(block.o_proj, features, attended, [_weights(*pair) for pair in zip(hidden, attended)])
+        hidden = [original.feed_forward(*pair) for pair in zip(hidden, attended)]
+
+
+def _fit(projection: nn.Linear, features: Iterable[Tensor], outputs: list[Tensor], weights: list[Tensor]) -> None:
+    """Solves for a projection from features [B, T, F] to outputs [B, T, H], with weights [B, T] of the tokens."""
+    size = projection.in_features
+    gram = torch.zeros(size, size, dtype=torch.float64, device=projection.weight.device)
+    moments = gram.new_zeros(size, projection.out_features)
+    for x, y, weight in zip(features, outputs, weights):
+        x, y = x.flatten(0, 1).double(), y.flatten(0, 1).double()
+        weighed = (x * weight.flatten()[:, None]).T
+        gram += weighed @ x
+        moments += weighed @ y
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(gram)
+        dist.all_reduce(moments)
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+    projection.weight.copy_(torch.linalg.solve(gram, moments).T)
+
+
+def _weights(hidden: Tensor, mixed: Tensor) -> Tensor:
+    """One over each token's squared size after attention: [B, T], float64."""
+    return 1 / (hidden.double() + mixed.double()).square().sum(-1).clamp_min(1e-12)
+
+
+def _features(block: LinearMixer, x: Tensor) -> Tensor:
+    """What the block gives its output projection for the input [B, T, H]: [B, T, heads · value size]."""
+    seen: list[Tensor] = []
+    handle = block.o_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        block(x)
+    finally:
+        handle.remove()
+    return seen[0]
