@@ -1,5 +1,6 @@
 """What the super network and stage 1 share: a student that learns from a frozen teacher."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,8 +30,9 @@ class TaughtRecipe(Recipe):
         teacher: folder or hub name of the frozen teacher (Llama, Qwen2, Qwen3 or this project's own checkpoint).
         feature_weight: of the feature error in the objective.
         kl_weight: of the KL in the objective.
-        fit_tokens: how many tokens of the first training batches, over all processes, the new linear blocks' output
-            projections are fitted to before training (`jetlit.models.fit_outputs`); 0 leaves what they inherit.
+        fit_tokens: how many tokens of the first training sequences, over all processes, the new linear blocks' output
+            projections are fitted to before training (`jetlit.models.fit_outputs`), rounded up to whole sequences of
+            each process; 0 leaves what they inherit.
         shard_teacher: spread the teacher's layers over processes too, where the student's are; otherwise every process
             holds all of it.
         kwargs: see `Recipe`.
@@ -75,11 +77,14 @@ class TaughtRecipe(Recipe):
         fit_outputs(student, self.teacher.model.model, list(self._first_batches(data, device)))
 
     def _first_batches(self, data: LightningDataModule, device: torch.device) -> Iterator[Tensor]:
-        seen = 0
+        """This process's first training sequences; the last batch is cut, so that the start has nothing of its size."""
+        taken = 0
         for batch in data.train_dataloader():
-            yield batch["input_ids"].to(device)
-            seen += batch["input_ids"].numel() * self.trainer.world_size
-            if seen >= self.fit_tokens:
+            ids = batch["input_ids"]
+            wanted = math.ceil(self.fit_tokens / self.trainer.world_size / ids.shape[1])
+            yield ids[: wanted - taken].to(device)
+            taken += len(ids)
+            if taken >= wanted:
                 return
 
     def layers_that_run(self) -> list[DecoderLayer]:

@@ -37,7 +37,7 @@ RECIPES = {
     "teacher": {"class_path": "Pretraining", "init_args": {"decoder": DECODER}},
     "supernet": {
         "class_path": "SuperNetworkTraining",
-        "init_args": {"teacher": "${run_dir}/teacher/model", "fit_tokens": 300},
+        "init_args": {"teacher": "${run_dir}/teacher/model", "fit_tokens": 288},
     },
     "stage1": {
         "class_path": "Distillation",
@@ -45,7 +45,7 @@ RECIPES = {
             "teacher": "${run_dir}/teacher/model",
             "architecture": "${run_dir}/architecture.json",
             "feature_weight": 0.5,
-            "fit_tokens": 300,
+            "fit_tokens": 288,
         },
     },
     "stage2": {"class_path": "FullTraining", "init_args": {"student": "${run_dir}/stage1/model"}},
