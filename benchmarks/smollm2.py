@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jetlit_data.sources import GENERATORS
 from matplotlib.ticker import MaxNLocator
 from reporting import RESULTS, report
 
@@ -63,10 +64,10 @@ class Lab:
             for extra in [arguments.verb_config]
         }
         self._end = time.monotonic() + 60 * arguments.minutes
-        settings = parse_arguments(report_verb, [*self._verb_argv("report"), "--run_dir", str(self.run)])
+        settings = parse_arguments(report_verb, [*self.verb_argv("report"), "--run_dir", str(self.run)])
         self.tasks = settings["tasks"]
         self.context, self.largest = settings["context"], arguments.largest_batch
-        searched = parse_arguments(search_blocks, self._verb_argv("blocks") + self._verb_argv("tasks"))
+        searched = parse_arguments(search_blocks, self.verb_argv("blocks") + self.verb_argv("tasks"))
         self.batch, self.short_context = searched["batch"], searched["context"]
 
     def teacher(self) -> Path:
@@ -100,10 +101,18 @@ class Lab:
         shutil.rmtree(self.run / "studies" / name / "model", ignore_errors=True)
 
     def held_out(self, model: Path) -> float:
-        """The model's next-token loss on the held-out blocks, nats per token."""
-        overrides = {"model.init_args.student": str(model), "model.init_args.compile": False}
-        argv = self.fit_argv("stage2", "studies/held_out", overrides)
-        cli = run_fit(["validate", *argv[1:], "--ckpt_path", "none"])
+        """The model's next-token loss on the held-out blocks of text, generated documents left out, nats per token."""
+        argv = self.fit_argv("stage2", "studies/held_out", {})
+        corpora = resolved_config(argv)["data"]["init_args"]["corpora"]
+        text = {path: weight for path, weight in corpora.items() if Path(path).name not in GENERATORS}
+        options = _options(
+            {
+                "model.init_args.student": str(model),
+                "model.init_args.compile": False,
+                "data.init_args.corpora": json.dumps(text),
+            }
+        )
+        cli = run_fit(["validate", *argv[1:], *options, "--ckpt_path", "none"])
         return float(cli.trainer.callback_metrics["val/loss"])
 
     def score(self, model: Path) -> Row:
@@ -117,7 +126,7 @@ class Lab:
         """Runs a verb of the command line unless `out` holds its result."""
         if read_result(out) is None:
             self.check_time()
-            argv = [part for name in configs for part in self._verb_argv(name)]
+            argv = [part for name in configs for part in self.verb_argv(name)]
             call(function, [*argv, "--run_dir", str(self.run), "--out_dir", str(out), *options])
 
     def candidates(self) -> str:
@@ -128,7 +137,7 @@ class Lab:
     def table(self, name: str, title: str, rows: list[Row], notes: str = "") -> None:
         report(f"smollm2_{name}", title, rows, notes, self.out)
 
-    def _verb_argv(self, name: str) -> list[str]:
+    def verb_argv(self, name: str) -> list[str]:
         return [part for path in self._verb_configs[name] for part in ("--config", path)]
 
     def fit_argv(self, stage: str, folder: str, overrides: dict[str, Any]) -> list[str]:
@@ -159,28 +168,56 @@ def _losses(result: dict[str, Any]) -> Row:
 def final(lab: Lab) -> None:
     """The hybrid after both stages against its teacher, as it is and continued on the same tokens."""
     rows: list[Row] = []
-    models = {"teacher": lab.teacher(), "stage 1": lab.run / "stage1" / "model", "hybrid": lab.run / "stage2" / "model"}
-    for name, folder in models.items():
+
+    def add(model: str, seed: int, folder: Path) -> None:
         lab.check_time()
-        rows.append({"model": name, "held-out loss": lab.held_out(folder)} | lab.score(folder))
-        if name != "stage 1":
-            rows[-1] |= _generation(lab, folder)
-        lab.table("final", "Teacher and hybrid", rows)
-    rows.append({"model": "teacher continued"} | _continued(lab))
-    lab.table("final", "Teacher and hybrid", rows, "Generation: bf16, the largest batch of the context that fits.")
+        rows.append({"model": model, "seed": seed, "held-out loss": lab.held_out(folder)} | lab.score(folder))
+        lab.table("final", "Teacher and hybrid", rows, "Held-out loss: of text alone, nats per token.")
+
+    add("teacher", 0, lab.teacher())
+    for seed in lab.seeds:
+        add("stage 1", seed, _hybrid(lab, "stage1", seed))
+        add("hybrid", seed, _hybrid(lab, "stage2", seed))
+        for rate in CONTINUED_RATES:
+            add(f"teacher continued at {rate:g}", seed, _continued(lab, rate, seed))
 
 
-def _continued(lab: Lab) -> Row:
+def _hybrid(lab: Lab, stage: str, seed: int) -> Path:
+    """A stage's model; the run's own has the first seed, others are trained here, of the same architecture."""
+    if seed == 0:
+        return lab.run / stage / "model"
+    overrides = {"seed_everything": seed}
+    if stage == "stage2":
+        overrides["model.init_args.student"] = _hybrid(lab, "stage1", seed)
+    lab.fit(f"{stage}_seed{seed}", stage, **overrides)
+    return lab.run / "studies" / f"{stage}_seed{seed}" / "model"
+
+
+CONTINUED_RATES = [5e-4, 1e-4]
+"""Stage 2's own rate is high for a model that is trained already: the better one is what the hybrid must match."""
+
+
+def _continued(lab: Lab, rate: float, seed: int) -> Path:
     """The teacher trained as in stage 2, on as many tokens as the hybrid saw in both stages."""
     stages = (resolved_config(lab.fit_argv(stage, stage, {})) for stage in ("stage1", "stage2"))
-    steps = sum(stage["trainer"]["max_steps"] for stage in stages)
-    overrides = {"model.init_args.student": lab.teacher(), "trainer.max_steps": steps}
-    return lab.fit("teacher_continued", "stage2", **overrides)
+    overrides = {
+        "model.init_args.student": lab.teacher(),
+        "model.init_args.optimizer.init_args.lr": rate,
+        "trainer.max_steps": sum(stage["trainer"]["max_steps"] for stage in stages),
+        "seed_everything": seed,
+    }
+    name = f"continued_{rate:g}_seed{seed}"
+    lab.fit(name, "stage2", **overrides)
+    return lab.run / "studies" / name / "model"
 
 
-def continued(lab: Lab) -> None:
-    """The teacher continued, which `final` compares with, by itself."""
-    lab.table("continued", "Teacher continued on the hybrid's tokens", [_continued(lab)])
+def generation(lab: Lab) -> None:
+    """Decoding of teacher and hybrid at their largest batches, on a device that nothing else uses."""
+    rows: list[Row] = []
+    for name, folder in {"teacher": lab.teacher(), "hybrid": lab.run / "stage2" / "model"}.items():
+        lab.check_time()
+        rows.append({"model": name} | _generation(lab, folder))
+        lab.table("generation", "Generation of teacher and hybrid", rows, "bf16, the largest batch that fits.")
 
 
 def _generation(lab: Lab, folder: Path) -> Row:
@@ -346,20 +383,22 @@ def speed(lab: Lab) -> None:
     files |= {folder.name: folder / "architecture.json" for folder in sorted((lab.run / "hardware/rows").iterdir())}
     rows: list[Row] = []
     for name, file in files.items():
-        options = {"model.init_args.architecture": file, "trainer.max_steps": 32, "data.init_args.val_batches": 1}
-        options |= {"throughput.batch": lab.batch, "throughput.context": lab.short_context}
-        stage = f"studies/speed/{name}"
-        folder = lab.run / stage
-        if read_result(folder) is None:
-            lab.check_time()
-            run_fit([*lab.fit_argv("candidate", stage, options), "--ckpt_path", "none"])
-            shutil.rmtree(folder / "model")
-        found = read_result(folder)
-        assert found is not None
-        values = {title: found["metrics"][key]["value"] for key, title in SPEEDS.items()}
-        rows.append({"block or shape": name} | values)
+        rows.append({"block or shape": name} | _speed(lab, name, file))
         notes = f"Generation: bf16, {lab.batch} sequences of {lab.short_context} tokens."
         lab.table("speed", "Speed of blocks and shapes", rows, notes)
+
+
+def _speed(lab: Lab, name: str, architecture: Path) -> Row:
+    options = {"model.init_args.architecture": architecture, "trainer.max_steps": 32, "data.init_args.val_batches": 1}
+    options |= {"throughput.batch": lab.batch, "throughput.context": lab.short_context}
+    folder = lab.run / "studies" / "speed" / name
+    if read_result(folder) is None:
+        lab.check_time()
+        run_fit([*lab.fit_argv("candidate", f"studies/speed/{name}", options), "--ckpt_path", "none"])
+        shutil.rmtree(folder / "model")
+    found = read_result(folder)
+    assert found is not None
+    return {title: found["metrics"][key]["value"] for key, title in SPEEDS.items()}
 
 
 SPEEDS = {
@@ -408,27 +447,30 @@ def _network(lab: Lab, name: str, options: Row) -> tuple[Path, Row]:
 
 
 def rates(lab: Lab) -> None:
-    """The learning rate of stage 1 and of the searches' candidates, on two full layers spread evenly."""
+    """Each block's learning rate as a candidate, on two full layers spread evenly."""
     count = read_config(lab.teacher()).num_hidden_layers
-    file = lab.run / "studies" / "rates.json"
-    Architecture.uniform(count, 2, "jet").save(file)
+    blocks = parse_arguments(search_blocks, lab.verb_argv("blocks") + lab.verb_argv("tasks"))["blocks"]
     rows: list[Row] = []
-    for rate in lab.rates:
-        overrides = {"model.init_args.architecture": file, "model.init_args.optimizer.init_args.lr": rate}
-        rows.append({"learning rate": rate} | lab.fit(f"rate_{rate}", "candidate", **overrides))
-        lab.forget(f"rate_{rate}")
-        lab.table("rates", "Learning rates", rows)
+    for block, config in blocks.items():
+        file = lab.run / "studies" / f"rates_{block}.json"
+        Architecture.uniform(count, 2, block, {block: config} if config else {}).save(file)
+        for rate in lab.rates:
+            overrides = {"model.init_args.architecture": file, "model.init_args.optimizer.init_args.lr": rate}
+            name = f"rate_{block}_{rate:g}"
+            rows.append({"block": block, "learning rate": rate} | lab.fit(name, "candidate", **overrides))
+            lab.forget(name)
+            lab.table("rates", "Learning rates", rows)
 
 
 STUDIES = {
     "rates": rates,
     "final": final,
+    "generation": generation,
     "placement": placement,
     "losses": losses,
     "convolution": convolution,
     "blocks": blocks,
     "supernet": supernet,
-    "continued": continued,
     "speed": speed,
 }
 
@@ -437,7 +479,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 2e-3, 4e-3], help="of the study of that name")
+    parser.add_argument(
+        "--rates", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3, 4e-3], help="of the study of that name"
+    )
     parser.add_argument("--steps", type=int, help="of every fit, in place of its own number")
     parser.add_argument("--run_dir", default="runs/smollm2")
     parser.add_argument("--out", default=str(RESULTS))
