@@ -72,7 +72,7 @@ def flex(compiled: Callable[..., Any]) -> Candidate:
 
 
 def paged(cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A cache [B, Hkv, S, D] as pages [pages, Hkv, PAGE, D] where it lies, and each sequence's page numbers [B, S / PAGE].
+    """Views a cache [B, Hkv, S, D] as pages [pages, Hkv, PAGE, D]; and the sequences' pages [B, S / PAGE].
 
     Consecutive pages are consecutive slots of one head, so that a sequence's numbers begin Hkv · S / PAGE later than
     those of the one before, and those between are never used.
