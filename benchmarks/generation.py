@@ -1,8 +1,9 @@
-"""Prefill and decode throughput of Jet-Nemotron and of a full-attention model in the same engine, on one GPU.
+"""Prefill and decode throughput of Jet-Nemotron and of full-attention models in the same engine, on one GPU.
 
     python benchmarks/generation.py                      # all of the following
-    python benchmarks/generation.py table                # the figures at 64K, and one sequence at 4K
+    python benchmarks/generation.py table                # the figures at 64K, and one sequence of the 2B at 4K
     python benchmarks/generation.py table --models 2B --contexts 4096    # of them the one sequence alone
+    python benchmarks/generation.py table --models Qwen2.5-1.5B Qwen3-1.7B    # full attention, of these shapes
     python benchmarks/generation.py curve --contexts 4096 65536    # the speed-up by context (fig. 6)
     python benchmarks/generation.py largest              # the largest batch at 64K, found by running it
 
@@ -30,11 +31,14 @@ CONTEXTS = [2**power * 1024 for power in range(2, 9)]
 # Paper, fig. 6: speed-up of the 2B over Qwen3-1.7B from 4K to 256K.
 PAPER_PREFILL = dict(zip(CONTEXTS, [1.14, 1.15, 1.37, 1.74, 2.54, 4.03, 6.14]))
 PAPER_DECODE = dict(zip(CONTEXTS, [15.6, 23.3, 39.6, 44.1, 47.5, 51.6, 53.6]))
-PAPER_DECODE_RATE = {"2B": 2885, "4B": 1271}  # tokens/s at 64K context
+# The same, tokens/s at 64K of context and the largest batch.
+PAPER_DECODE_RATE = {"2B": 2885, "4B": 1271, "Qwen2.5-1.5B": 241, "Qwen3-1.7B": 61}
 # Context, batch (None: the largest that fits), the paper's tokens/s, tokens/s to reach.
 TABLE = {
     "2B": [(65536, 128, PAPER_DECODE_RATE["2B"], 10_000), (4096, 1, None, 400)],
     "4B": [(65536, None, PAPER_DECODE_RATE["4B"], 4500)],
+    "Qwen2.5-1.5B": [(65536, None, PAPER_DECODE_RATE["Qwen2.5-1.5B"], None)],
+    "Qwen3-1.7B": [(65536, None, PAPER_DECODE_RATE["Qwen3-1.7B"], None)],
 }
 CURVE_NOTES = (
     "Each side with the largest power of two of sequences that fits an 80 GB card, 1,024 at most. Prefill at 4K is "
@@ -46,6 +50,11 @@ CURVE_NOTES = (
 
 # Of the prompts of a batch; more only takes memory.
 TOKENS_AT_ONCE = 16384
+
+
+def qwen2_1b5() -> JetNemotronConfig:
+    """Qwen2.5-1.5B's shape: full attention, 2 KV heads."""
+    return JetNemotronConfig(max_position_embeddings=2**19)
 
 
 def qwen3_1b7() -> JetNemotronConfig:
@@ -79,6 +88,14 @@ def released_config(scale: str) -> JetNemotronConfig:
 def released(scale: str) -> JetNemotronForCausalLM:
     """A released configuration with random weights."""
     return build(released_config(scale))
+
+
+MODELS = {
+    "2B": lambda: released("jet_nemotron_2b"),
+    "4B": lambda: released("jet_nemotron_4b"),
+    "Qwen2.5-1.5B": lambda: build(qwen2_1b5()),
+    "Qwen3-1.7B": lambda: build(qwen3_1b7()),
+}
 
 
 def step_bytes(model: JetNemotronForCausalLM, batch: int, context: int) -> int:
@@ -131,27 +148,27 @@ def row(name: str, model: JetNemotronForCausalLM, batch: int, context: int, band
 
 
 def table(arguments: argparse.Namespace, bandwidth: float) -> None:
-    """The issue's table."""
-    rows = []
+    """The issue's table, and the paper's full-attention models beside it; written model by model."""
+    notes = f"Device copy {bandwidth / 1e12:.2f} TB/s, bytes read and written; the bound is a step's bytes over it."
     for name in arguments.models:
-        model = released(f"jet_nemotron_{name.lower()}")
+        model = MODELS[name]()
+        rows = []
         for context, batch, paper, goal in TABLE[name]:
             if context in arguments.contexts:
                 batch = batch or largest_power_of_two(model, context, arguments.memory_gib)
                 rows.append(row(name, model, batch, context, bandwidth, paper=paper, **{"to reach": goal}))
         del model
         gc.collect()
-    rows = with_earlier(rows, "generation", ("model", "context", "batch"), arguments.out)
-    rows.sort(key=lambda row: (row["model"], row["context"]))
-    notes = f"Device copy {bandwidth / 1e12:.2f} TB/s, bytes read and written; the bound is a step's bytes over it."
-    report("generation", "Generation, bf16, random weights, one GPU", rows, notes, arguments.out)
+        rows = with_earlier(rows, "generation", ("model", "context", "batch"), arguments.out)
+        rows.sort(key=lambda row: (row["model"], row["context"]))
+        report("generation", "Generation, bf16, random weights, one GPU", rows, notes, arguments.out)
 
 
 def curve(arguments: argparse.Namespace, bandwidth: float) -> None:
     """Speed-up over the full-attention model by context, with both absolute columns."""
     measured: dict[str, dict[int, dict]] = {}
-    for name, make in (("2B", lambda: released("jet_nemotron_2b")), ("Qwen3-1.7B shape", lambda: build(qwen3_1b7()))):
-        model = make()
+    for name in ("2B", "Qwen3-1.7B"):
+        model = MODELS[name]()
         measured[name] = {}
         for context in arguments.contexts:
             batch = largest_power_of_two(model, context, arguments.memory_gib)
@@ -185,30 +202,27 @@ def curve(arguments: argparse.Namespace, bandwidth: float) -> None:
 
 def largest(arguments: argparse.Namespace, bandwidth: float) -> None:
     """The largest batch at 64K by running it, on all of this card's memory, and its decoding."""
-    rows = []
     for name in arguments.models:
-        model = released(f"jet_nemotron_{name.lower()}")
+        model = MODELS[name]()
         found = find_largest_batch(model, 65536)
         torch.cuda.empty_cache()
         measured = measure_generation(model, found.batch, 65536, prefill_batch=0, decode_tokens=16)
         bound = found.batch / (step_bytes(model, found.batch, 65536) / bandwidth)
-        rows.append(
-            {
-                "model": name,
-                "largest batch": found.batch,
-                "tokens of a prompt at once": found.prefill_chunk,
-                "prefill tokens/s": found.prefill_tokens_per_s,
-                "decode tokens/s": measured["decode_tokens_per_s"],
-                "share of bound": measured["decode_tokens_per_s"] / bound,
-                "peak GiB": max(found.peak_memory_bytes, measured["peak_memory_bytes"]) / 2**30,
-                "paper": PAPER_DECODE_RATE[name],
-            }
-        )
+        measured_now = {
+            "model": name,
+            "largest batch": found.batch,
+            "tokens of a prompt at once": found.prefill_chunk,
+            "prefill tokens/s": found.prefill_tokens_per_s,
+            "decode tokens/s": measured["decode_tokens_per_s"],
+            "share of bound": measured["decode_tokens_per_s"] / bound,
+            "peak GiB": max(found.peak_memory_bytes, measured["peak_memory_bytes"]) / 2**30,
+            "paper": PAPER_DECODE_RATE[name],
+        }
         del model
         gc.collect()
         torch.cuda.empty_cache()
-    rows = with_earlier(rows, "largest_batch", ("model",), arguments.out)
-    report("largest_batch", "Largest batch at 64K, bf16, random weights, one GPU", rows, folder=arguments.out)
+        rows = with_earlier([measured_now], "largest_batch", ("model",), arguments.out)
+        report("largest_batch", "Largest batch at 64K, bf16, random weights, one GPU", rows, folder=arguments.out)
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -227,7 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="?", choices=["table", "curve", "largest", "all"], default="all")
     parser.add_argument("--contexts", type=int, nargs="+", default=CONTEXTS, help="of the table and the curve")
-    parser.add_argument("--models", nargs="+", choices=TABLE, default=list(TABLE), help="of the table and largest")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="of the table and largest")
     parser.add_argument("--memory-gib", type=float, default=79.0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()

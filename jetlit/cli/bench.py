@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig
 
 from jetlit.cli.scoring import load_model
 from jetlit.generation import measure_generation, measure_training
 from jetlit.models import JetNemotronConfig
 from jetlit.models.parameters import PAPER_GRID, count_parameters, grid_config
+from jetlit.models.teacher import convert_config, read_config
 from jetlit.objectives import chunked_cross_entropy
 from jetlit.search.measurements import cached_measurement
 
@@ -24,7 +22,7 @@ def bench_params(model: str | None = None) -> None:
         model: folder of a model (its config.json is enough); by default table 2 of the paper and Jet-Nemotron-2B.
     """
     if model is not None:
-        print(f"{count_parameters(AutoConfig.from_pretrained(model)):,} parameters")
+        print(f"{count_parameters(convert_config(read_config(model))):,} parameters")
         return
     table = Table("d_K", "d_V", "heads", "parameters", "billions", "paper", title="Table 2: Gated DeltaNet")
     for row in PAPER_GRID:
@@ -55,11 +53,13 @@ def bench_generation(
         dtype: to compute in; by default the checkpoint's.
         cache: folder of measurements; one taken before on the same machine and versions is not taken again.
     """
-    config = {"bench": "generation", "model": str(Path(model).resolve()), "batch": batch, "context": context}
 
     def measure() -> dict[str, float]:
         return measure_generation(load_model(model, device, dtype), batch, context, repeats=repeats)
 
+    # The shapes decide, not the folder: another model may have taken its place.
+    shapes = read_config(model).to_dict() | {"_name_or_path": None}
+    config = {"bench": "generation", "config": shapes, "batch": batch, "context": context}
     config |= {"repeats": repeats, "device": device, "dtype": dtype}
     _show(measure() if cache is None else cached_measurement(cache, config, measure))
 

@@ -77,7 +77,7 @@ def _declared_shapes(folder: Path) -> dict[str, list[int]] | None:
     """Returns names and shapes from the files' headers; None where there are no safetensors."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        files = _listed_files(index)
     elif (folder / "model.safetensors").is_file():
         files = ["model.safetensors"]
     else:
@@ -90,6 +90,13 @@ def _declared_shapes(folder: Path) -> dict[str, list[int]] | None:
         except (OSError, SafetensorError) as error:
             raise UserError(f"{folder / file} is missing or damaged ({error}): get the file again.") from None
     return shapes
+
+
+def _listed_files(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is damaged ({error}): get the file again.") from None
 
 
 def _first(names: Iterable[str], shown: int = 3) -> str:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from jetlit.blocks import BLOCKS
 from jetlit.errors import UserError
@@ -43,7 +44,8 @@ class JetNemotronConfig(PreTrainedConfig):
         qk_norm: RMSNorm on queries and keys.
 
     Raises:
-        UserError: an unknown layer type, a wrong number of layers, a missing or odd window, or uneven heads.
+        UserError: an unknown layer type or activation, a wrong number of layers, a missing or odd window, or uneven
+            heads.
     """
 
     model_type = "jet_nemotron"
@@ -89,6 +91,8 @@ class JetNemotronConfig(PreTrainedConfig):
             self.efficient_attention_config = {}
         super().__post_init__(**kwargs)
         self.check_layers()
+        if self.hidden_act not in ACT2FN:
+            raise UserError(f"hidden_act {self.hidden_act!r} is no activation: use silu, or another of transformers'.")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -113,6 +117,9 @@ class JetNemotronConfig(PreTrainedConfig):
                 f"layer_types has {len(self.layer_types)} entries for {self.num_hidden_layers} layers: "
                 "give one for each layer."
             )
+        for name in set(self.layer_types) & set(self.efficient_attention_config or {}):
+            if not isinstance((self.efficient_attention_config or {})[name], dict):
+                raise UserError(f"efficient_attention_config.{name} must map settings to values: correct config.json.")
         if "swa" in self.layer_types:
             window = self.block_config("swa").get("window_size")
             if isinstance(window, bool) or not isinstance(window, int) or window < 1:

@@ -95,7 +95,7 @@ def convert(
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a checkpoint; raises UserError when there is none."""
     try:
-        return AutoTokenizer.from_pretrained(str(path))
+        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"There is no tokenizer at {path}: give the folder that holds tokenizer.json.") from error
 

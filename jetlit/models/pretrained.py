@@ -103,8 +103,10 @@ def _packaged_file(weights: PackagedWeights) -> Path:
 
 def _from_folder(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
-        convert_config(AutoConfig.from_pretrained(name))
-        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype), AutoTokenizer.from_pretrained(name)
+        convert_config(AutoConfig.from_pretrained(name, trust_remote_code=False))
+        # Nothing that was downloaded is unpickled.
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True)
+        return model, AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except UserError:
         raise
     except (OSError, ValueError, KeyError) as error:

@@ -116,7 +116,7 @@ _FAMILIES: dict[str, Callable[[Any], dict[str, Any]]] = {"llama": _llama, "qwen2
 def read_config(path: str) -> PreTrainedConfig:
     """Reads a checkpoint's configuration from a folder or the hub; raises UserError when there is none."""
     try:
-        return AutoConfig.from_pretrained(path)
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except UserError:
         raise
     except (OSError, ValueError) as error:

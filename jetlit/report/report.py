@@ -22,7 +22,7 @@ from jetlit.report.searches import (
     save_figures,
 )
 from jetlit.report.style import compact
-from jetlit.report.tables import markdown
+from jetlit.report.tables import evaluation_table, markdown
 from jetlit.report.tensorboard import write_tensorboard
 from jetlit.results import read_result
 
@@ -57,6 +57,7 @@ class RunContent:
         curves: losses of every fit.
         scores: metrics of the run's models, by model (see `metric`).
         samples: texts that the models wrote.
+        evaluations: result.json of every `jetlit eval` in the run, by folder.
         drawn: figures by path relative to `folder`.
     """
 
@@ -66,6 +67,7 @@ class RunContent:
     curves: dict[str, dict[str, Curve]]
     scores: Mapping[str, Mapping[str, Mapping[str, Any]]]
     samples: Sequence[Sample]
+    evaluations: dict[str, dict[str, Any]]
     drawn: dict[str, Figure] = field(default_factory=dict)
 
 
@@ -104,9 +106,14 @@ def _gather(
     results = {stage: result for stage, result in found.items() if result is not None}
     placement = read_json(run_dir / "placement/placement.json") if "placement" in results else None
     curves = {stage: loss_curves(run_dir / stage / "tensorboard") for stage in _FITS if stage in results}
-    return RunContent(
-        run_dir, results, placement, {stage: lines for stage, lines in curves.items() if lines}, scores, samples
-    )
+    drawn_curves = {stage: lines for stage, lines in curves.items() if lines}
+    return RunContent(run_dir, results, placement, drawn_curves, scores, samples, _evaluations(run_dir))
+
+
+def _evaluations(run_dir: Path) -> dict[str, dict[str, Any]]:
+    folders = [run_dir / "eval", *sorted((run_dir / "eval").glob("*/"))]
+    found = {str(folder.relative_to(run_dir)): read_result(folder) for folder in folders}
+    return {folder: result for folder, result in found.items() if result is not None}
 
 
 def _draw(content: RunContent) -> None:
@@ -139,6 +146,7 @@ def report_values(content: RunContent) -> dict[str, Any]:
         "stages": content.results,
         "models": {name: dict(found) for name, found in content.scores.items()},
         "samples": [vars(sample) for sample in content.samples],
+        "evaluations": content.evaluations,
         "figures": sorted(content.drawn),
         "seconds": {
             "value": sum(result["seconds"] for result in content.results.values()),
@@ -152,6 +160,7 @@ def report_text(content: RunContent) -> str:
     sections: list[tuple[str, Callable[[RunContent], str]]] = [
         ("Stages", _stages),
         ("Teacher and students", _models),
+        ("Evaluation", _evaluation),
         ("Placement of full attention", _placement),
         ("Linear blocks", _blocks),
         ("Shapes under one state size", _hardware),
@@ -212,6 +221,17 @@ def _models(content: RunContent) -> str:
         ]
         text += markdown(["", *names], rows)
     return text + "\n" + _figure(content, "report/held_out.png", "Held-out loss of teacher and students")
+
+
+def _evaluation(content: RunContent) -> str:
+    parts = []
+    for folder, result in content.evaluations.items():
+        config = result["config"]
+        limit = f", {config['limit']} questions of a task at most" if config["limit"] else ""
+        what = f"suite {config['suite']}" if config["suite"] else "tasks"
+        header, rows = evaluation_table(result["metrics"])
+        parts.append(f"`{config['model']}` on {what}{limit} ({folder}, {result['date']}):\n\n{markdown(header, rows)}")
+    return "\n".join(parts)
 
 
 def _unit(scores: Mapping[str, Mapping[str, Mapping[str, Any]]], key: str) -> str:

@@ -45,6 +45,25 @@ def candidate_table(
     return header, rows
 
 
+def evaluation_table(metrics: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Returns header and rows of what `jetlit eval` found: of a suite a row a task, the paper's figures beside it.
+
+    Args:
+        metrics: of the evaluation, as in result.json.
+    """
+    tasks = [name.removesuffix("/value") for name in metrics if name.endswith("/value")]
+    if not tasks:
+        return ["metric", "value", "unit"], [
+            [name, compact(found["value"]), found["unit"]] for name, found in metrics.items()
+        ]
+    models = list(dict.fromkeys(name.partition("/paper/")[2] for name in metrics if "/paper/" in name))
+    columns = ["value", "stderr", "num_fewshot", "questions", *(f"paper/{model}" for model in models)]
+    header = ["task", "value", "standard error", "shots", "questions", *(f"{model} (paper)" for model in models)]
+    return header, [
+        [task, *(compact(metrics.get(f"{task}/{column}", {}).get("value")) for column in columns)] for task in tasks
+    ]
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], chosen: int | None = None, texts: int = 1) -> str:
     """Returns a Markdown table; the chosen row is bold, the first `texts` columns are left-aligned."""
     lines = ["| " + " | ".join(text.replace("\n", " ") for text in header) + " |"]

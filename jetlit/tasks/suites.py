@@ -80,7 +80,8 @@ def run_suite(
         settings: of `jetlit.tasks.lm_eval.HarnessModel`.
 
     Returns:
-        For each task "value" (of its metric), "stderr", "num_fewshot" and "questions".
+        For each task "value" (of its metric), "stderr" (NaN where the harness gives none), "num_fewshot" and
+        "questions".
 
     Raises:
         UserError: the harness is not installed, knows no such task, or the task has no such metric.
@@ -124,7 +125,7 @@ def _report(task: SuiteTask, found: Any) -> dict[str, float]:
     questions = sum(samples[part]["effective"] for part in subtasks if part in samples)
     return {
         "value": float(results[task.metric]),
-        "stderr": float(error) if isinstance(error, (int, float)) else 0.0,
+        "stderr": float(error) if isinstance(error, (int, float)) else float("nan"),
         "num_fewshot": float(task.num_fewshot),
         "questions": float(questions),
     }

@@ -33,3 +33,11 @@ def test_every_candidate_is_right(benchmark, heads, groups):
     for name, (run, follows) in benchmark.candidates(flex_attention).items():
         assert benchmark.error(run, query, *cache, 37) < 1e-6, name
         assert (benchmark.error(run, query, *cache, 11) < 1e-6) == follows, name
+
+
+def test_pages_lie_where_the_cache_lies(benchmark):
+    cache = torch.randn(3, 2, 5 * benchmark.PAGE, 4)
+    pages, numbers = benchmark.paged(cache)
+    assert pages.data_ptr() == cache.data_ptr()
+    gathered = pages[numbers.long()]  # [B, pages, Hkv, PAGE, D]
+    assert torch.equal(gathered.transpose(1, 2).flatten(2, 3), cache)

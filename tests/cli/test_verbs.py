@@ -191,12 +191,19 @@ def test_convert_generate_eval_export_and_bench(models: Path, capsys, tmp_path: 
     text, again, other = (said(capsys, *generate, "--seed", seed).rpartition("\n\n")[0] for seed in "556")
     assert text.startswith("def f(") and text == again != other
     assert re.search(r"6 tokens; prefill [\d,]+ tokens/s, decode [\d,]+ tokens/s", said(capsys, *generate))
-    said(capsys, "eval", "--model", hybrid, TASKS, "--out", str(tmp_path / "scores.json"))
-    assert 0 <= json.loads((tmp_path / "scores.json").read_text())["recall/accuracy"]["value"] <= 1
+    text = said(capsys, "eval", "--model", hybrid, TASKS, "--run_dir", str(tmp_path))
+    found = json.loads((tmp_path / "eval/result.json").read_text())
+    assert "recall/accuracy" in text and 0 <= found["metrics"]["recall/accuracy"]["value"] <= 1
     said(capsys, "export", "--run_dir", str(tmp_path), "--model", hybrid, "--out_dir", str(tmp_path / "exported"))
     assert (tmp_path / "exported" / "model.safetensors").exists()
     sizes = ["--batch", "2", "--device", "cpu"]
-    assert "decode_tokens_per_s" in said(capsys, "bench", "generation", "--model", hybrid, "--context", "40", *sizes)
+    measured = [
+        said(
+            capsys, "bench", "generation", "--model", folder, "--context", "40", "--cache", str(tmp_path / "c"), *sizes
+        )
+        for folder in (hybrid, str(tmp_path / "exported"))
+    ]
+    assert "decode_tokens_per_s" in measured[0] and measured[0] == measured[1], "a model of the same shapes"
     assert "training_tokens_per_s" in said(capsys, "bench", "training", "--model", hybrid, "--length", "20", *sizes)
 
 

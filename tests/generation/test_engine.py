@@ -29,8 +29,23 @@ def test_equals_transformers_token_by_token(layers, chunk):
         {"tie_word_embeddings": False, "output_bias": True, "mlp_bias": True},
         {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}},
         {"num_key_value_heads": 1},
+        {"hidden_size": 1536, "num_attention_heads": 12, "num_key_value_heads": 2},
+        {
+            "hidden_size": 2048,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "attention_bias": False,
+            "qk_norm": True,
+        },
     ],
-    ids=["qwen3", "llama with biases", "scaled positions", "one key head"],
+    ids=[
+        "qwen3",
+        "llama with biases",
+        "scaled positions",
+        "one key head",
+        "attention of Qwen2.5-1.5B",
+        "attention of Qwen3-1.7B",
+    ],
 )
 def test_full_attention_teachers_of_every_kind(changes):
     model, ids = small_model(["attn"] * 3, **changes), prompts(3, 11)

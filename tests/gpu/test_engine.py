@@ -1,5 +1,7 @@
 """The engine's captured decode step against transformers' generate and against itself without a graph."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -46,6 +48,42 @@ def test_a_captured_step_equals_transformers_token_by_token(layers):
     engine = GenerationEngine(hybrid, 3, 70 + NEW, prefill_chunk=32, cuda_graph=True)
     assert torch.equal(engine.generate(ids, NEW), expected)
     assert torch.equal(engine.generate(ids, NEW), expected), "a second prompt meets a used cache"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": 1536, "num_attention_heads": 12, "num_key_value_heads": 2},
+        {"hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 8, "qk_norm": True}
+        | {"attention_bias": False},
+    ],
+    ids=["Qwen2.5-1.5B", "Qwen3-1.7B"],
+)
+def test_attention_of_the_paper_s_teachers_token_by_token(changes):
+    teacher = small_model(["attn"] * 3, **changes).to("cuda")
+    ids = prompts()
+    expected = teacher.generate(ids, max_new_tokens=NEW, do_sample=False, pad_token_id=0)
+    engine = GenerationEngine(teacher, 3, 70 + NEW, prefill_chunk=32, cuda_graph=True)
+    assert torch.equal(engine.generate(ids, NEW), expected)
+
+
+def waits_of_a_prefill(layers: list[str], length: int) -> int:
+    """How often the host waits for the device, of a prefill like one that was before."""
+    engine = GenerationEngine(model(layers, torch.bfloat16), 3, 200, prefill_chunk=32)
+    ids = prompts(length=length)
+    engine.prefill(ids)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            engine.prefill(ids)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(warning.message) for warning in caught)
+
+
+def test_neither_layers_nor_chunks_of_a_prefill_wait_for_the_device():
+    assert waits_of_a_prefill(["jet", "attn", "swa", "jet"], 130) == waits_of_a_prefill(["jet"], 30) <= 2
 
 
 @hybrids

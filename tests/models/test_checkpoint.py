@@ -79,10 +79,19 @@ def test_a_tensor_of_the_wrong_shape_is_named_with_both_shapes(saved):
         AutoModelForCausalLM.from_pretrained(saved[1])
 
 
-def test_what_does_not_fit_is_refused_before_a_tensor_is_read(saved, monkeypatch):
-    change_tensors(saved[1], lambda tensors: tensors.pop("model.norm.weight"))
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda tensors: tensors.pop("model.norm.weight"), "lacks tensors"),
+        (lambda tensors: tensors.update({"extra": torch.ones(2)}), "nothing uses"),
+        (lambda tensors: tensors.update({"model.norm.weight": torch.ones(35)}), "wrong shape"),
+    ],
+    ids=["missing", "left over", "wrong shape"],
+)
+def test_what_does_not_fit_is_refused_before_a_tensor_is_read(saved, change, sentence, monkeypatch):
+    change_tensors(saved[1], change)
     monkeypatch.setattr(PreTrainedModel, "from_pretrained", None)  # would be called to load
-    with pytest.raises(UserError, match="lacks tensors"):
+    with pytest.raises(UserError, match=sentence):
         JetNemotronForCausalLM.from_pretrained(saved[1])
 
 
@@ -91,6 +100,18 @@ def test_a_damaged_file_is_one_sentence(saved):
     weights.write_bytes(weights.read_bytes()[:3000])
     with pytest.raises(UserError, match="missing or damaged"):
         AutoModelForCausalLM.from_pretrained(saved[1])
+
+
+def test_a_missing_file_of_several_and_a_damaged_index_are_one_sentence(tmp_path):
+    small_model(HYBRIDS["hybrid"]).save_pretrained(tmp_path, max_shard_size="20KB")
+    sorted(tmp_path.glob("*.safetensors"))[1].unlink()
+    with pytest.raises(UserError, match="safetensors is missing or damaged"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+    for content in ('{"weight_map"', "[]", '{"weight_map": 3}'):
+        (tmp_path / "model.safetensors.index.json").write_text(content)
+        with pytest.raises(UserError, match=r"index.json is damaged .*: get the file again") as error:
+            AutoModelForCausalLM.from_pretrained(tmp_path)
+        assert "\n" not in str(error.value)
 
 
 def test_the_decoder_alone_loads_from_the_same_folder(saved):

@@ -88,7 +88,12 @@ def test_a_value_of_the_wrong_type_is_one_sentence(tmp_path):
         ({"layer_types": ["attn"] * 4}, "4 entries for 3 layers"),
         ({"efficient_attention_config": {"swa": {"window_size": 0}}}, "window_size"),
         ({"efficient_attention_config": {"swa": {"window_size": 3.5}}}, "window_size"),
+        ({"efficient_attention_config": {"swa": {"window_size": -4}}}, "window_size"),
+        ({"efficient_attention_config": {"swa": {"window_size": True}}}, "window_size"),
+        ({"efficient_attention_config": {"swa": {"window_size": "long"}}}, "window_size"),
         ({"efficient_attention_config": None}, "window_size"),
+        ({"efficient_attention_config": {"swa": {"window_size": 5}, "jet": "large"}}, "jet must map"),
+        ({"hidden_act": "swishy"}, "'swishy' is no activation"),
         ({"num_attention_heads": 7}, "does not divide"),
     ],
 )

@@ -2,10 +2,12 @@
 
 import importlib.metadata
 import importlib.util
+import json
 
 import pytest
 import torch
 from jetlit_data import load_tokenizer
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from jetlit.errors import UserError
@@ -52,6 +54,20 @@ def test_what_is_no_teacher_is_said(tmp_path):
     with pytest.raises(UserError, match="There is no teacher .*: use smollm2, a hub name, or a folder"):
         prepare_teacher(str(tmp_path / "nothing"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_pickled_weights_and_remote_code_are_refused(llama, tmp_path):
+    torch.save(load_file(llama / "model.safetensors"), llama / "pytorch_model.bin")
+    (llama / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="safetensors"):
+        prepare_teacher(str(llama), tmp_path / "out")
+    values = json.loads((llama / "config.json").read_text())
+    values |= {"model_type": "llama_of_mine", "auto_map": {"AutoConfig": "mine.Config"}}
+    (llama / "config.json").write_text(json.dumps(values))
+    (llama / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\n")
+    with pytest.raises(UserError, match="There is no teacher"):
+        prepare_teacher(str(llama), tmp_path / "out")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "ran").exists()
 
 
 def test_a_missing_package_an_older_one_and_a_damaged_file_are_said(monkeypatch, tmp_path):

@@ -15,6 +15,8 @@ from transformers import (
 
 from jetlit.errors import UserError
 from jetlit.models import load_teacher
+from jetlit.models.assembly import empty_model
+from jetlit.models.teacher import convert_config
 from tests.models.small import prompts, small_model
 
 SIZES = {
@@ -78,6 +80,46 @@ def test_the_copy_of_a_model_is_its_own():
     copied = load_teacher(original)
     torch.nn.init.zeros_(copied.lm_head.weight)
     assert original.lm_head.weight.any()
+
+
+# The shapes of Qwen2.5-1.5B and Qwen3-1.7B-Base, and what their config.json leads transformers to count.
+REAL = {
+    "qwen2.5-1.5b": (
+        Qwen2ForCausalLM,
+        Qwen2Config(
+            hidden_size=1536,
+            intermediate_size=8960,
+            num_hidden_layers=28,
+            num_attention_heads=12,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+        ),
+        1_543_714_304,
+    ),
+    "qwen3-1.7b": (
+        Qwen3ForCausalLM,
+        Qwen3Config(
+            hidden_size=2048,
+            intermediate_size=6144,
+            num_hidden_layers=28,
+            num_attention_heads=16,
+            num_key_value_heads=8,
+            head_dim=128,
+            tie_word_embeddings=True,
+        ),
+        1_720_574_976,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_names_and_shapes_of_the_paper_s_teachers_are_transformers(name):
+    cls, config, parameters = REAL[name]
+    with torch.device("meta"):
+        expected = {key: tuple(tensor.shape) for key, tensor in cls(config).state_dict().items()}
+    ours = empty_model(convert_config(config))
+    assert {key: tuple(tensor.shape) for key, tensor in ours.state_dict().items()} == expected
+    assert sum(parameter.numel() for parameter in ours.parameters()) == parameters
 
 
 def test_the_type_of_the_weights_can_be_chosen(tmp_path):

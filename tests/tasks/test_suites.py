@@ -11,6 +11,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from jetlit.errors import UserError
 from jetlit.models import load_teacher
+from jetlit.tasks.paper import paper_accuracy, paper_mean
 from jetlit.tasks.suites import Suite, SuiteTask, run_suite
 from jetlit.tasks.text import read_records
 from tests.tasks.models import VOCABULARY, Oracle, random_model
@@ -190,6 +191,29 @@ def test_the_harness_knows_every_task_of_the_shipped_suites():
 def test_shipped_suites_load_under_their_own_name(path):
     suite = Suite.load(path)
     assert suite.name == path.stem and suite.tasks
+
+
+def test_the_seed_suite_is_these_eight_tasks():
+    (path,) = (path for path in CONFIGS if path.stem == "seed")
+    assert sorted(task.task for task in Suite.load(path).tasks) == [
+        "arc_challenge",
+        "arc_easy",
+        "hellaswag",
+        "mmlu",
+        "openbookqa",
+        "piqa",
+        "truthfulqa_mc2",
+        "winogrande",
+    ]
+
+
+def test_the_paper_s_figures_belong_to_tasks_of_the_shipped_suites():
+    named = {task.task for path in CONFIGS for task in Suite.load(path).tasks}
+    reported = {task for task in named if paper_accuracy(task)}
+    assert len(reported) == 12
+    assert paper_accuracy("gsm8k")["Jet-Nemotron-4B"] == 0.787
+    assert paper_mean("retrieval")["Qwen3-1.7B-Base"] == 0.761
+    assert not paper_accuracy("hellaswag") and not paper_mean("seed")
 
 
 def test_the_paper_s_shots_are_kept():

@@ -1,0 +1,34 @@
+"""What the paper reports of its models and their teachers (Gu et al., arXiv:2508.15884), by the harness' task names."""
+
+MODELS = ("Jet-Nemotron-2B", "Jet-Nemotron-4B", "Qwen2.5-1.5B", "Qwen3-1.7B-Base")
+
+_PERCENT = {
+    "mmlu": (60.8, 65.2, 59.5, 60.3),
+    "mmlu_pro": (39.0, 44.2, 28.9, 37.8),
+    "bbh_cot_zeroshot": (58.3, 65.0, 44.1, 54.2),
+    "gsm8k": (76.2, 78.7, 62.4, 62.8),
+    "longbench": (41.1, 43.9, 39.1, 42.2),
+    "arc_challenge": (48.6, 51.7, 45.4, 44.9),
+    "arc_easy": (74.8, 79.2, 71.2, 68.6),
+    "piqa": (75.4, 78.1, 75.8, 75.5),
+    "winogrande": (65.8, 70.5, 63.8, 63.8),
+    "openbookqa": (40.6, 43.6, 40.2, 39.0),
+    "boolq": (81.2, 83.0, 72.8, 79.0),
+    "truthfulqa_mc2": (47.8, 46.6, 46.6, 48.8),
+}
+# FDA, SWDE and SQuAD are printed as one mean.
+_PERCENT_OF_SUITES = {"retrieval": (74.2, 76.2, 72.4, 76.1)}
+
+
+def paper_accuracy(task: str) -> dict[str, float]:
+    """Returns the paper's figures for a task of the harness, as fractions by model; none where it reports none."""
+    return _by_model(_PERCENT.get(task, ()))
+
+
+def paper_mean(suite: str) -> dict[str, float]:
+    """Returns the paper's figures for the mean over a suite's tasks, as fractions by model."""
+    return _by_model(_PERCENT_OF_SUITES.get(suite, ()))
+
+
+def _by_model(percent: tuple[float, ...]) -> dict[str, float]:
+    return {model: round(value / 100, 4) for model, value in zip(MODELS, percent)}
