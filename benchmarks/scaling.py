@@ -256,7 +256,7 @@ def draw(rows: list[Row], path: Path) -> None:
     axis.set_xscale("log", base=2)
     axis.set_xticks(counts, labels=map(str, counts))
     axis.set(xlabel="processes", ylabel="tokens/s a process, of one alone's", ylim=(0, 1.1))
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="lower left")
     save(figure, path)
 
 
