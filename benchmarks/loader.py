@@ -24,24 +24,41 @@ CONSUMED = 34_000
 WANTED = 5 * CONSUMED
 
 
-def measure(corpora: dict[str, float], workers: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One row: the first epoch, which opens and checks every chunk, and the mean of as many more as fit the time."""
-    data = TokenDataModule(corpora, arguments.length, arguments.batch, num_workers=workers)
+def prepared(folder: str) -> list[str]:
+    """Two corpora made from the sources of the running Python."""
+    specs = {name: CorpusSpec("stdlib", max_tokens=4_000_000) for name in ("one", "other")}
+    prepare(folder, specs, chunk_tokens=2**20, progress=False)
+    return [f"{folder}/{name}" for name in specs]
+
+
+def mixture(corpora: list[str]) -> dict[str, float]:
+    """Their weights: each half of the one before."""
+    return {path: 0.5**number for number, path in enumerate(corpora)}
+
+
+def speeds(data: TokenDataModule, seconds: float) -> tuple[float, float]:
+    """Tokens/s of the first epoch, which opens and checks every chunk, and of as many more as fill the time."""
     loader = data.train_dataloader()
-    first, first_seconds = epoch(loader)
-    tokens, seconds = 0, 0.0
-    while seconds < arguments.seconds:
-        more, took = epoch(loader)
-        tokens, seconds = tokens + more, seconds + took
-    slower = min(first / first_seconds, tokens / seconds)
+    first, first_took = epoch(loader)
+    tokens, took = 0, 0.0
+    while took < seconds:
+        more, more_took = epoch(loader)
+        tokens, took = tokens + more, took + more_took
+    return first / first_took, tokens / took
+
+
+def measure(corpora: dict[str, float], workers: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One row."""
+    data = TokenDataModule(corpora, arguments.length, arguments.batch, num_workers=workers)
+    first, later = speeds(data, arguments.seconds)
     return {
         "corpora": len(corpora),
         "workers": workers,
         "batch x length": f"{arguments.batch}x{arguments.length}",
-        "first epoch, tokens/s": first / first_seconds,
-        "later epochs, tokens/s": tokens / seconds,
+        "first epoch, tokens/s": first,
+        "later epochs, tokens/s": later,
         "wanted, tokens/s": WANTED,
-        "slower one / a GPU's need": slower / CONSUMED,
+        "slower one / a GPU's need": min(first, later) / CONSUMED,
     }
 
 
@@ -63,14 +80,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        if not arguments.corpora:
-            specs = {name: CorpusSpec("stdlib", max_tokens=4_000_000) for name in ("one", "other")}
-            prepare(folder, specs, chunk_tokens=2**20, progress=False)
-        corpora = arguments.corpora or [f"{folder}/one", f"{folder}/other"]
-        mixture = {path: 0.5**number for number, path in enumerate(corpora)}
+        corpora = arguments.corpora or prepared(folder)
         rows = [
             measure(chosen, workers, arguments)
-            for chosen in ({corpora[0]: 1.0}, mixture)
+            for chosen in ({corpora[0]: 1.0}, mixture(corpora))
             for workers in arguments.workers
         ]
     notes = "Chunks lie in the page cache; a slower disk or network bounds a first reading instead."

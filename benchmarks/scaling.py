@@ -1,15 +1,18 @@
-"""Weak scaling of stage 1 and stage 2 over the GPUs of one host: tokens/s, efficiency, memory, step times.
+"""Weak scaling of stage 1 and stage 2 over the GPUs of one host: tokens/s, efficiency, memory, step times, loading.
 
     python benchmarks/scaling.py                                  # 1, 2, 4, 8 GPUs, as many as there are
     python benchmarks/scaling.py --steps stage1 --processes 1 2 --parts times --trace-steps
     python benchmarks/scaling.py --steps stage1 --processes 2 --parts checkpoint
     python benchmarks/scaling.py --models FOLDER --accelerator cpu --eager --batch 1 --length 32   # processes, gloo
+    python benchmarks/scaling.py --merge FOLDER FOLDER            # one table of what was measured with other --out
 
 Every count of processes is a torchrun of its own over the same random models (or those in FOLDER/teacher and
 FOLDER/student). What one process does is measured without any strategy, so that efficiency holds all that sharding
-costs. The last count also writes a checkpoint, which half as many processes go on from. Rows are added to those that
-this machine has measured the same day, in place of those of the same measurement; --trace-steps says beside them what
-the GPU of the first process waited for in one step.
+costs. The last count also writes a checkpoint, which half as many processes go on from: with the weights and the
+optimizer's moments that were saved, or the run fails. The data loader is measured in all processes at once, on a
+mixture of corpora, as benchmarks/loader.py does in one. Rows are added to those that this machine has measured the same
+day, in place of those of the same measurement; --trace-steps says beside them what the GPU of the first process waited
+for in one step.
 """
 
 import argparse
@@ -26,17 +29,26 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import loader as token_loader
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from reporting import RESULTS, report, today, with_earlier
+from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 from tracing import StepTrace
 from training import RandomTokens, build, save_models
 
+from jetlit.datamodules import TokenDataModule
 from jetlit.files import write_text
+from jetlit.report.style import new_figure, save
 
 Row = dict[str, Any]
-PARTS = ["times", "checkpoint"]
+PARTS = ["times", "checkpoint", "loader"]
+WORKERS = 4  # of each process, as in configs/jet_nemotron_2b
+NOTES = (
+    "Efficiency is a process's tokens/s over those of one process without any strategy. The loader's are those of the "
+    "slowest process, all of them reading at once."
+)
 
 
 class StepTimes(lightning.Callback):
@@ -61,6 +73,32 @@ class StepTimes(lightning.Callback):
         return [end - start for start, end in pairs]
 
 
+class OptimizerNorms(lightning.Callback):
+    """Norms over all processes of the trained weights and of the optimizer's moments: what a checkpoint hands over."""
+
+    def __init__(self) -> None:
+        self.at_start: list[float] = []
+        self.at_end: list[float] = []
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.at_start = self.norms(trainer.optimizers[0])
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.at_end = self.norms(trainer.optimizers[0])
+
+    @staticmethod
+    def norms(optimizer: torch.optim.Optimizer) -> list[float]:
+        weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        states = [optimizer.state[weight] for weight in weights if optimizer.state[weight]]
+        tensors = [weights, [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]]
+        return [norm(each) for each in tensors if each]
+
+
+def norm(tensors: list[Tensor]) -> float:
+    total = torch.nn.utils.get_total_norm([tensor.detach() for tensor in tensors])
+    return float(total.full_tensor() if hasattr(total, "full_tensor") else total)
+
+
 def adamw(groups: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=1e-4, fused=torch.cuda.is_available())
 
@@ -77,17 +115,17 @@ def strategy(arguments: argparse.Namespace, world: int) -> Any:
 def work(arguments: argparse.Namespace) -> None:
     """What every process of a torchrun does; the first one prints a line of JSON."""
     world = int(os.environ["WORLD_SIZE"])
-    models = Path(arguments.models)
+    models, hands_over = Path(arguments.models), bool(arguments.save or arguments.resume)
     options = {"optimizer": adamw, "compile": not arguments.eager, "chunk": arguments.chunk}
     recipe = build(arguments.step, models / "teacher", models / "student", options)
-    times, trace = StepTimes(), StepTrace(arguments.count + 1)
+    times, trace, norms = StepTimes(), StepTrace(arguments.count + 1), OptimizerNorms()
     trainer = lightning.Trainer(
         accelerator=arguments.accelerator,
         devices=world,
         strategy=strategy(arguments, world),
         precision="bf16-mixed" if arguments.accelerator == "gpu" else "32-true",
         max_steps=arguments.count + (2 if arguments.resume or arguments.trace else 0),
-        callbacks=[times, *([trace] if arguments.trace else [])],
+        callbacks=[times, *([trace] if arguments.trace else []), *([norms] if hands_over else [])],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -105,8 +143,25 @@ def work(arguments: argparse.Namespace) -> None:
     if trainer.is_global_zero:
         if arguments.trace:
             write_text(Path(arguments.trace), trace.summary() + "\n")
-        seconds = times.seconds()[arguments.warmup : arguments.count - 1]
-        print(json.dumps({"seconds": seconds, "peak_bytes": peak, "global_step": trainer.global_step}), flush=True)
+        result = {"peak_bytes": peak, "global_step": trainer.global_step}
+        result["seconds"] = times.seconds()[arguments.warmup : arguments.count - 1]
+        print(json.dumps(result | {"at_start": norms.at_start, "at_end": norms.at_end}), flush=True)
+
+
+def read(arguments: argparse.Namespace) -> None:
+    """What every process of a torchrun does to measure its loader; the first one prints a line of JSON."""
+    distributed.init_process_group("gloo")
+    torch.set_num_threads(1)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # batches are pinned
+    corpora = token_loader.mixture(arguments.corpora)
+    data = TokenDataModule(corpora, arguments.length, arguments.batch, num_workers=WORKERS)
+    distributed.barrier()
+    slowest = torch.tensor(min(token_loader.speeds(data, seconds=3)))
+    distributed.all_reduce(slowest, distributed.ReduceOp.MIN)
+    if distributed.get_rank() == 0:
+        print(json.dumps({"tokens/s a process": float(slowest)}), flush=True)
+    distributed.destroy_process_group()
 
 
 def run(step: str, processes: int, models: Path, arguments: argparse.Namespace, **extra: Any) -> dict[str, Any]:
@@ -117,7 +172,7 @@ def run(step: str, processes: int, models: Path, arguments: argparse.Namespace, 
         command += [f"--{name}", str(extra.pop(name, getattr(arguments, name)))]
     command += ["--eager"] if arguments.eager else []
     for name, value in extra.items():
-        command += [f"--{name}", str(value)]
+        command += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{step} on {processes} processes failed:\n{done.stderr[-3000:]}")
@@ -148,29 +203,68 @@ def handed_over(step: str, processes: int, models: Path, arguments: argparse.Nam
     checkpoint = models / f"{step}.ckpt"
     fewer = max(1, processes // 2)
     start = time.perf_counter()
-    run(step, processes, models, arguments, count=2, save=checkpoint)
+    saved = run(step, processes, models, arguments, count=2, save=checkpoint)
     resumed = run(step, fewer, models, arguments, count=2, resume=checkpoint)
     took = time.perf_counter() - start
+    if not torch.allclose(torch.tensor(saved["at_end"]), torch.tensor(resumed["at_start"]), rtol=1e-5, atol=0):
+        sys.exit(f"{step}: {fewer} processes begin with norms {resumed['at_start']}, not {saved['at_end']} as saved.")
     # Three times the weights: the next step's would not fit beside it everywhere.
     shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink()
     return {"its checkpoint resumed by": f"{fewer}, to step {resumed['global_step']} ({took:.0f} s)"}
+
+
+def loaded(processes: int, corpora: list[str], arguments: argparse.Namespace) -> Row:
+    """Speed of the slowest loader of a count of processes, beside what a GPU consumes."""
+    slowest = run("loader", processes, Path(), arguments, corpora=corpora)["tokens/s a process"]
+    return {
+        "tokens/s": slowest * processes,
+        "tokens/s a process": slowest,
+        "efficiency": None,
+        "tokens/s a process / a GPU's need": slowest / token_loader.CONSUMED,
+    }
 
 
 KEY = ("step", "processes", "strategy", "batch x length a process")
 
 
 def add(rows: list[Row], row: Row) -> None:
-    """Put a row's values into that of the same measurement, or the row at the end; say what efficiencies are then."""
+    """Put a row's values into that of the same measurement, or the row in its place; say what efficiencies are then."""
     same = [other for other in rows if all(other.get(name) == row[name] for name in KEY)]
     if same:
         same[0].update(row)
     else:
         rows.append(row)
+        rows.sort(key=lambda each: (each["step"], each[KEY[-1]], each["processes"]))
     single = {(r["step"], r[KEY[-1]]): r.get("tokens/s") for r in rows if r["processes"] == 1}
     for each in rows:
         alone = single.get((each["step"], each[KEY[-1]]))
         if alone and each.get("tokens/s a process"):
             each["efficiency"] = each["tokens/s a process"] / alone
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Efficiency over the number of processes, a line for each step and batch."""
+    figure, [axis] = new_figure(5, 3.2)
+    lines: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row["processes"]):
+        if row.get("efficiency") and row.get("step s"):
+            lines.setdefault(f"{row['step']}, {row[KEY[-1]]}", []).append(row)
+    for number, (label, each) in enumerate(lines.items()):
+        counts, values = zip(*((row["processes"], row["efficiency"]) for row in each), strict=True)
+        axis.plot(counts, values, marker="osD^"[number % 4], label=label)
+    counts = sorted({row["processes"] for each in lines.values() for row in each})
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(counts, labels=map(str, counts))
+    axis.set(xlabel="processes", ylabel="tokens/s a process, of one alone's", ylim=(0, 1.1))
+    axis.legend(frameon=False, loc="lower left")
+    save(figure, path)
+
+
+def show(rows: list[Row], folder: Path) -> None:
+    """Write the table and its picture."""
+    report("scaling", "Weak scaling on one host", rows, NOTES, folder=folder)
+    if any(row.get("efficiency") and row.get("step s") and row["processes"] > 1 for row in rows):
+        draw(rows, folder / "scaling.png")
 
 
 def main() -> None:
@@ -189,29 +283,51 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=2048)
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
     parser.add_argument("--trace-steps", action="store_true", help="also trace a step of each measurement")
+    parser.add_argument("--corpora", nargs="+", help="folders that `jetlit data` prepared; default: two from Python's")
+    parser.add_argument("--merge", type=Path, nargs="+", help="measure nothing: add the rows of these folders' tables")
     parser.add_argument("--out", type=Path, default=RESULTS)
     for internal in ("--step", "--save", "--resume", "--trace"):
         parser.add_argument(internal, help=argparse.SUPPRESS)
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
-        work(arguments)
+        (read if arguments.step == "loader" else work)(arguments)
         return
-    if arguments.accelerator == "gpu" and max(arguments.processes) > gpus:
+    if arguments.accelerator == "gpu" and max(arguments.processes) > gpus and not arguments.merge:
         sys.exit(f"{max(arguments.processes)} processes need as many GPUs and here are {gpus}: set --processes.")
     rows = with_earlier([], "scaling", KEY, arguments.out)
+    for folder in arguments.merge or ():
+        for row in json.loads((folder / "scaling.json").read_text())["rows"]:
+            add(rows, row)
+        show(rows, arguments.out)
+    if not arguments.merge:
+        measure(rows, arguments)
+
+
+def measure(rows: list[Row], arguments: argparse.Namespace) -> None:
+    """Every part asked for; each adds its row as soon as it is there."""
+    counts, strategy = arguments.processes, arguments.strategy
+
+    def put(values: Row, *key: Any) -> None:
+        shape = f"{arguments.batch}x{arguments.length}"
+        add(rows, dict(zip(KEY, (*key, shape), strict=True)) | values | {"measured": today()})
+        show(rows, arguments.out)
+
     with tempfile.TemporaryDirectory() as folder:
+        if "loader" in arguments.parts:
+            corpora = arguments.corpora or token_loader.prepared(folder)
+            for processes in counts:
+                put(loaded(processes, corpora, arguments), f"loader, {WORKERS} workers", processes, "-")
+        if not {"times", "checkpoint"} & set(arguments.parts):
+            return
         models = arguments.models or save_models(Path(folder), "jet_nemotron_2b", torch.device("cuda"))[0].parent
-        for step, part, processes in itertools.product(arguments.steps, arguments.parts, arguments.processes):
-            if part == "checkpoint" and processes != arguments.processes[-1]:
-                continue
-            measure = timed if part == "times" else handed_over
-            values = measure(step, processes, models, arguments)
-            spread = arguments.strategy if processes > 1 else "-"
-            shape = f"{arguments.batch}x{arguments.length}"
-            key = dict(zip(KEY, (step, processes, spread, shape), strict=True))
-            add(rows, key | values | {"measured": today()})
-            report("scaling", "Weak scaling on one host", rows, folder=arguments.out)
+        for step in arguments.steps:
+            if "times" in arguments.parts:
+                for processes in counts:
+                    values = timed(step, processes, models, arguments)
+                    put(values, step, processes, strategy if processes > 1 else "-")
+            if "checkpoint" in arguments.parts:
+                put(handed_over(step, counts[-1], models, arguments), step, counts[-1], strategy)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 
 Random weights in the shapes of Jet-Nemotron-2B and of its teacher, Qwen2.5-1.5B; the real recipes in Lightning's
 trainer, bf16 autocast over float32 masters, fused AdamW. Random tokens serve, since time does not depend on them.
-MFU is as `jetlit.callbacks.Throughput` counts it: products with weights alone, over the device's dense bf16 peak.
+MFU is as `jetlit.callbacks.Throughput` counts it: products with weights alone, over the device's dense bf16 peak. Rows
+take the place of earlier ones of the same step and batch.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 import lightning
 import torch
 from profiling import StepProfile
-from reporting import RESULTS, report
+from reporting import RESULTS, report, with_earlier
 from torch.utils.data import DataLoader
 
 from jetlit.callbacks import Throughput
@@ -30,6 +31,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 # Tokens/s on one H100: derived from the paper's H100-hours, and wanted here.
 PAPER = {"supernet": 17_200, "stage1": 22_300, "stage2": 12_900}
 TARGET = {"supernet": 30_000, "stage1": 34_000, "stage2": 20_000}
+KEYS = ("step", "batch x length")
 
 
 def save_models(folder: Path, scale: str, device: torch.device) -> tuple[Path, Path]:
@@ -122,6 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", nargs="*", default=list(PAPER), help="supernet, stage1, stage2")
     parser.add_argument("--scale", default="jet_nemotron_2b")
+    parser.add_argument("--models", type=Path, help="folder with teacher/ and student/; default: random ones")
     parser.add_argument("--batch", type=int, default=3)
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=12)
@@ -133,12 +136,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_float32_matmul_precision("high")
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        models = save_models(Path(folder), arguments.scale, torch.device("cuda"))
+        if arguments.models:
+            models = arguments.models / "teacher", arguments.models / "student"
+        else:
+            models = save_models(Path(folder), arguments.scale, torch.device("cuda"))
         torch.cuda.empty_cache()
         for step in arguments.step:
-            rows.append(measure(step, models, arguments))
+            rows = with_earlier([measure(step, models, arguments)], "training", KEYS, arguments.out)
             report("training", "Training steps at 2B size, one GPU", rows, folder=arguments.out)
 
 

@@ -39,7 +39,9 @@ def project(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
         products = [F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
     outputs: dict[nn.Linear, Tensor] = {}
     for group, product in zip(groups, products, strict=True):
-        outputs |= zip(group, product.split([layer.out_features for layer in group], -1), strict=True)
+        # The gradient of a split is a concatenation: of one part alone, a copy.
+        parts = [product] if len(group) == 1 else product.split([layer.out_features for layer in group], -1)
+        outputs |= zip(group, parts, strict=True)
     return [outputs[layer] for layer in layers]
 
 

@@ -1,5 +1,6 @@
 """What all recipes share: building, optimising, logging and held-out losses of a decoder on token batches."""
 
+import gc
 import hashlib
 import os
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from jetlit.errors import UserError
 from jetlit.models.layers import DecoderLayer
 from jetlit.objectives import chunked_cross_entropy
+from jetlit.recipes.garbage import spare_what_is_there
 from jetlit.recipes.layers import compile_layer, recompute_feed_forward
 from jetlit.recipes.mean_losses import MeanLosses
 from jetlit.recipes.optimisation import WarmupCosine, parameter_groups
@@ -112,6 +114,7 @@ class Recipe(LightningModule):
 
     def on_train_end(self) -> None:
         """Let go of what served training alone; weights spread over processes are widened when they are gathered."""
+        gc.unfreeze()
         if not is_sharded(self.model):
             widen_frozen(self.model)
 
@@ -146,6 +149,7 @@ class Recipe(LightningModule):
     def on_train_start(self) -> None:
         """Let all processes end after the same step, should one be told to; the trainer's own handlers are set now."""
         agree_on_termination(self.trainer)
+        spare_what_is_there()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch's losses; logs their running means at logging steps."""

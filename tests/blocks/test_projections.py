@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from jetlit.blocks.projections import NARROW, project
 
@@ -78,6 +79,24 @@ def test_layers_with_hooks_or_of_another_class_are_called():
     torch.testing.assert_close(project(x, layers)[0], layers[0](x))
     doubled = Doubled(33, 4, dtype=torch.float64)
     torch.testing.assert_close(project(x, [doubled])[0], 2 * nn.functional.linear(x, doubled.weight, doubled.bias))
+
+
+class Operations(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("sizes", "joined"), [((NARROW, NARROW + 1), 0), ((NARROW, 3, 4), 2)])
+def test_gradients_are_joined_for_narrow_layers_alone(sizes, joined):
+    layers, x, upstream = draw(sizes)
+    with Operations() as operations:  # the narrow layers' weights, and later the gradients of their outputs
+        torch.autograd.backward(project(x, layers), upstream)
+    assert operations.names.count("cat") == joined
 
 
 def test_compiles_without_graph_break():
