@@ -149,14 +149,16 @@ gated_delta_rule_op.register_autograd(_backward, setup_context=_setup_context)
 
 
 def runs_on_triton(operator: str, q: torch.Tensor, backend: str) -> bool:
-    """Decides whether an operator on q [B, T, H, K] runs on the kernels.
+    """Decides whether an operator on q [B, T, H, K] runs on the kernels; the log says once which way was taken.
 
     Raises:
         ValueError: the backend is unknown, or it is "triton" and cannot run; the message says why.
     """
     if resolve_backend(backend, q) == "torch":
+        announce(operator, f"plain PyTorch on {q.device.type}")
         return False
     if q.shape[-1] <= LARGEST_KEY and q.shape[1] > 0:
+        announce(operator, "Triton kernels")
         return True
     reason = f"the Triton kernels hold keys of 1 to {LARGEST_KEY} columns and at least one token, not {tuple(q.shape)}"
     if backend == "triton":

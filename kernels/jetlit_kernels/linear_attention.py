@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from jetlit_kernels.dispatch import announce
 from jetlit_kernels.gated_delta_rule_op import in_one_dtype, run_on_triton, runs_on_triton
 from jetlit_kernels.gated_linear_attention_op import gated_linear_attention_op
 from jetlit_kernels.reference.linear_attention import chunk_linear_attention
@@ -61,6 +60,5 @@ def linear_attention(
         else:
             o, state = run_on_triton(q, k, v, g, None, scale, initial_state, cu_seqlens, False, False)
     else:
-        announce("linear_attention", f"plain PyTorch on {q.device.type}")
         o, state = chunk_linear_attention(q, k, v, g, scale=scale, initial_state=initial_state, cu_seqlens=cu_seqlens)
     return o.to(v.dtype), state if output_final_state else None

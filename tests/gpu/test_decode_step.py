@@ -9,6 +9,7 @@ from tests.kernels.test_decode_step import draw
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: the kernels are compiled and timed"),
+    pytest.mark.usefixtures("filled_with_nan"),
 ]
 PARAMETERS = ("A_log", "dt_bias", "norm_weight", "recurrent_state")
 
@@ -26,7 +27,7 @@ def relative(actual, expected):
 @pytest.mark.parametrize(
     "size", [(12, 96, 256, 4), (16, 128, 256, 4), (4, 256, 288, 4), (12, 64, 384, 2), (2, 40, 72, 8)]
 )
-@pytest.mark.parametrize("batch", [1, 3, 128])
+@pytest.mark.parametrize("batch", [1, 3, 128, 256])
 def test_matches_float64(batch, size, dtype, tolerance):
     inputs = inputs_on_gpu(batch, *size, dtype)
     exact = {name: x.double() for name, x in inputs.items()}

@@ -7,6 +7,7 @@ from jetlit_kernels import gated_rms_norm
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: the kernels are compiled and timed"),
+    pytest.mark.usefixtures("filled_with_nan"),
 ]
 
 
