@@ -193,8 +193,8 @@ def _hybrid(lab: Lab, stage: str, seed: int) -> Path:
     return lab.run / "studies" / f"{stage}_seed{seed}" / "model"
 
 
-CONTINUED_RATES = [5e-4, 1e-4]
-"""Stage 2's own rate is high for a model that is trained already: the better one is what the hybrid must match."""
+CONTINUED_RATES = [1e-3, 5e-4]
+"""Stage 2's own and a lower one, as for a model that is trained already: the better is what the hybrid must match."""
 
 
 def _continued(lab: Lab, rate: float, seed: int) -> Path:
@@ -271,7 +271,7 @@ def _placed(lab: Lab, layers: list[int], linear: str, count: int, seed: int) -> 
     overrides = {
         "model.init_args.architecture": file,
         "model.init_args.student": _ranking(lab, linear) / "all_linear" / "model",
-        "trainer.max_steps": 100,
+        "trainer.max_steps": 60,
         "seed_everything": seed,
     }
     row = lab.fit(name, "candidate", **overrides)
