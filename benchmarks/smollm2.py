@@ -320,11 +320,11 @@ def losses(lab: Lab) -> None:
     """Feature loss, KL and both; attention weights inherited or not; output projections fitted before or not."""
     architecture = lab.run / "hardware" / "architecture.json"
     variants: dict[str, Row] = {
-        "KL": {},
-        "features": {"feature_weight": 1.0, "kl_weight": 0.0},
-        "both": {"feature_weight": 1.0, "kl_weight": 1.0},
-        "KL, not inherited": {"inherit": False},
-        "KL, not fitted": {"fit_tokens": 0},
+        "both": {},
+        "KL": {"feature_weight": 0.0},
+        "features": {"kl_weight": 0.0},
+        "both, not inherited": {"inherit": False},
+        "both, not fitted": {"fit_tokens": 0},
     }
     _compare(lab, "losses", "Losses and initialisation", dict.fromkeys(variants, architecture), variants)
 

@@ -18,10 +18,6 @@ from jetlit.recipes.steps import is_logged
 HOPPER_BFLOAT16_FLOPS = 989.4e12
 """NVIDIA's figure for the H100 SXM and the H200, dense products."""
 
-# Of all sequences' prompts together: enough for a device's full speed, and not the memory of a whole batch's prompts.
-TOKENS_AT_ONCE = 16384
-MIN_CHUNK = 128
-
 
 class Throughput(Callback):
     """Logs training tokens/s, tokens seen, memory and MFU; at fit end measures prefill and decode.
@@ -124,15 +120,15 @@ class Throughput(Callback):
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in final.items()})
 
     def _measure_generation(self, trainer: Trainer, model: Any) -> dict[str, float]:
-        from jetlit.generation import measure_generation  # not needed by a fit that does not ask for it
+        # Not needed by a fit that does not ask for it.
+        from jetlit.generation.throughput import measure_generation, prefill_pieces
 
         assert self.batch is not None
         # A copy, since generation in the type that training computes in would round the float32 masters.
         dtype = torch.bfloat16 if computes_in_bfloat16(trainer) else None
         served = copy.deepcopy(model).to(device=trainer.strategy.root_device, dtype=dtype).eval()
-        measured = measure_generation(
-            served, self.batch, self.context, prefill_chunk=max(MIN_CHUNK, TOKENS_AT_ONCE // self.batch)
-        )
+        chunk = prefill_pieces(self.batch)
+        measured = measure_generation(served, self.batch, self.context, prefill_chunk=chunk)
         return {name: float(value) for name, value in measured.items() if isinstance(value, int | float)}
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from jetlit.cli.scoring import build_tasks, load_model, task_scores
+from jetlit.cli.scoring import build_tasks, load_model, pick_device, task_scores
 from jetlit.generation import GenerationEngine, measure_generation
+from jetlit.generation.throughput import prefill_pieces
 from jetlit.models import JetNemotronForCausalLM
 from jetlit.models.export import load_tokenizer
 from jetlit.report.report import Sample, write_report
@@ -47,7 +48,7 @@ def report(
         if result is None:
             continue
         model = load_model(folder / name / "model", device)
-        scores[name] = _loss(result) | _throughput(folder, name, result["hash"], model, batch, context)
+        scores[name] = _loss(result) | _throughput(folder, name, result["hash"], device, batch, context)
         if tasks:
             scores[name] |= task_scores(model, build_tasks(tasks, folder / name / "model"))
         if name != "stage1":
@@ -62,10 +63,17 @@ def _loss(result: dict[str, Any]) -> Metrics:
     return {} if loss is None else {"held_out_loss": loss}
 
 
-def _throughput(folder: Path, name: str, hash: str, model: JetNemotronForCausalLM, batch: int, context: int) -> Metrics:
-    where = str(model.lm_head.weight.device)
-    config = {"model": name, "hash": hash, "batch": batch, "context": context, "device": where}
-    found = cached_measurement(folder / "measurements", config, lambda: measure_generation(model, batch, context))
+def _throughput(folder: Path, name: str, hash: str, device: str, batch: int, context: int) -> Metrics:
+    where = pick_device(device)
+    # All alike in the type that is served: a fit's weights are kept in float32, a teacher's may be in bfloat16.
+    dtype = "bfloat16" if where.type == "cuda" else "float32"
+    config = {"model": name, "hash": hash, "batch": batch, "context": context, "device": where.type, "dtype": dtype}
+
+    def measure() -> dict[str, float]:
+        model = load_model(folder / name / "model", device, dtype)
+        return measure_generation(model, batch, context, prefill_chunk=prefill_pieces(batch))
+
+    found = cached_measurement(folder / "measurements", config, measure)
     units = {name: "tokens/s" if name.endswith("_per_s") else "B" for name in found}
     return {name: metric(value, units[name]) for name, value in found.items() if name != "peak_memory_bytes"}
 

@@ -15,6 +15,10 @@ from jetlit.errors import UserError
 from jetlit.generation.engine import GenerationEngine
 from jetlit.models import JetNemotronForCausalLM, SuperNetwork
 
+# Of all sequences' prompts together: enough for a device's full speed, and not the memory of a whole batch's prompts.
+TOKENS_AT_ONCE = 16384
+MIN_CHUNK = 128
+
 
 def measure_generation(
     model: JetNemotronForCausalLM | SuperNetwork,
@@ -77,6 +81,11 @@ def measure_generation(
         "cache_bytes": engine.cache_bytes(),
         "peak_memory_bytes": peak_memory_bytes(device),
     }
+
+
+def prefill_pieces(batch: int) -> int:
+    """Tokens of each of `batch` prompts to run at once, so that a large batch's prefill needs little memory."""
+    return max(MIN_CHUNK, TOKENS_AT_ONCE // batch)
 
 
 def measure_training(
