@@ -4,16 +4,20 @@
     python benchmarks/smollm2.py                                    # all studies, in order
     python benchmarks/smollm2.py --studies placement losses --seeds 0 1 2
     python benchmarks/smollm2.py --minutes 8                        # begins nothing new after that
+    for gpu in 0 1 2 3; do CUDA_VISIBLE_DEVICES=$gpu python benchmarks/smollm2.py & done    # shared by four
 
 Every fit is a folder under RUN/studies and is not done twice; tables are written anew after each of their rows, so that
-a cut-off run goes on where it was. Weights are removed once they are scored.
+a cut-off run goes on where it was. Processes that run this side by side on one machine take different fits and end with
+the same tables. Weights are removed once they are scored.
 """
 
 import argparse
+import contextlib
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +33,27 @@ from jetlit.cli.scoring import build_tasks, load_model, task_scores
 from jetlit.cli.search_blocks import search_blocks
 from jetlit.cli.search_placement import search_placement
 from jetlit.cli.search_ranking import search_ranking
+from jetlit.errors import UserError
 from jetlit.files import read_json, write_json
 from jetlit.generation import find_largest_batch, measure_generation
 from jetlit.models import Architecture
 from jetlit.models.teacher import read_config
+from jetlit.pipeline.lock import run_lock
 from jetlit.report.style import COLOURS, new_figure, save
 from jetlit.results import config_hash, read_result
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "smollm2_135m"
 Row = dict[str, Any]
+Job = tuple[Row, Callable[[], Row]]
+"""What a row is about, and what finds the rest of it."""
 
 
 class OutOfTime(Exception):
     """The minutes given are over."""
+
+
+class Busy(Exception):
+    """Another process is at it."""
 
 
 class Lab:
@@ -77,8 +89,22 @@ class Lab:
         if time.monotonic() > self._end:
             raise OutOfTime
 
+    @contextlib.contextmanager
+    def claim(self, folder: Path) -> Iterator[None]:
+        """Keeps other processes from what this one does in a folder; raises Busy where one is at it already."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(run_lock(folder))
+            except UserError as error:
+                raise Busy from error
+            yield
+
     def fit(self, name: str, stage: str, **overrides: Any) -> Row:
         """Trains `RUN/studies/NAME` with the files of a stage, once, and returns its losses, scores and costs."""
+        with self.claim(self.run / "studies" / name):
+            return self._fit(name, stage, overrides)
+
+    def _fit(self, name: str, stage: str, overrides: Row) -> Row:
         folder = self.run / "studies" / name
         argv = self.fit_argv(stage, f"studies/{name}", overrides)
         hash = config_hash(resolved_config(argv))
@@ -96,13 +122,15 @@ class Lab:
         write_json(kept, {"hash": hash, "row": row})
         return row
 
-    def forget(self, name: str) -> None:
-        """Removes a fit's weights."""
+    def passing_fit(self, name: str, stage: str, **overrides: Any) -> Row:
+        """A fit whose weights nothing needs any more."""
+        row = self.fit(name, stage, **overrides)
         shutil.rmtree(self.run / "studies" / name / "model", ignore_errors=True)
+        return row
 
-    def held_out(self, model: Path) -> float:
+    def held_out(self, name: str, model: Path) -> float:
         """The model's next-token loss on the held-out blocks of text, generated documents left out, nats per token."""
-        argv = self.fit_argv("stage2", "studies/held_out", {})
+        argv = self.fit_argv("stage2", f"studies/held_out/{name}", {})
         corpora = resolved_config(argv)["data"]["init_args"]["corpora"]
         text = {path: weight for path, weight in corpora.items() if Path(path).name not in GENERATORS}
         options = _options(
@@ -134,8 +162,25 @@ class Lab:
         files = [str(CONFIGS / "common.yaml"), str(CONFIGS / "candidate.yaml"), *self._fit_configs]
         return f"--fit_configs={json.dumps(files)}"
 
-    def table(self, name: str, title: str, rows: list[Row], notes: str = "") -> None:
-        report(f"smollm2_{name}", title, rows, notes, self.out)
+    def table(self, name: str, title: str, jobs: list[Job], notes: str = "") -> Iterator[list[Row]]:
+        """Does the jobs that no other process does, waits for theirs; reports and yields all rows at each new one."""
+        done: dict[int, Row] = {}
+        while len(done) < len(jobs):
+            for number, (about, job) in enumerate(jobs):
+                if number in done:
+                    continue
+                with contextlib.suppress(Busy):
+                    done[number] = about | job()
+                    rows = [done[place] for place in sorted(done)]
+                    report(f"smollm2_{name}", title, rows, notes, self.out)
+                    yield rows
+            if len(done) < len(jobs):
+                time.sleep(1)
+
+    def tabled(self, name: str, title: str, jobs: list[Job], notes: str = "") -> None:
+        """`table` for whom its rows are enough."""
+        for _ in self.table(name, title, jobs, notes):
+            pass
 
     def verb_argv(self, name: str) -> list[str]:
         return [part for path in self._verb_configs[name] for part in ("--config", path)]
@@ -167,19 +212,29 @@ def _losses(result: dict[str, Any]) -> Row:
 
 def final(lab: Lab) -> None:
     """The hybrid after both stages against its teacher, as it is and continued on the same tokens."""
-    rows: list[Row] = []
 
-    def add(model: str, seed: int, folder: Path) -> None:
-        lab.check_time()
-        rows.append({"model": model, "seed": seed, "held-out loss": lab.held_out(folder)} | lab.score(folder))
-        lab.table("final", "Teacher and hybrid", rows, "Held-out loss: of text alone, nats per token.")
+    def job(model: str, seed: int, find: Callable[[], Path]) -> Job:
+        name = f"{model}_{seed}".replace(" ", "_")
 
-    add("teacher", 0, lab.teacher())
+        def scored() -> Row:
+            folder = find()
+            lab.check_time()
+            with lab.claim(lab.run / "studies" / "held_out" / name):
+                return {"held-out loss": lab.held_out(name, folder)} | lab.score(folder)
+
+        return {"model": model, "seed": seed}, scored
+
+    jobs = [job("teacher", 0, lab.teacher)]
     for seed in lab.seeds:
-        add("stage 1", seed, _hybrid(lab, "stage1", seed))
-        add("hybrid", seed, _hybrid(lab, "stage2", seed))
-        for rate in CONTINUED_RATES:
-            add(f"teacher continued at {rate:g}", seed, _continued(lab, rate, seed))
+        jobs += [job(name, seed, partial(_hybrid, lab, stage, seed)) for name, stage in HYBRIDS.items()]
+        jobs += [
+            job(f"teacher continued at {rate:g}", seed, partial(_continued, lab, rate, seed))
+            for rate in CONTINUED_RATES
+        ]
+    lab.tabled("final", "Teacher and hybrid", jobs, "Held-out loss: of text alone, nats per token.")
+
+
+HYBRIDS = {"stage 1": "stage1", "hybrid": "stage2"}
 
 
 def _hybrid(lab: Lab, stage: str, seed: int) -> Path:
@@ -213,14 +268,13 @@ def _continued(lab: Lab, rate: float, seed: int) -> Path:
 
 def generation(lab: Lab) -> None:
     """Decoding of teacher and hybrid at their largest batches, on a device that nothing else uses."""
-    rows: list[Row] = []
-    for name, folder in {"teacher": lab.teacher(), "hybrid": lab.run / "stage2" / "model"}.items():
-        lab.check_time()
-        rows.append({"model": name} | _generation(lab, folder))
-        lab.table("generation", "Generation of teacher and hybrid", rows, "bf16, the largest batch that fits.")
+    models = {"teacher": lab.teacher(), "hybrid": lab.run / "stage2" / "model"}
+    jobs: list[Job] = [({"model": name}, partial(_generation, lab, folder)) for name, folder in models.items()]
+    lab.tabled("generation", "Generation of teacher and hybrid", jobs, "bf16, the largest batch that fits.")
 
 
 def _generation(lab: Lab, folder: Path) -> Row:
+    lab.check_time()
     model = load_model(folder, dtype="bfloat16")
     found = find_largest_batch(model, lab.context, limit=lab.largest)
     measured = measure_generation(
@@ -243,16 +297,17 @@ def placement(lab: Lab) -> None:
     spent = _search_tokens(lab, ranking)
     count = len(found["layer_types"])
     ranked = read_json(ranking / "ranking.json")["order"]
-    rows: list[Row] = []
+    jobs: list[Job] = []
     for seed in lab.seeds:
         for searched, uniform in zip(found["searched"], found["uniform"]):
             budget = searched["budget"]
             layers = {"searched": searched["layers"], "uniform": uniform["layers"], "ranking": sorted(ranked[:budget])}
             for method, chosen in layers.items():
                 about = {"method": method, "full layers": budget, "seed": seed, "layers": str(chosen)}
-                rows.append(about | _placed(lab, chosen, linear, count, seed) | {"search tokens": spent[method]})
-                lab.table("placement", "Placement of full attention", rows)
-                _curve(lab, rows)
+                about["search tokens"] = spent[method]
+                jobs.append((about, partial(_placed, lab, chosen, linear, count, seed)))
+    for rows in lab.table("placement", "Placement of full attention", jobs):
+        _curve(lab, rows)
 
 
 def _ranking(lab: Lab, linear: str) -> Path:
@@ -274,9 +329,7 @@ def _placed(lab: Lab, layers: list[int], linear: str, count: int, seed: int) -> 
         "trainer.max_steps": 60,
         "seed_everything": seed,
     }
-    row = lab.fit(name, "candidate", **overrides)
-    lab.forget(name)
-    return row
+    return lab.passing_fit(name, "candidate", **overrides)
 
 
 def _search_tokens(lab: Lab, ranking: Path) -> dict[str, int]:
@@ -348,15 +401,14 @@ def convolution(lab: Lab) -> None:
 
 def _compare(lab: Lab, study: str, title: str, architectures: dict[str, Path], variants: dict[str, Row]) -> None:
     """Fits of one stage that differ in recipe options or architecture, one after the other for each seed."""
-    rows: list[Row] = []
+    jobs: list[Job] = []
     for seed in lab.seeds:
         for number, (variant, options) in enumerate(variants.items()):
-            name = f"{study}_{number}_{seed}"
             overrides = {f"model.init_args.{key}": value for key, value in options.items()}
             overrides |= {"model.init_args.architecture": architectures[variant], "seed_everything": seed}
-            rows.append({"variant": variant, "seed": seed} | lab.fit(name, "candidate", **overrides))
-            lab.forget(name)
-            lab.table(study, title, rows)
+            fit = partial(lab.passing_fit, f"{study}_{number}_{seed}", "candidate", **overrides)
+            jobs.append(({"variant": variant, "seed": seed}, fit))
+    lab.tabled(study, title, jobs)
 
 
 def blocks(lab: Lab) -> None:
@@ -366,7 +418,7 @@ def blocks(lab: Lab) -> None:
         folder = lab.run / ("blocks" if seed == 0 else f"studies/blocks_{seed}")
         lab.verb(search_blocks, ["blocks", "tasks"], folder, f"--seed={seed}", lab.candidates())
         for weights in folder.glob("candidates/*/model/*.safetensors"):
-            weights.unlink()
+            weights.unlink(missing_ok=True)
         found = read_result(folder)
         assert found is not None
         names = list(dict.fromkeys(name.partition("/")[0] for name in found["metrics"] if "/" in name))
@@ -374,29 +426,28 @@ def blocks(lab: Lab) -> None:
         for name in names:
             values = {key: found["metrics"].get(f"{name}/{key}", {}).get("value") for key in shown}
             rows.append({"block": name, "seed": seed} | values)
-        lab.table("blocks", "Linear blocks", rows)
+        report("smollm2_blocks", "Linear blocks", rows, folder=lab.out)
 
 
 def speed(lab: Lab) -> None:
     """Training and generation of every block and shape on a device that nothing else uses, weights as they come."""
     files = {folder.name: folder / "architecture.json" for folder in sorted((lab.run / "blocks/candidates").iterdir())}
     files |= {folder.name: folder / "architecture.json" for folder in sorted((lab.run / "hardware/rows").iterdir())}
-    rows: list[Row] = []
-    for name, file in files.items():
-        rows.append({"block or shape": name} | _speed(lab, name, file))
-        notes = f"Generation: bf16, {lab.batch} sequences of {lab.short_context} tokens."
-        lab.table("speed", "Speed of blocks and shapes", rows, notes)
+    jobs: list[Job] = [({"block or shape": name}, partial(_speed, lab, name, file)) for name, file in files.items()]
+    notes = f"Generation: bf16, {lab.batch} sequences of {lab.short_context} tokens."
+    lab.tabled("speed", "Speed of blocks and shapes", jobs, notes)
 
 
 def _speed(lab: Lab, name: str, architecture: Path) -> Row:
     options = {"model.init_args.architecture": architecture, "trainer.max_steps": 32, "data.init_args.val_batches": 1}
     options |= {"throughput.batch": lab.batch, "throughput.context": lab.short_context}
     folder = lab.run / "studies" / "speed" / name
-    if read_result(folder) is None:
-        lab.check_time()
-        run_fit([*lab.fit_argv("candidate", f"studies/speed/{name}", options), "--ckpt_path", "none"])
-        shutil.rmtree(folder / "model")
-    found = read_result(folder)
+    with lab.claim(folder):
+        if read_result(folder) is None:
+            lab.check_time()
+            run_fit([*lab.fit_argv("candidate", f"studies/speed/{name}", options), "--ckpt_path", "none"])
+            shutil.rmtree(folder / "model")
+        found = read_result(folder)
     assert found is not None
     return {title: found["metrics"][key]["value"] for key, title in SPEEDS.items()}
 
@@ -416,32 +467,40 @@ def supernet(lab: Lab) -> None:
         "frozen, even budgets": {"train_attention": False},
         "trained, layer by layer": {"even_budgets": False},
     }
-    rows: list[Row] = []
-    for name, options in variants.items():
-        network, trained = _network(lab, name.replace(", ", "_").replace(" ", "_"), options)
-        folder = network.parent / f"{network.name}_placement"
+    jobs: list[Job] = [
+        ({"attention paths, sampling": name, "seed": seed}, partial(_searched_in, lab, name, options, seed))
+        for name, options in variants.items()
+        for seed in lab.seeds
+    ]
+    lab.tabled("supernet", "Super networks", jobs)
+
+
+def _searched_in(lab: Lab, name: str, options: Row, seed: int) -> Row:
+    """Trains a super network, searches two layers in it, and trains the placement."""
+    network, trained = _network(lab, name.replace(", ", "_").replace(" ", "_"), options)
+    folder = network.parent / f"{network.name}_placement"
+    with lab.claim(folder):
         verb = (f"--supernet={network / 'model'}", "--budget=2", "--curve_budgets=[2]")
         lab.verb(search_placement, ["placement", "placement_tasks"], folder, *verb)
-        found = read_json(folder / "placement.json")
-        layers = found["searched"][0]["layers"]
-        linear = next(block for block in found["layer_types"] if block != "attn")
-        for seed in lab.seeds:
-            row = {"attention paths, sampling": name, "layers": str(layers), "seed": seed}
-            row |= {f"{task}, all linear": value for task, value in found["linear_scores"].items()}
-            row |= _placed(lab, layers, linear, len(found["layer_types"]), seed)
-            rows.append(row | {"super network's seconds": trained["seconds"]})
-            lab.table("supernet", "Super networks", rows)
+    found = read_json(folder / "placement.json")
+    layers = found["searched"][0]["layers"]
+    linear = next(block for block in found["layer_types"] if block != "attn")
+    row = {"layers": str(layers)}
+    row |= {f"{task}, all linear": value for task, value in found["linear_scores"].items()}
+    row |= _placed(lab, layers, linear, len(found["layer_types"]), seed)
+    return row | {"super network's seconds": trained["seconds"]}
 
 
 def _network(lab: Lab, name: str, options: Row) -> tuple[Path, Row]:
     """Trains a super network that differs from the run's in the recipe's options; none: the run's own."""
     folder = lab.run / "studies" / f"supernet_{name}" if options else lab.run / "supernet"
-    if read_result(folder) is None:
-        lab.check_time()
-        overrides = {f"model.init_args.{key}": value for key, value in options.items()}
-        stage = str(folder.relative_to(lab.run))
-        run_fit([*lab.fit_argv("supernet", stage, overrides), "--ckpt_path", "none"])
-    result = read_result(folder)
+    with lab.claim(folder):
+        if read_result(folder) is None:
+            lab.check_time()
+            overrides = {f"model.init_args.{key}": value for key, value in options.items()}
+            stage = str(folder.relative_to(lab.run))
+            run_fit([*lab.fit_argv("supernet", stage, overrides), "--ckpt_path", "none"])
+        result = read_result(folder)
     assert result is not None
     return folder, result
 
@@ -450,16 +509,15 @@ def rates(lab: Lab) -> None:
     """Each block's learning rate as a candidate, on two full layers spread evenly."""
     count = read_config(lab.teacher()).num_hidden_layers
     blocks = parse_arguments(search_blocks, lab.verb_argv("blocks") + lab.verb_argv("tasks"))["blocks"]
-    rows: list[Row] = []
+    jobs: list[Job] = []
     for block, config in blocks.items():
         file = lab.run / "studies" / f"rates_{block}.json"
         Architecture.uniform(count, 2, block, {block: config} if config else {}).save(file)
         for rate in lab.rates:
             overrides = {"model.init_args.architecture": file, "model.init_args.optimizer.init_args.lr": rate}
-            name = f"rate_{block}_{rate:g}"
-            rows.append({"block": block, "learning rate": rate} | lab.fit(name, "candidate", **overrides))
-            lab.forget(name)
-            lab.table("rates", "Learning rates", rows)
+            fit = partial(lab.passing_fit, f"rate_{block}_{rate:g}", "candidate", **overrides)
+            jobs.append(({"block": block, "learning rate": rate}, fit))
+    lab.tabled("rates", "Learning rates", jobs)
 
 
 STUDIES = {
