@@ -14,6 +14,7 @@ from jetlit.errors import UserError
 from jetlit.generation.cache import Clock, EngineCache, computed_cache_bytes
 from jetlit.generation.graphs import CapturedStep
 from jetlit.generation.layers import EngineLayer, build_layers
+from jetlit.generation.memory import ran_out_of_memory
 from jetlit.generation.sampling import Sampling
 from jetlit.models import JetNemotronForCausalLM, SuperNetwork
 
@@ -210,7 +211,7 @@ class GenerationEngine:
         except RuntimeError as error:
             # Without its graph the cache must not look ready.
             self._cache = None
-            if self._insists_on_graphs or isinstance(error, torch.OutOfMemoryError):
+            if self._insists_on_graphs or ran_out_of_memory(error):
                 raise
             logger.warning("Decoding runs without a CUDA graph, because a step cannot be captured: %s", error)
             self.uses_graphs = False

@@ -10,6 +10,7 @@ import torch
 
 from jetlit.errors import UserError
 from jetlit.generation.engine import CacheDoesNotFit, GenerationEngine
+from jetlit.generation.memory import ran_out_of_memory
 from jetlit.generation.throughput import median_seconds, peak_memory_bytes, reset_peak_memory
 from jetlit.models import JetNemotronForCausalLM
 
@@ -45,8 +46,9 @@ def find_largest_batch(
 
     First the number of tokens to prefill at once is chosen on one sequence, the fewest that are nearly as fast as the
     best, because their activations take room from the cache; a batch shares them, though no sequence gets less than
-    the smallest chunk. Then batches are tried: the cache is allocated, a chunk is prefilled and a token decoded, with
-    running out of memory caught.
+    the smallest chunk. Then batches are tried, each by the whole measurement: the cache is allocated, the step
+    captured, chunks are prefilled and a token decoded. One that runs out of memory anywhere is too large, and what it
+    held is given back before the next. So the batch that is named has run, and its figures are of that run.
 
     Args:
         model: in evaluation mode, on the device.
@@ -58,19 +60,24 @@ def find_largest_batch(
     Raises:
         UserError: not even one sequence fits.
     """
-    device = model.lm_head.weight.device
-    speeds = {chunk: _prefill_speed(model, context, chunk) for chunk in chunks if chunk <= max(context, min(chunks))}
-    at_once = min(size for size, speed in speeds.items() if speed >= kept_speed * max(speeds.values()))
+    speeds: dict[int, float] = {}
+    measured: dict[int, LargestBatch] = {}
 
-    def chunk_of(batch: int) -> int:
-        return max(min(chunks), at_once // batch)
+    def time_chunk(chunk: int) -> None:
+        speeds[chunk] = _prefill_speed(model, context, chunk)
 
-    batch = largest_that_runs(lambda size: _generate_once(model, size, context, chunk_of(size)), limit)
+    def measure(batch: int) -> None:
+        measured[batch] = _measure(model, batch, context, max(min(chunks), at_once // batch))
+
+    for chunk in chunks:
+        if chunk <= max(context, min(chunks)):
+            _fits(time_chunk, chunk)
+    fast = (chunk for chunk, speed in speeds.items() if speed >= kept_speed * max(speeds.values()))
+    at_once = min(fast, default=min(chunks))
+    batch = largest_that_runs(measure, limit)
     if batch == 0:
         raise UserError(f"Not even one sequence of {context} tokens fits this device: shorten the context.")
-    reset_peak_memory(device)
-    speed = _generate_once(model, batch, context, chunk_of(batch), warm_up=1)
-    return LargestBatch(batch, chunk_of(batch), speed, peak_memory_bytes(device))
+    return measured[batch]
 
 
 def largest_that_runs(run: Callable[[int], object], limit: int) -> int:
@@ -92,8 +99,10 @@ def largest_that_runs(run: Callable[[int], object], limit: int) -> int:
 def _fits(run: Callable[[int], object], size: int) -> bool:
     try:
         run(size)
-    except (torch.OutOfMemoryError, MemoryError, CacheDoesNotFit):
-        return False
+    except Exception as error:
+        if isinstance(error, CacheDoesNotFit) or ran_out_of_memory(error):
+            return False
+        raise
     finally:
         _let_go()
     return True
@@ -107,24 +116,21 @@ def _let_go() -> None:
         torch.cuda.empty_cache()
 
 
-def _generate_once(model: JetNemotronForCausalLM, batch: int, context: int, chunk: int, *, warm_up: int = 0) -> float:
-    """Prefills two chunks, first `warm_up` times untimed, and decodes the last token; returns prefill tokens/s."""
+def _measure(model: JetNemotronForCausalLM, batch: int, context: int, chunk: int) -> LargestBatch:
+    """Prefills two chunks, once to warm up and once timed, and decodes the last token."""
+    device = model.lm_head.weight.device
+    reset_peak_memory(device)
     engine = GenerationEngine(model, batch, context, chunk)
-    tokens = torch.zeros(batch, min(2 * chunk, context - 1), dtype=torch.int64, device=engine.device)
-    seconds = median_seconds(lambda: engine.prefill(tokens), 1, engine.device, warm_up=warm_up)
+    tokens = torch.zeros(batch, min(2 * chunk, context - 1), dtype=torch.int64, device=device)
+    seconds = median_seconds(lambda: engine.prefill(tokens), 1, device)
     engine.jump(batch, context - 1)
     engine.decode_step(tokens[:, 0])
-    return tokens.numel() / seconds
+    return LargestBatch(batch, chunk, tokens.numel() / seconds, peak_memory_bytes(device))
 
 
 def _prefill_speed(model: JetNemotronForCausalLM, context: int, chunk: int) -> float:
-    """Returns one sequence's tokens per second over its first chunks, 0 when their activations do not fit."""
-    try:
-        engine = GenerationEngine(model, 1, context, chunk)
-        length = min(context, max(4 * chunk, TOKENS_TIMED))
-        ids = torch.zeros(1, length, dtype=torch.int64, device=engine.device)
-        return length / median_seconds(lambda: engine.prefill(ids), 3, engine.device)
-    except (torch.OutOfMemoryError, MemoryError, CacheDoesNotFit):
-        return 0.0
-    finally:
-        _let_go()
+    """Returns one sequence's tokens per second over its first chunks."""
+    engine = GenerationEngine(model, 1, context, chunk)
+    length = min(context, max(4 * chunk, TOKENS_TIMED))
+    ids = torch.zeros(1, length, dtype=torch.int64, device=engine.device)
+    return length / median_seconds(lambda: engine.prefill(ids), 3, engine.device)

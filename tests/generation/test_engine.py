@@ -217,3 +217,20 @@ def test_a_step_that_cannot_be_captured_runs_plainly_and_says_so(monkeypatch, ca
     engine.uses_graphs = True
     assert torch.equal(engine.generate(ids, NEW), greedy(model, ids))
     assert "without a CUDA graph" in caplog.text
+
+
+@pytest.mark.parametrize("words", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "the capture is broken"])
+def test_running_out_of_memory_in_a_capture_is_no_reason_to_run_plainly(words, monkeypatch):
+    def run_out(run, rewind):
+        try:
+            raise torch.OutOfMemoryError if words.startswith("the capture") else RuntimeError(words)
+        finally:
+            if words.startswith("the capture"):
+                raise RuntimeError(words)  # ending a capture may fail in its turn
+
+    engine = GenerationEngine(small_model(["attn"]), 2, 40)
+    monkeypatch.setattr("jetlit.generation.engine.CapturedStep", run_out)
+    engine.uses_graphs = True
+    with pytest.raises(RuntimeError, match=words):
+        engine.prefill(prompts())
+    assert engine.uses_graphs and engine.cache_bytes() == 0

@@ -1,9 +1,13 @@
+from collections.abc import Callable
+from weakref import WeakSet
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetlit.generation import find_largest_batch
+from jetlit.errors import UserError
+from jetlit.generation import GenerationEngine, find_largest_batch
 from jetlit.generation.engine import CacheDoesNotFit
 from jetlit.generation.largest_batch import largest_that_runs
 from tests.models.small import HYBRIDS, small_model
@@ -38,3 +42,92 @@ def test_a_real_model_is_run_up_to_the_limit():
     found = find_largest_batch(small_model(HYBRIDS["hybrid"]), 24, chunks=(4, 16), limit=3)
     assert found.batch == 3 and found.prefill_chunk in (4, 5)  # 4 or 16 tokens shared by 3 sequences
     assert found.prefill_tokens_per_s > 0 and found.peak_memory_bytes > 0
+
+
+FULL = [
+    torch.OutOfMemoryError("Tried to allocate 32.00 MiB."),
+    MemoryError(),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 32 bytes."),
+]
+# What an engine is asked for, and how often it was asked before.
+MOMENTS = {
+    "making it": ("__init__", 0),
+    "prefill": ("prefill", 0),
+    "a second prefill": ("prefill", 1),
+    "moving to the end": ("jump", 0),
+    "decoding": ("decode_step", 0),
+}
+
+
+@pytest.fixture
+def engine_fails(monkeypatch) -> Callable[..., None]:
+    """Lets a method of every engine fail where `wrong(engine, earlier calls of this engine)` holds after it."""
+
+    def install(method: str, error: Exception, wrong: Callable[[GenerationEngine, int], bool]) -> None:
+        real = getattr(GenerationEngine, method)
+
+        def run(self, *args):
+            result = real(self, *args)
+            earlier = self.__dict__.setdefault(f"calls of {method}", 0)
+            self.__dict__[f"calls of {method}"] += 1
+            if wrong(self, earlier):
+                raise type(error)(*error.args)  # a new one, since its traceback holds what the attempt held
+            return result
+
+        monkeypatch.setattr(GenerationEngine, method, run)
+
+    return install
+
+
+@pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS)
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
+def test_running_out_of_memory_at_any_moment_is_a_batch_too_large(engine_fails, moment, error):
+    method, before = moment
+    engine_fails(method, error, lambda engine, earlier: engine.max_batch > 3 and earlier == before)
+    found = find_largest_batch(small_model(["attn"]), 24, chunks=(4, 16), limit=20)
+    assert found.batch == 3 and found.prefill_tokens_per_s > 0
+
+
+def test_memory_that_dwindles_during_the_search_takes_nothing_back(engine_fails):
+    """Whatever every attempt leaves behind, the batch that is named has run with the figures that are named."""
+    engines = WeakSet()
+    made = 0
+
+    def full(engine: GenerationEngine, earlier: int) -> bool:
+        nonlocal made
+        made += engine not in engines
+        engines.add(engine)
+        return engine.max_batch + made / 2 > 7.5
+
+    engine_fails("prefill", torch.OutOfMemoryError(), full)
+    assert find_largest_batch(small_model(["attn"]), 24, chunks=(4,), limit=20).batch == 4
+
+
+def test_what_an_attempt_held_is_given_back_before_the_next(engine_fails, monkeypatch):
+    alive, left = WeakSet(), []
+    engine_fails("__init__", MemoryError(), lambda engine, earlier: alive.add(engine))
+    engine_fails("decode_step", torch.OutOfMemoryError(), lambda engine, earlier: engine.max_batch > 3)
+    model = small_model(["attn"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(len(alive)))
+    find_largest_batch(model, 24, chunks=(4, 16), limit=5)
+    assert left == [0] * 6, "two chunks, and batches of 1, 2, 4 and 3"
+
+
+def test_chunks_whose_activations_do_not_fit_are_not_chosen(engine_fails):
+    engine_fails("prefill", FULL[2], lambda engine, earlier: engine.prefill_chunk > 4)
+    assert find_largest_batch(small_model(["attn"]), 24, chunks=(4, 16), limit=1).prefill_chunk == 4
+
+
+def test_not_even_one_sequence_is_one_sentence(engine_fails):
+    engine_fails("prefill", FULL[0], lambda engine, earlier: True)
+    with pytest.raises(UserError, match="Not even one sequence of 24 tokens"):
+        find_largest_batch(small_model(["attn"]), 24, chunks=(4, 16))
+
+
+def test_any_other_error_of_the_engine_is_no_want_of_memory(engine_fails):
+    engine_fails("prefill", RuntimeError("an illegal memory access"), lambda engine, earlier: engine.max_batch > 3)
+    with pytest.raises(RuntimeError, match="illegal"):
+        find_largest_batch(small_model(["attn"]), 24, chunks=(4, 16))

@@ -1,5 +1,6 @@
 """The engine's captured decode step against transformers' generate and against itself without a graph."""
 
+import gc
 import warnings
 
 import pytest
@@ -130,6 +131,15 @@ def test_throughput_and_the_largest_batch_are_measured():
     found = measure_generation(hybrid, 2, 256, decode_tokens=16, repeats=2)
     assert found["decode_tokens_per_s"] > 0 and found["peak_memory_bytes"] < 2**31
     assert find_largest_batch(hybrid, 256, chunks=(64, 128), limit=4).batch == 4
+
+
+def test_engines_that_are_gone_keep_no_memory():
+    hybrid, left = model(HYBRIDS["hybrid"], torch.bfloat16), []
+    for _ in range(4):
+        GenerationEngine(hybrid, 3, 200, cuda_graph=True).generate(prompts(), 2)
+        gc.collect()
+        left.append(torch.cuda.memory_allocated())
+    assert left[1:] == [left[1]] * 3, "the first may leave workspaces behind, which the others use"
 
 
 @pytest.fixture
