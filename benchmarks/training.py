@@ -52,7 +52,7 @@ def build(step: str, teacher: Path, student: Path, options: dict[str, Any]) -> R
     if step == "supernet":
         return SuperNetworkTraining(str(teacher), **options)
     if step == "stage1":
-        return Distillation(str(teacher), student=str(student), **options)
+        return Distillation(str(teacher), student=str(student), feature_weight=0.0, **options)
     return FullTraining(str(student), **options)
 
 

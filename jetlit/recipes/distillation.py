@@ -33,7 +33,7 @@ class Distillation(TaughtRecipe):
         architecture: str | None = None,
         student: str | None = None,
         inherit: bool = True,
-        feature_weight: float = 0.0,
+        feature_weight: float = 1.0,
         kl_weight: float = 1.0,
         **kwargs: Any,
     ) -> None:
