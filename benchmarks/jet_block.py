@@ -20,13 +20,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jetlit_kernels import jet_decode_step, log_decay_and_beta
 from jetlit_kernels.reference import gated_norm
-from reporting import report, with_earlier
+from reporting import RESULTS, report, with_earlier
 from timing import ceilings, milliseconds
 
 from jetlit.blocks.base import CarriedState
@@ -268,12 +269,19 @@ def measurements(arguments: argparse.Namespace, ceiling: dict[str, float], oppon
         yield cold_start()
 
 
+def show(rows: list[dict[str, Any]], notes: str, folder: Path, printed: bool = True) -> None:
+    """Writes the rows among those of the report before."""
+    rows = with_earlier(rows, "jet_block", ("what",), folder)
+    report("jet_block", "JetBlock in bf16", rows, notes, folder, printed)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--opponent", action="store_true", help="also time the opponent (needs fla-core)")
     parser.add_argument("--dims", nargs="+", choices=DIMS, default=list(DIMS))
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("benchmarks/jet_block.py times CUDA kernels: run it on a machine with an NVIDIA GPU.")
@@ -292,8 +300,8 @@ def main() -> None:
         print(row, flush=True)
         rows.append(row | ({"measured": None} if row["what"].startswith(("released", "wanted")) else when))
         # What is measured is kept if the run is cut off later.
-        report("jet_block", "JetBlock in bf16", with_earlier(rows, "jet_block", ("what",)), notes, show=False)
-    report("jet_block", "JetBlock in bf16", with_earlier(rows, "jet_block", ("what",)), notes)
+        show(rows, notes, arguments.out, printed=False)
+    show(rows, notes, arguments.out)
 
 
 if __name__ == "__main__":

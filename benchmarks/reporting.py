@@ -41,8 +41,44 @@ def with_earlier(
     return list({tuple(row.get(key) for key in keys): row for row in earlier + rows}.values())
 
 
+def merged(reports: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of several reports of one machine, and what they ran on, by which commands.
+
+    Args:
+        reports: as read from their JSON files.
+
+    Returns:
+        All rows, and the facts for `report`: of its GPUs as many as one report used at most, and the latest date.
+
+    Raises:
+        UserError: they are of different machines or versions.
+    """
+    fullest = max(reports, key=lambda each: len(each["hardware"].get("gpus") or ()))
+    if len({json.dumps(_setting(each), sort_keys=True) for each in reports}) > 1:
+        machines = [each["hardware"].get("gpus") or each["hardware"].get("processor") for each in reports]
+        raise UserError(f"Reports of different machines or versions ({machines}) make no table: merge those of one.")
+    facts = {
+        "command": "; ".join(dict.fromkeys(each["command"] for each in reports)),
+        "date": max(each["date"] for each in reports),
+        "hardware": fullest["hardware"],
+        "versions": fullest["versions"],
+    }
+    return [row for each in reports for row in each["rows"]], facts
+
+
+def _setting(report: dict[str, Any]) -> dict[str, Any]:
+    """What reports have to share: the versions and the machine, however many of its GPUs were used."""
+    return report["versions"] | report["hardware"] | {"gpus": sorted(set(report["hardware"].get("gpus") or ()))}
+
+
 def report(
-    name: str, title: str, rows: list[dict[str, Any]], notes: str = "", folder: Path = RESULTS, show: bool = True
+    name: str,
+    title: str,
+    rows: list[dict[str, Any]],
+    notes: str = "",
+    folder: Path = RESULTS,
+    show: bool = True,
+    facts: dict[str, Any] | None = None,
 ) -> str:
     """Write `folder/NAME.md` and `folder/NAME.json` and return the Markdown.
 
@@ -53,14 +89,9 @@ def report(
         notes: printed under the table.
         folder: where both files go.
         show: also print the Markdown.
+        facts: command, date, hardware and versions of rows that were measured elsewhere; by default this process's.
     """
-    facts = {
-        "title": title,
-        "command": shlex.join(["python", *sys.argv]),
-        "date": today(),
-        "hardware": hardware(),
-        "versions": versions(),
-    }
+    facts = {"title": title} | (facts or _here())
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = [f"# {title}", "", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     lines += ["| " + " | ".join(_cell(row.get(column)) for column in columns) + " |" for row in rows]
@@ -74,6 +105,15 @@ def report(
     if show:
         print(text)
     return text
+
+
+def _here() -> dict[str, Any]:
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "date": today(),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
 
 
 def today() -> str:

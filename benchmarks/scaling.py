@@ -32,7 +32,7 @@ import lightning
 import loader as token_loader
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from reporting import RESULTS, report, today, with_earlier
+from reporting import RESULTS, merged, report, today, with_earlier
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 from tracing import StepTrace
@@ -260,9 +260,9 @@ def draw(rows: list[Row], path: Path) -> None:
     save(figure, path)
 
 
-def show(rows: list[Row], folder: Path) -> None:
+def show(rows: list[Row], folder: Path, facts: dict[str, Any] | None = None) -> None:
     """Write the table and its picture."""
-    report("scaling", "Weak scaling on one host", rows, NOTES, folder=folder)
+    report("scaling", "Weak scaling on one host", rows, NOTES, folder=folder, facts=facts)
     if any(row.get("efficiency") and row.get("step s") and row["processes"] > 1 for row in rows):
         draw(rows, folder / "scaling.png")
 
@@ -284,7 +284,7 @@ def main() -> None:
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
     parser.add_argument("--trace-steps", action="store_true", help="also trace a step of each measurement")
     parser.add_argument("--corpora", nargs="+", help="folders that `jetlit data` prepared; default: two from Python's")
-    parser.add_argument("--merge", type=Path, nargs="+", help="measure nothing: add the rows of these folders' tables")
+    parser.add_argument("--merge", type=Path, nargs="+", help="measure nothing: one table of these folders' tables")
     parser.add_argument("--out", type=Path, default=RESULTS)
     for internal in ("--step", "--save", "--resume", "--trace"):
         parser.add_argument(internal, help=argparse.SUPPRESS)
@@ -295,13 +295,19 @@ def main() -> None:
         return
     if arguments.accelerator == "gpu" and max(arguments.processes) > gpus and not arguments.merge:
         sys.exit(f"{max(arguments.processes)} processes need as many GPUs and here are {gpus}: set --processes.")
-    rows = with_earlier([], "scaling", KEY, arguments.out)
-    for folder in arguments.merge or ():
-        for row in json.loads((folder / "scaling.json").read_text())["rows"]:
-            add(rows, row)
-        show(rows, arguments.out)
-    if not arguments.merge:
-        measure(rows, arguments)
+    if arguments.merge:
+        merge(arguments.merge, arguments.out)
+    else:
+        measure(with_earlier([], "scaling", KEY, arguments.out), arguments)
+
+
+def merge(folders: list[Path], out: Path) -> None:
+    """Write one table of those in the folders, in place of the one in `out`, which must be named to be kept."""
+    measured, facts = merged([json.loads((folder / "scaling.json").read_text()) for folder in folders])
+    rows: list[Row] = []
+    for row in measured:
+        add(rows, row)
+    show(rows, out, facts)
 
 
 def measure(rows: list[Row], arguments: argparse.Namespace) -> None:

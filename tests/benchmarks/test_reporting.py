@@ -54,3 +54,24 @@ def test_rows_of_another_gpu_are_not_mixed(reporting, tmp_path):
 def test_a_report_can_be_silent(reporting, tmp_path, capsys):
     reporting.report("times", "Times", [{"what": "a"}], folder=tmp_path, show=False)
     assert capsys.readouterr().out == ""
+
+
+def one_of(gpus: list[str], date: str, **other) -> dict:
+    facts = {"date": date, "hardware": {"cores": 3, "gpus": gpus}, "versions": {"torch": "1"}, "command": f"of {date}"}
+    return facts | {"rows": [{"gpus": len(gpus)}]} | other
+
+
+def test_merged_reports_say_what_measured_them(reporting, tmp_path):
+    parts = [one_of(["card"], "2020-01-02"), one_of(["card", "card"], "2020-01-01")]
+    rows, facts = reporting.merged(parts)
+    text = reporting.report("both", "Both", rows, folder=tmp_path, facts=facts)
+    found = json.loads((tmp_path / "both.json").read_text())
+    assert [row["gpus"] for row in found["rows"]] == [1, 2] and found["title"] == "Both"
+    assert found["hardware"] == {"cores": 3, "gpus": ["card", "card"]} and found["versions"] == {"torch": "1"}
+    assert "`of 2020-01-02; of 2020-01-01` on 2020-01-02; card, card; torch 1." in text
+
+
+@pytest.mark.parametrize("other", [{"versions": {"torch": "2"}}, {"hardware": {"cores": 3, "gpus": ["another"]}}])
+def test_reports_of_two_machines_are_not_merged(reporting, other):
+    with pytest.raises(UserError, match="different machines or versions"):
+        reporting.merged([one_of(["card"], "2020-01-01"), one_of(["card"], "2020-01-01", **other)])
