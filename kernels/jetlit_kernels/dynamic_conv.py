@@ -3,6 +3,7 @@
 import torch
 
 from jetlit_kernels.dispatch import resolve_backend
+from jetlit_kernels.eager import differentiable, without_gradient
 from jetlit_kernels.reference import dynamic_conv as reference
 
 MIN_TAPS, MAX_TAPS = 2, 8
@@ -46,7 +47,7 @@ def dynamic_conv(
     _check(v, hidden, weight, bias, activation, state, cu_seqlens)
     if resolve_backend(backend, v) == "triton":
         taps = weight.shape[0] // v.shape[-1]
-        out = _operator(v, hidden, weight, bias, state, cu_seqlens, activation == "silu")
+        out = _call(v, hidden, weight, bias, state, cu_seqlens, activation == "silu")
         return out, reference.final_conv_state(v, state, taps, cu_seqlens) if output_final_state else None
     return reference.dynamic_conv(
         v,
@@ -94,8 +95,7 @@ def _check(
         )
 
 
-@torch.library.custom_op("jetlit_kernels::dynamic_conv", mutates_args=())
-def _operator(
+def _forward(
     v: torch.Tensor,
     hidden: torch.Tensor,
     weight: torch.Tensor,
@@ -109,13 +109,15 @@ def _operator(
     return kernels.forward(v, hidden, weight, bias, state, cu_seqlens, silu)
 
 
+_operator = torch.library.custom_op("jetlit_kernels::dynamic_conv", _forward, mutates_args=())
+
+
 @_operator.register_fake
 def _(v, hidden, weight, bias, state, cu_seqlens, silu):
     return v.new_empty(v.shape)
 
 
-@torch.library.custom_op("jetlit_kernels::dynamic_conv_backward", mutates_args=())
-def _backward_operator(
+def _gradients(
     d_out: torch.Tensor,
     v: torch.Tensor,
     hidden: torch.Tensor,
@@ -130,6 +132,9 @@ def _backward_operator(
     return kernels.backward(d_out, v, hidden, weight, bias, state, cu_seqlens, silu)
 
 
+_backward_operator = torch.library.custom_op("jetlit_kernels::dynamic_conv_backward", _gradients, mutates_args=())
+
+
 @_backward_operator.register_fake
 def _(d_out, v, hidden, weight, bias, state, cu_seqlens, silu):
     return v.new_empty(v.shape), hidden.new_empty(hidden.shape), weight.new_empty(weight.shape), torch.empty_like(bias)
@@ -142,11 +147,12 @@ def _save_inputs(ctx, inputs, output):
 
 def _backward(ctx, d_out):
     v, hidden, weight, bias, state, cu_seqlens = ctx.saved_tensors
-    gradients = _backward_operator(d_out, v, hidden, weight, bias, state, cu_seqlens, ctx.silu)
+    gradients = _call_backward(d_out, v, hidden, weight, bias, state, cu_seqlens, ctx.silu)
     d_state = None
     if ctx.needs_input_grad[4]:
         d_state = reference.state_gradient(d_out, v, hidden, weight, bias, state, cu_seqlens, ctx.silu)
     return *gradients, d_state, None, None
 
 
-_operator.register_autograd(_backward, setup_context=_save_inputs)
+_call_backward = without_gradient(_backward_operator, _gradients)
+_call = differentiable(_operator, _forward, _save_inputs, _backward)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from jetlit_kernels.dispatch import announce, resolve_backend
+from jetlit_kernels.eager import differentiable, without_gradient
 
 LARGEST_KEY = 256  # the widest K of the kernels
 
@@ -24,13 +25,7 @@ def _contiguous(tensor: torch.Tensor | None) -> torch.Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
-@torch.library.custom_op(
-    "jetlit_kernels::gated_delta_rule",
-    mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? beta, Tensor? initial_state, Tensor? cu_seqlens, "
-    "float scale, bool l2norm, bool silu, bool save) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-def gated_delta_rule_op(
+def _forward(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -49,6 +44,15 @@ def gated_delta_rule_op(
     """
     tensors = (_contiguous(t) for t in (q, k, v, g, beta, initial_state))
     return _launcher().forward(*tensors, cu_seqlens, scale, l2norm, silu, save)
+
+
+gated_delta_rule_op = torch.library.custom_op(
+    "jetlit_kernels::gated_delta_rule",
+    _forward,
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? beta, Tensor? initial_state, Tensor? cu_seqlens, "
+    "float scale, bool l2norm, bool silu, bool save) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
 
 
 @gated_delta_rule_op.register_fake
@@ -74,14 +78,7 @@ def _(
     )
 
 
-@torch.library.custom_op(
-    "jetlit_kernels::gated_delta_rule_backward",
-    mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? beta, Tensor? initial_state, Tensor? cu_seqlens, "
-    "Tensor[] kept, Tensor do, Tensor? d_final, float scale, bool l2norm, bool silu) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-def gated_delta_rule_backward_op(
+def _gradients(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -101,6 +98,16 @@ def gated_delta_rule_backward_op(
     upstream = do.contiguous(), _contiguous(d_final)
     launcher = _launcher()
     return launcher.backward(*tensors, cu_seqlens, launcher.Kept(*kept), *upstream, scale, l2norm, silu)
+
+
+gated_delta_rule_backward_op = torch.library.custom_op(
+    "jetlit_kernels::gated_delta_rule_backward",
+    _gradients,
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? beta, Tensor? initial_state, Tensor? cu_seqlens, "
+    "Tensor[] kept, Tensor do, Tensor? d_final, float scale, bool l2norm, bool silu) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
 
 
 @gated_delta_rule_backward_op.register_fake
@@ -137,7 +144,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor
 def _backward(ctx: Any, do: torch.Tensor | None, d_final: torch.Tensor | None, *of_kept: None) -> Gradients:
     q, k, v, g, beta, initial_state, cu_seqlens, *kept = ctx.saved_tensors
     do = torch.zeros_like(v) if do is None else do
-    *gradients, d_beta, d_initial = gated_delta_rule_backward_op(
+    *gradients, d_beta, d_initial = _call_backward(
         q, k, v, g, beta, initial_state, cu_seqlens, kept, do, d_final, ctx.scale, ctx.l2norm, ctx.silu
     )
     d_beta = None if beta is None else d_beta
@@ -145,7 +152,8 @@ def _backward(ctx: Any, do: torch.Tensor | None, d_final: torch.Tensor | None, *
     return *gradients, d_beta, d_initial, None, None, None, None, None
 
 
-gated_delta_rule_op.register_autograd(_backward, setup_context=_setup_context)
+_call_backward = without_gradient(gated_delta_rule_backward_op, _gradients)
+_call = differentiable(gated_delta_rule_op, _forward, _setup_context, _backward)
 
 
 def runs_on_triton(operator: str, q: torch.Tensor, backend: str) -> bool:
@@ -199,5 +207,5 @@ def run_on_triton(
     g = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device) if g is None else g
     trained = (t for t in (q, k, v, g, beta, initial_state) if t is not None)
     save = torch.is_grad_enabled() and any(t.requires_grad for t in trained)
-    o, state, *_ = gated_delta_rule_op(q, k, v, g, beta, initial_state, cu_seqlens, scale, l2norm, silu, save)
+    o, state, *_ = _call(q, k, v, g, beta, initial_state, cu_seqlens, scale, l2norm, silu, save)
     return o.to(result), state

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from jetlit_kernels.eager import differentiable, without_gradient
+
 Gradients = tuple[torch.Tensor | None, ...]
 
 
@@ -28,13 +30,7 @@ def _state_like(q: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | Non
     return q.new_empty(sequences, q.shape[2], q.shape[3], v.shape[3], dtype=torch.float32)
 
 
-@torch.library.custom_op(
-    "jetlit_kernels::gated_linear_attention",
-    mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? initial_state, Tensor? cu_seqlens, float scale) "
-    "-> (Tensor, Tensor)",
-)
-def gated_linear_attention_op(
+def _forward(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -51,6 +47,15 @@ def gated_linear_attention_op(
     return _launcher().forward(*tensors, cu_seqlens, scale)
 
 
+gated_linear_attention_op = torch.library.custom_op(
+    "jetlit_kernels::gated_linear_attention",
+    _forward,
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? initial_state, Tensor? cu_seqlens, float scale) "
+    "-> (Tensor, Tensor)",
+)
+
+
 @gated_linear_attention_op.register_fake
 def _(
     q: torch.Tensor,
@@ -64,13 +69,7 @@ def _(
     return torch.empty_like(v, memory_format=torch.contiguous_format), _state_like(q, v, cu_seqlens)
 
 
-@torch.library.custom_op(
-    "jetlit_kernels::gated_linear_attention_backward",
-    mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? initial_state, Tensor? cu_seqlens, Tensor do, "
-    "Tensor? d_final, float scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-def gated_linear_attention_backward_op(
+def _gradients(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -84,6 +83,15 @@ def gated_linear_attention_backward_op(
     """Returns the gradients of q, k, v, g and of the initial states, the latter in float32."""
     tensors = (_contiguous(t) for t in (q, k, v, g, initial_state))
     return _launcher().backward(*tensors, cu_seqlens, do.contiguous(), _contiguous(d_final), scale)
+
+
+gated_linear_attention_backward_op = torch.library.custom_op(
+    "jetlit_kernels::gated_linear_attention_backward",
+    _gradients,
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? initial_state, Tensor? cu_seqlens, Tensor do, "
+    "Tensor? d_final, float scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
 
 
 @gated_linear_attention_backward_op.register_fake
@@ -111,10 +119,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor
 def _backward(ctx: Any, do: torch.Tensor | None, d_final: torch.Tensor | None) -> Gradients:
     q, k, v, g, initial_state, cu_seqlens = ctx.saved_tensors
     do = torch.zeros_like(v) if do is None else do
-    *gradients, d_initial = gated_linear_attention_backward_op(
-        q, k, v, g, initial_state, cu_seqlens, do, d_final, ctx.scale
-    )
+    *gradients, d_initial = _call_backward(q, k, v, g, initial_state, cu_seqlens, do, d_final, ctx.scale)
     return *gradients, None if initial_state is None else d_initial.to(initial_state.dtype), None, None
 
 
-gated_linear_attention_op.register_autograd(_backward, setup_context=_setup_context)
+_call_backward = without_gradient(gated_linear_attention_backward_op, _gradients)
+gated_linear_attention = differentiable(gated_linear_attention_op, _forward, _setup_context, _backward)

@@ -3,6 +3,7 @@
 import torch
 
 from jetlit_kernels.dispatch import resolve_backend
+from jetlit_kernels.eager import differentiable, without_gradient
 from jetlit_kernels.reference import gated_norm as reference
 
 
@@ -30,15 +31,17 @@ def gated_rms_norm(
             f"{tuple(gate.shape)} and {tuple(weight.shape)}."
         )
     if resolve_backend(backend, o) == "triton":
-        return _operator(o, gate, weight, eps)
+        return _call(o, gate, weight, eps)
     return reference.gated_rms_norm(o, gate, weight, eps)
 
 
-@torch.library.custom_op("jetlit_kernels::gated_rms_norm", mutates_args=())
-def _operator(o: torch.Tensor, gate: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+def _forward(o: torch.Tensor, gate: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     from jetlit_kernels.triton import gated_norm as kernels
 
     return kernels.forward(o, gate, weight, eps)
+
+
+_operator = torch.library.custom_op("jetlit_kernels::gated_rms_norm", _forward, mutates_args=())
 
 
 @_operator.register_fake
@@ -46,13 +49,15 @@ def _(o, gate, weight, eps):
     return o.new_empty(o.shape)
 
 
-@torch.library.custom_op("jetlit_kernels::gated_rms_norm_backward", mutates_args=())
-def _backward_operator(
+def _gradients(
     d_out: torch.Tensor, o: torch.Tensor, gate: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     from jetlit_kernels.triton import gated_norm as kernels
 
     return kernels.backward(d_out, o, gate, weight, eps)
+
+
+_backward_operator = torch.library.custom_op("jetlit_kernels::gated_rms_norm_backward", _gradients, mutates_args=())
 
 
 @_backward_operator.register_fake
@@ -66,7 +71,8 @@ def _save_inputs(ctx, inputs, output):
 
 
 def _backward(ctx, d_out):
-    return *_backward_operator(d_out, *ctx.saved_tensors, ctx.eps), None
+    return *_call_backward(d_out, *ctx.saved_tensors, ctx.eps), None
 
 
-_operator.register_autograd(_backward, setup_context=_save_inputs)
+_call_backward = without_gradient(_backward_operator, _gradients)
+_call = differentiable(_operator, _forward, _save_inputs, _backward)

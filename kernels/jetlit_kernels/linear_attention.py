@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from jetlit_kernels.gated_delta_rule_op import in_one_dtype, run_on_triton, runs_on_triton
-from jetlit_kernels.gated_linear_attention_op import gated_linear_attention_op
+from jetlit_kernels.gated_linear_attention_op import gated_linear_attention
 from jetlit_kernels.reference.linear_attention import chunk_linear_attention
 from jetlit_kernels.validation import check_packing, check_sequences
 
@@ -56,7 +56,7 @@ def linear_attention(
     if runs_on_triton("linear_attention", q, backend):
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         if g is not None and g.dim() == 4:
-            o, state = gated_linear_attention_op(*in_one_dtype(q, k, v), g, initial_state, cu_seqlens, scale)
+            o, state = gated_linear_attention(*in_one_dtype(q, k, v), g, initial_state, cu_seqlens, scale)
         else:
             o, state = run_on_triton(q, k, v, g, None, scale, initial_state, cu_seqlens, False, False)
     else:
