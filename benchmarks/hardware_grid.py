@@ -18,10 +18,10 @@ from generation import build, released_config
 from reporting import RESULTS, report
 
 from jetlit.generation import measure_generation
+from jetlit.generation.measurements import cached_measurement
 from jetlit.models import Architecture, JetNemotronConfig
 from jetlit.models.parameters import PAPER_GRID, count_parameters
 from jetlit.search.grid import GridRow
-from jetlit.search.measurements import cached_measurement
 
 # Paper, table 2, tokens/s in the grid's order.
 PAPER = [2969, 2961, 2979, 2986, 2970, 2971, 2959, 2955, 2952]

@@ -38,15 +38,23 @@ class Throughput(Callback):
         batch: sequences generated at a time in the measurement at fit end; None: do not measure generation (nor is a
             super network's measured, or that of weights sharded over processes).
         context: tokens of context at which it is measured.
+        cache: folder of such measurements; one taken of a model of the same shapes with the same machine and versions
+            is not taken again. None: measure.
         kept_steps: the newest that many step times make up the final median.
     """
 
     def __init__(
-        self, warmup_steps: int = 3, batch: int | None = None, context: int = 512, kept_steps: int = 512
+        self,
+        warmup_steps: int = 3,
+        batch: int | None = None,
+        context: int = 512,
+        cache: str | None = None,
+        kept_steps: int = 512,
     ) -> None:
         self.warmup_steps = warmup_steps
         self.batch = batch
         self.context = context
+        self.cache = cache
         self.kept_steps = kept_steps
         self.tokens_seen = 0
         self._speeds: list[float] = []
@@ -121,15 +129,22 @@ class Throughput(Callback):
 
     def _measure_generation(self, trainer: Trainer, model: Any) -> dict[str, float]:
         # Not needed by a fit that does not ask for it.
+        from jetlit.generation.measurements import cached_measurement, shapes
         from jetlit.generation.throughput import measure_generation, prefill_pieces
 
-        assert self.batch is not None
-        # A copy, since generation in the type that training computes in would round the float32 masters.
-        dtype = torch.bfloat16 if computes_in_bfloat16(trainer) else None
-        served = copy.deepcopy(model).to(device=trainer.strategy.root_device, dtype=dtype).eval()
-        chunk = prefill_pieces(self.batch)
-        measured = measure_generation(served, self.batch, self.context, prefill_chunk=chunk)
-        return {name: float(value) for name, value in measured.items() if isinstance(value, int | float)}
+        batch, context, device = self.batch, self.context, trainer.strategy.root_device
+        assert batch is not None
+        dtype = torch.bfloat16 if computes_in_bfloat16(trainer) else model.lm_head.weight.dtype
+
+        def measure() -> dict[str, float]:
+            # A copy, since generation in the type that training computes in would round the float32 masters.
+            served = copy.deepcopy(model).to(device=device, dtype=dtype).eval()
+            return measure_generation(served, batch, context, prefill_chunk=prefill_pieces(batch))
+
+        config = {"config": shapes(model.config), "batch": batch, "context": context}
+        config |= {"device": device.type, "dtype": str(dtype)}
+        measured = measure() if self.cache is None else cached_measurement(self.cache, config, measure)
+        return {name: float(value) for name, value in measured.items()}
 
 
 def training_flops_per_token(pl_module: LightningModule) -> float:

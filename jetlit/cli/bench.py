@@ -8,11 +8,11 @@ from rich.table import Table
 
 from jetlit.cli.scoring import load_model
 from jetlit.generation import measure_generation, measure_training
+from jetlit.generation.measurements import cached_measurement, shapes
 from jetlit.models import JetNemotronConfig
 from jetlit.models.parameters import PAPER_GRID, count_parameters, grid_config
 from jetlit.models.teacher import convert_config, read_config
 from jetlit.objectives import chunked_cross_entropy
-from jetlit.search.measurements import cached_measurement
 
 
 def bench_params(model: str | None = None) -> None:
@@ -58,8 +58,7 @@ def bench_generation(
         return measure_generation(load_model(model, device, dtype), batch, context, repeats=repeats)
 
     # The shapes decide, not the folder: another model may have taken its place.
-    shapes = read_config(model).to_dict() | {"_name_or_path": None}
-    config = {"bench": "generation", "config": shapes, "batch": batch, "context": context}
+    config = {"bench": "generation", "config": shapes(read_config(model)), "batch": batch, "context": context}
     config |= {"repeats": repeats, "device": device, "dtype": dtype}
     _show(measure() if cache is None else cached_measurement(cache, config, measure))
 

@@ -44,8 +44,10 @@ class CandidateFit:
         self._argv = ["fit"]
         for path in configs:
             self._argv += ["--config", str(path.absolute)]
-        measured = {} if batch is None else {"throughput.batch": batch, "throughput.context": context}
-        settings = {**measured, **overrides}
+        settings: dict[str, Any] = {}
+        if batch is not None:
+            settings = {"batch": batch, "context": context, "cache": f"{run_dir}/measurements"}
+        settings = {f"throughput.{name}": value for name, value in settings.items()} | dict(overrides)
         if seed is not None:
             settings = {"seed_everything": seed} | settings
         self._argv += [f"--{name}={value}" for name, value in settings.items()]

@@ -9,13 +9,13 @@ import torch
 
 from jetlit.cli.scoring import build_tasks, load_model, pick_device, task_scores
 from jetlit.generation import GenerationEngine, measure_generation
+from jetlit.generation.measurements import cached_measurement
 from jetlit.generation.throughput import prefill_pieces
 from jetlit.models import JetNemotronForCausalLM
 from jetlit.models.export import load_tokenizer
 from jetlit.report.report import Sample, write_report
 from jetlit.results import metric, read_result
 from jetlit.search.candidates import Metrics
-from jetlit.search.measurements import cached_measurement
 
 _MODELS = ("teacher", "stage1", "stage2")
 

@@ -65,6 +65,17 @@ def test_speed_is_the_median_of_steps_and_generation_is_measured(run_dir):
     assert metrics["cache_bytes"]["value"] == pytest.approx(computed, rel=0.02)
 
 
+def test_generation_of_a_model_of_the_same_shapes_is_measured_once(run_dir):
+    cache = run_dir / "measurements"
+    options = ["--ckpt_path", "none", "--throughput.batch", "1", "--throughput.cache", str(cache)]
+    speeds = []
+    for seed, context in ((0, 48), (1, 48), (0, 40)):
+        tiny.fit(run_dir, "stage1", *options, "--seed_everything", str(seed), "--throughput.context", str(context))
+        speeds.append(read_result(run_dir / "stage1")["metrics"]["decode_tokens_per_s"]["value"])
+    assert speeds[0] == speeds[1] != speeds[2]
+    assert len(list(cache.iterdir())) == 2
+
+
 def matrices(module):
     return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim == 2)
 

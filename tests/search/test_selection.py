@@ -12,7 +12,6 @@ from jetlit.search.blocks import select_block
 from jetlit.search.candidates import most_accurate
 from jetlit.search.grid import state_size_rows
 from jetlit.search.hardware import search_hardware
-from jetlit.search.measurements import cached_measurement
 
 PLACEMENT = Architecture(["gla", "attn", "gla"], {"gla": {"head_dim": 4}})
 BLOCKS = {"gla": {}, "jet": {"conv_size": 3}, "retnet": {}}
@@ -143,38 +142,3 @@ def test_processes_that_search_together_train_each_row_once_and_agree(tmp_path: 
     assert one == other
     trained = (tmp_path / "log.txt").read_text().split()
     assert sorted(trained) == sorted(row.name for row in one.rows)
-
-
-def test_a_measurement_is_taken_once_for_a_configuration(tmp_path: Path) -> None:
-    taken = []
-
-    def take() -> dict[str, float]:
-        taken.append(1)
-        return {"tokens_per_s": 1.5 * len(taken)}
-
-    assert cached_measurement(tmp_path, {"batch": 1}, take) == {"tokens_per_s": 1.5}
-    assert cached_measurement(tmp_path, {"batch": 1}, take) == {"tokens_per_s": 1.5}
-    assert cached_measurement(tmp_path, {"batch": 2}, take) == {"tokens_per_s": 3.0}
-
-
-@pytest.mark.parametrize(
-    ("what", "other"), [("hardware", {"gpus": ["another GPU"]}), ("versions", {"torch": "of tomorrow"})]
-)
-def test_a_measurement_of_another_machine_or_of_other_versions_does_not_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, other: dict
-) -> None:
-    assert cached_measurement(tmp_path, {"batch": 1}, lambda: {"tokens_per_s": 1.0}) == {"tokens_per_s": 1.0}
-    monkeypatch.setattr(f"jetlit.search.measurements.{what}", lambda: other)
-    assert cached_measurement(tmp_path, {"batch": 1}, lambda: {"tokens_per_s": 2.0}) == {"tokens_per_s": 2.0}
-    monkeypatch.undo()
-    assert cached_measurement(tmp_path, {"batch": 1}, lambda: {"tokens_per_s": 3.0}) == {"tokens_per_s": 1.0}
-
-
-def test_a_measurement_that_was_cut_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def cut_off(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("os.replace", cut_off)  # the moment before the file has its name
-    with pytest.raises(KeyboardInterrupt):
-        cached_measurement(tmp_path, {"batch": 1}, lambda: {"tokens_per_s": 1.0})
-    assert not list(tmp_path.iterdir())

@@ -6,8 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import PretrainedConfig
+
 from jetlit.files import read_json, write_json
 from jetlit.results import config_hash, hardware, versions
+
+
+def shapes(config: PretrainedConfig) -> dict[str, Any]:
+    """What of a model decides its speed: its configuration, wherever it was read from."""
+    return config.to_dict() | {"_name_or_path": None}
 
 
 def cached_measurement(
