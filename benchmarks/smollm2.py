@@ -13,6 +13,7 @@ the same tables. Weights are removed once they are scored.
 
 import argparse
 import contextlib
+import itertools
 import json
 import shutil
 import time
@@ -78,6 +79,7 @@ class Lab:
         self._end = time.monotonic() + 60 * arguments.minutes
         settings = parse_arguments(report_verb, [*self.verb_argv("report"), "--run_dir", str(self.run)])
         self.tasks = settings["tasks"]
+        self.restoring: Row = parse_arguments(search_ranking, self.verb_argv("ranking"))["restore_overrides"]
         self.context, self.largest = settings["context"], arguments.largest_batch
         searched = parse_arguments(search_blocks, self.verb_argv("blocks") + self.verb_argv("tasks"))
         self.batch, self.short_context = searched["batch"], searched["context"]
@@ -215,14 +217,7 @@ def final(lab: Lab) -> None:
 
     def job(model: str, seed: int, find: Callable[[], Path]) -> Job:
         name = f"{model}_{seed}".replace(" ", "_")
-
-        def scored() -> Row:
-            folder = find()
-            lab.check_time()
-            with lab.claim(lab.run / "studies" / "held_out" / name):
-                return {"held-out loss": lab.held_out(name, folder)} | lab.score(folder)
-
-        return {"model": model, "seed": seed}, scored
+        return {"model": model, "seed": seed}, partial(_held_out, lab, name, find)
 
     jobs = [job("teacher", 0, lab.teacher)]
     for seed in lab.seeds:
@@ -231,7 +226,18 @@ def final(lab: Lab) -> None:
             job(f"teacher continued at {rate:g}", seed, partial(_continued, lab, rate, seed))
             for rate in CONTINUED_RATES
         ]
-    lab.tabled("final", "Teacher and hybrid", jobs, "Held-out loss: of text alone, nats per token.")
+    lab.tabled("final", "Teacher and hybrid", jobs, TEXT_ALONE)
+
+
+TEXT_ALONE = "Held-out loss: of text alone, nats per token."
+
+
+def _held_out(lab: Lab, name: str, find: Callable[[], Path]) -> Row:
+    """Held-out loss of text and scores of the model that `find` trains or finds."""
+    model = find()
+    lab.check_time()
+    with lab.claim(lab.run / "studies" / "held_out" / name):
+        return {"held-out loss": lab.held_out(name, model)} | lab.score(model)
 
 
 HYBRIDS = {"stage 1": "stage1", "hybrid": "stage2"}
@@ -239,13 +245,18 @@ HYBRIDS = {"stage 1": "stage1", "hybrid": "stage2"}
 
 def _hybrid(lab: Lab, stage: str, seed: int) -> Path:
     """A stage's model; the run's own has the first seed, others are trained here, of the same architecture."""
-    if seed == 0:
-        return lab.run / stage / "model"
-    overrides = {"seed_everything": seed}
+    return lab.run / stage / "model" if seed == 0 else _student(lab, f"seed{seed}", stage, seed)
+
+
+def _student(lab: Lab, name: str, stage: str, seed: int, **stage1: Any) -> Path:
+    """Trains a hybrid through the stages up to this one, the first with these options beside its own."""
+    overrides: Row = {"seed_everything": seed}
     if stage == "stage2":
-        overrides["model.init_args.student"] = _hybrid(lab, "stage1", seed)
-    lab.fit(f"{stage}_seed{seed}", stage, **overrides)
-    return lab.run / "studies" / f"{stage}_seed{seed}" / "model"
+        overrides["model.init_args.student"] = _student(lab, name, "stage1", seed, **stage1)
+    else:
+        overrides |= stage1
+    lab.fit(f"{stage}_{name}", stage, **overrides)
+    return lab.run / "studies" / f"{stage}_{name}" / "model"
 
 
 CONTINUED_RATES = [1e-3, 5e-4]
@@ -264,6 +275,26 @@ def _continued(lab: Lab, rate: float, seed: int) -> Path:
     name = f"continued_{rate:g}_seed{seed}"
     lab.fit(name, "stage2", **overrides)
     return lab.run / "studies" / name / "model"
+
+
+def capacity(lab: Lab) -> None:
+    """What the hybrid lacks: both stages with more full layers, and with the block's own, larger state."""
+    own = Architecture.load(lab.run / "hardware" / "architecture.json")
+    found = read_json(lab.run / "placement" / "placement.json")["searched"]
+    searched = {entry["budget"]: entry["layers"] for entry in found if entry["budget"] > 1}
+    block = next(kind for kind in own.layer_types if kind != "attn")
+    shapes = {"searched": own.block_configs, "default": {}}
+    jobs: list[Job] = []
+    for number, ((budget, layers), shape) in enumerate(itertools.product(searched.items(), shapes)):
+        file = lab.run / "studies" / f"capacity_{number}.json"
+        kinds = ["attn" if layer in layers else block for layer in range(len(own.layer_types))]
+        Architecture(kinds, shapes[shape]).save(file)
+        options = {"model.init_args.architecture": file}
+        find = partial(_student, lab, f"capacity_{number}", "stage2", 0, **options)
+        if kinds == own.layer_types and shape == "searched":
+            find = partial(_hybrid, lab, "stage2", 0)
+        jobs.append(({"full layers": budget, "state": shape}, partial(_held_out, lab, f"capacity_{number}", find)))
+    lab.tabled("capacity", "Full layers and states", jobs, TEXT_ALONE)
 
 
 def generation(lab: Lab) -> None:
@@ -326,9 +357,8 @@ def _placed(lab: Lab, layers: list[int], linear: str, count: int, seed: int) -> 
     overrides = {
         "model.init_args.architecture": file,
         "model.init_args.student": _ranking(lab, linear) / "all_linear" / "model",
-        "trainer.max_steps": 60,
         "seed_everything": seed,
-    }
+    } | lab.restoring
     return lab.passing_fit(name, "candidate", **overrides)
 
 
@@ -523,6 +553,7 @@ def rates(lab: Lab) -> None:
 STUDIES = {
     "rates": rates,
     "final": final,
+    "capacity": capacity,
     "generation": generation,
     "placement": placement,
     "losses": losses,
