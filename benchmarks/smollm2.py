@@ -281,7 +281,7 @@ def capacity(lab: Lab) -> None:
     """What the hybrid lacks: both stages with more full layers, and with the block's own, larger state."""
     own = Architecture.load(lab.run / "hardware" / "architecture.json")
     found = read_json(lab.run / "placement" / "placement.json")["searched"]
-    searched = {entry["budget"]: entry["layers"] for entry in found if entry["budget"] > 1}
+    searched = {entry["budget"]: entry["layers"] for entry in found if entry["budget"] in (2, 4)}
     block = next(kind for kind in own.layer_types if kind != "attn")
     shapes = {"searched": own.block_configs, "default": {}}
     jobs: list[Job] = []
