@@ -5,7 +5,7 @@
     python benchmarks/training.py stage1 --profile   # where the GPU time of one step goes
 
 Random weights in the shapes of Jet-Nemotron-2B and of its teacher, Qwen2.5-1.5B; the real recipes in Lightning's
-trainer, bf16 autocast over float32 masters, fused AdamW. Random tokens serve, since time does not depend on them.
+trainer with its NaN guard, bf16 autocast over float32 masters, fused AdamW. Random tokens serve, since time does not depend on them.
 MFU is as `jetlit.callbacks.Throughput` counts it: products with weights alone, over the device's dense bf16 peak. Rows
 take the place of earlier ones of the same step and batch.
 """
@@ -23,7 +23,7 @@ from profiling import StepProfile
 from reporting import RESULTS, report, with_earlier
 from torch.utils.data import DataLoader
 
-from jetlit.callbacks import Throughput
+from jetlit.callbacks import NanGuard, Throughput
 from jetlit.models import Architecture, JetNemotronConfig, JetNemotronForCausalLM, hybridise
 from jetlit.recipes import Distillation, FullTraining, Recipe, SuperNetworkTraining
 
@@ -84,12 +84,13 @@ def measure(step: str, models: tuple[Path, Path], arguments: argparse.Namespace)
     }
     recipe = build(step, *models, options)
     throughput = Throughput(warmup_steps=arguments.warmup)
+    guard = NanGuard(tempfile.gettempdir())  # as in every `jetlit fit`: a norm and a wait for the device a step
     profile = StepProfile(arguments.steps - 1) if arguments.profile else None
     trainer = lightning.Trainer(
         max_steps=arguments.steps,
         precision="bf16-mixed",
         devices=1,
-        callbacks=[throughput, *([profile] if profile else [])],
+        callbacks=[throughput, guard, *([profile] if profile else [])],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
