@@ -5,9 +5,9 @@
     python benchmarks/training.py stage1 --profile   # where the GPU time of one step goes
 
 Random weights in the shapes of Jet-Nemotron-2B and of its teacher, Qwen2.5-1.5B; the real recipes in Lightning's
-trainer with its NaN guard, bf16 autocast over float32 masters, fused AdamW. Random tokens serve, since time does not depend on them.
-MFU is as `jetlit.callbacks.Throughput` counts it: products with weights alone, over the device's dense bf16 peak. Rows
-take the place of earlier ones of the same step and batch.
+trainer with its NaN guard, bf16 autocast over float32 masters, fused AdamW. Random tokens serve, since time does not
+depend on them. MFU is as `jetlit.callbacks.Throughput` counts it: products with weights alone, over the device's dense
+bf16 peak. Rows take the place of earlier ones of the same step and batch.
 """
 
 import argparse
