@@ -52,8 +52,8 @@ def _merge(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
     if _lie_in_order(parameters):
         first = parameters[0].detach()
         return first.as_strided((sum(len(p) for p in parameters), *first.shape[1:]), first.stride())
-    # Parameters of a model that will be trained must not become inference tensors.
-    with torch.inference_mode(False), torch.no_grad():
+    # Parameters of a model that will be trained must not become inference tensors, nor those others.
+    with torch.inference_mode(parameters[0].is_inference()), torch.no_grad():
         merged = torch.cat([p.detach() for p in parameters])
         for parameter, part in zip(parameters, merged.split([len(p) for p in parameters]), strict=True):
             parameter.data = part

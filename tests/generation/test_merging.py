@@ -102,3 +102,12 @@ def test_what_has_no_step_of_its_own_runs_as_the_model_has_it(changes):
     model, ids = small_model(["attn", "jet"], **changes), prompts()
     expected = model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0)
     assert torch.equal(GenerationEngine(model, 2, 40, prefill_chunk=7).generate(ids, 8), expected)
+
+
+def test_a_model_made_in_inference_mode_runs():
+    with torch.inference_mode():
+        model = small_model(["jet", "attn", "jet"])
+        ids = torch.arange(2 * 21).view(2, 21) % 20
+        engine = GenerationEngine(model, 2, 40, prefill_chunk=8)
+        first = engine.prefill(ids)
+        torch.testing.assert_close(first, model(ids).logits[:, -1])
