@@ -1,4 +1,4 @@
-"""A run folder whose teacher and stage 1 are finished, shared by all tests of fits."""
+"""A run folder whose teacher and stage 1 are finished, shared by all tests of fits, callbacks and the command line."""
 
 import shutil
 
