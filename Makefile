@@ -30,8 +30,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install ## run the whole pipeline on the embedded default (8 to 12 minutes)
 	$(BIN)/jetlit postnas --config configs/quickstart/postnas.yaml --run_dir $(RUN)
 
-test: install ## run the tests (GPU tests skip where there is no GPU)
-	$(BIN)/python -m pytest
+test: install ## run the tests, in two processes (GPU tests skip where there is no GPU)
+	$(BIN)/python -m pytest --numprocesses 2
 
 lint: install ## ruff
 	$(BIN)/ruff check .

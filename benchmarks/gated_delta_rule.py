@@ -8,7 +8,6 @@ The floor counts each input read and each output written once, and the products 
 """
 
 import multiprocessing
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,19 +15,18 @@ from jetlit_kernels import gated_delta_rule
 from jetlit_kernels.reference.gated_delta_rule import chunk_gated_delta_rule
 from jetlit_kernels.triton import gated_delta_rule as launcher
 from jetlit_kernels.triton.gated_delta_rule import CONFIGS, Config
-from kernel_report import kernel_report
-from timing import kernel_times, milliseconds
+from kernel_report import BYTES_PER_SECOND, Pass, Recurrence, Shape, distance, kernel_report
+from timing import kernel_times
 
-Shape = tuple[int, int, int, int, int]  # B, T, H, K, V
 SHAPES: dict[str, Shape] = {
     "2B 8x4096": (8, 4096, 12, 96, 256),
     "2B 2x16384": (2, 16384, 12, 96, 256),
     "2B 1x32768": (1, 32768, 12, 96, 256),
     "4B 8x4096": (8, 4096, 16, 128, 256),
 }
-# Forward, forward + backward in ms, of fla-core 0.6.0 on one H100 80GB HBM3.
-FLA = {"2B 8x4096": (1.22, 5.28)}
-BYTES_PER_SECOND, FLOPS_PER_SECOND = 3.0e12, 6.8e14
+# Of fla-core 0.6.0 on one H100 80GB HBM3.
+FLA = {"2B 8x4096": {"fla on an H100, forward ms": 1.22, "fla on an H100, both ms": 5.28}}
+FLOPS_PER_SECOND = 6.8e14
 SCANS = [(64, 4, 1), (64, 4, 2), (64, 4, 3), (64, 8, 1), (64, 8, 2), (64, 8, 3), (128, 8, 2)]
 CANDIDATES = {
     "prepare": [(0, 4, 1), (0, 4, 1, 168), (0, 4, 1, 128)],
@@ -39,9 +37,10 @@ CANDIDATES = {
 }
 
 
-def draw(shape: Shape, dtype: torch.dtype = torch.bfloat16) -> list[torch.Tensor]:
+def draw(shape: Shape) -> list[torch.Tensor]:
+    """Returns q, k, v in bfloat16, g and beta in float32, as JetBlock has them."""
     B, T, H, K, V = shape
-    q, k, v = (torch.randn(B, T, H, width, device="cuda").to(dtype) for width in (K, K, V))
+    q, k, v = (torch.randn(B, T, H, width, device="cuda").bfloat16() for width in (K, K, V))
     g = -0.1 * torch.randn(B, T, H, device="cuda").exp()
     return [t.requires_grad_() for t in (q, k, v, g, torch.rand(B, T, H, device="cuda"))]
 
@@ -58,47 +57,8 @@ def floors(shape: Shape, chunk: int = 64) -> tuple[float, float]:
     return 1e3 * forward, 1e3 * (forward + backward)
 
 
-def errors() -> tuple[float, float]:
-    """The largest relative error of output and gradients against float64 at a small shape."""
-    tensors = draw((2, 500, 4, 96, 256))
-    exact = [t.detach().double().requires_grad_() for t in tensors]
-    o, expected = gated_delta_rule(*tensors)[0], chunk_gated_delta_rule(*exact)[0]
-    do = torch.randn_like(o)
-    pairs = zip(torch.autograd.grad(o, tensors, do), torch.autograd.grad(expected, exact, do.double()), strict=True)
-    return distance(o, expected), max(distance(a, b) for a, b in pairs)
-
-
-def distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a.double() - b.double()).norm() / b.double().norm())
-
-
-def measure(name: str, shape: Shape) -> dict[str, Any]:
-    tensors = draw(shape)
-    do = torch.randn_like(tensors[2])
-
-    def both() -> None:
-        torch.autograd.grad(gated_delta_rule(*tensors)[0], tensors, do)
-
-    with torch.no_grad():
-        forward = milliseconds(lambda: gated_delta_rule(*tensors))
-    held = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    whole = milliseconds(both, 9)
-    floor = floors(shape)
-    row = {
-        "shape": name,
-        "forward ms": forward,
-        "share of its floor": forward / floor[0],
-        "forward + backward ms": whole,
-        "share of their floor": whole / floor[1],
-        "peak MiB above inputs": round((torch.cuda.max_memory_allocated() - held) / 2**20),
-    }
-    if name in FLA:
-        row |= {"fla on an H100, forward ms": FLA[name][0], "fla on an H100, both ms": FLA[name][1]}
-    return row
-
-
-def passes(shape: Shape) -> Callable[[], tuple[torch.Tensor, ...]]:
+def passes(shape: Shape) -> Pass:
+    """With the SiLU of q and k, as JetBlock has it, and without autograd's own kernels."""
     tensors = [t.detach() for t in draw(shape)]
     do, scale = torch.randn_like(tensors[2]), shape[3] ** -0.5
 
@@ -107,13 +67,6 @@ def passes(shape: Shape) -> Callable[[], tuple[torch.Tensor, ...]]:
         return o, final, *launcher.backward(*tensors, None, None, launcher.Kept(*kept), do, None, scale, True, True)[:5]
 
     return run
-
-
-def kernels(shape: Shape) -> list[dict[str, Any]]:
-    times = kernel_times(passes(shape))
-    return [
-        {"kernel": name, "launches": len(t) // 3, "total µs": sum(t) / 3} for name, t in times.items() if sum(t) > 30
-    ]
 
 
 def compile_one(job: tuple[str, tuple[int, ...], Shape]) -> str | None:
@@ -157,4 +110,17 @@ def _function(kernel: str) -> str:
 
 
 if __name__ == "__main__":
-    kernel_report("gated_delta_rule", "Gated delta rule, bfloat16", __doc__, SHAPES, measure, errors, kernels, sweep)
+    rule = Recurrence(
+        name="gated_delta_rule",
+        title="Gated delta rule, bfloat16",
+        operator=gated_delta_rule,
+        reference=chunk_gated_delta_rule,
+        shapes=SHAPES,
+        small=(2, 500, 4, 96, 256),
+        draw=draw,
+        floors=floors,
+        passes=passes,
+        sweep=sweep,
+        elsewhere=FLA,
+    )
+    kernel_report(rule, __doc__)

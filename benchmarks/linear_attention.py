@@ -7,16 +7,14 @@
 The floor counts each input read and each output written once, at the rate below; it exceeds that of the products.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from gated_delta_rule import BYTES_PER_SECOND, Shape, distance
 from jetlit_kernels import linear_attention
 from jetlit_kernels.reference.linear_attention import chunk_linear_attention
 from jetlit_kernels.triton.gated_linear_attention import CONFIGS, Config
-from kernel_report import kernel_report
-from timing import kernel_times, milliseconds
+from kernel_report import BYTES_PER_SECOND, Pass, Recurrence, Shape, distance, kernel_report
+from timing import kernel_times
 
 SHAPES: dict[str, Shape] = {
     "2B 3x4096": (3, 4096, 12, 128, 128),
@@ -49,25 +47,8 @@ def floors(shape: Shape) -> tuple[float, float]:
     return unit * forward, unit * (forward + backward)
 
 
-def measure(name: str, shape: Shape) -> dict[str, Any]:
-    tensors, floor = draw(shape), floors(shape)
-    run = passes(tensors)
-    with torch.no_grad():
-        forward = milliseconds(lambda: linear_attention(*tensors))
-    held = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    both = milliseconds(run, 9)
-    return {
-        "shape": name,
-        "forward ms": forward,
-        "times its floor": forward / floor[0],
-        "forward + backward ms": both,
-        "times their floor": both / floor[1],
-        "peak MiB above inputs": round((torch.cuda.max_memory_allocated() - held) / 2**20),
-    }
-
-
-def passes(tensors: list[torch.Tensor]) -> Callable[[], tuple[torch.Tensor, ...]]:
+def passes(shape: Shape) -> Pass:
+    tensors = draw(shape)
     do = torch.randn_like(tensors[2])
 
     def run() -> tuple[torch.Tensor, ...]:
@@ -77,24 +58,9 @@ def passes(tensors: list[torch.Tensor]) -> Callable[[], tuple[torch.Tensor, ...]
     return run
 
 
-def errors() -> tuple[float, float]:
-    """The largest relative error of output and gradients against float64 at a small shape."""
-    tensors = draw((2, 500, 4, 128, 128))
-    exact = [t.detach().double().requires_grad_() for t in tensors]
-    o, expected = linear_attention(*tensors)[0], chunk_linear_attention(*exact)[0]
-    do = torch.randn_like(o)
-    pairs = zip(torch.autograd.grad(o, tensors, do), torch.autograd.grad(expected, exact, do.double()), strict=True)
-    return distance(o, expected), max(distance(a, b) for a, b in pairs)
-
-
-def kernels(shape: Shape) -> list[dict[str, Any]]:
-    times = kernel_times(passes(draw(shape)))
-    return [{"kernel": name, "launches": len(t) // 3, "total µs": sum(t) / 3} for name, t in times.items()]
-
-
 def sweep(shape: Shape) -> list[dict[str, Any]]:
     """Times every candidate of every kernel, the others as they are, and compares all results with the present ones."""
-    run = passes(draw(shape))
+    run = passes(shape)
     expected, rows = run(), []
     for kernel, candidates in CANDIDATES.items():
         present = CONFIGS[kernel, torch.bfloat16]
@@ -112,13 +78,16 @@ def sweep(shape: Shape) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    kernel_report(
-        "linear_attention",
-        "Linear attention with vector decays, bfloat16",
-        __doc__,
-        SHAPES,
-        measure,
-        errors,
-        kernels,
-        sweep,
+    linear = Recurrence(
+        name="linear_attention",
+        title="Linear attention with vector decays, bfloat16",
+        operator=linear_attention,
+        reference=chunk_linear_attention,
+        shapes=SHAPES,
+        small=(2, 500, 4, 128, 128),
+        draw=draw,
+        floors=floors,
+        passes=passes,
+        sweep=sweep,
     )
+    kernel_report(linear, __doc__)

@@ -6,8 +6,8 @@
     python benchmarks/scaling.py --models FOLDER --accelerator cpu --eager --batch 1 --length 32   # processes, gloo
     python benchmarks/scaling.py --merge FOLDER FOLDER            # one table of what was measured with other --out
 
-Every count of processes is a torchrun of its own over the same random models (or those in FOLDER/teacher and
-FOLDER/student). What one process does is measured without any strategy, so that efficiency holds all that sharding
+Every count of processes is a launch of its own, as torchrun's, over the same random models (or those in FOLDER/teacher
+and FOLDER/student). What one process does is measured without any strategy, so that efficiency holds all that sharding
 costs. The last count also writes a checkpoint, which half as many processes go on from: with the weights and the
 optimizer's moments that were saved, or the run fails. The data loader is measured in all processes at once, on a
 mixture of corpora, as benchmarks/loader.py does in one. Rows are added to those that this machine has measured the same
@@ -21,12 +21,13 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning
 import loader as token_loader
@@ -34,6 +35,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from reporting import RESULTS, merged, report, today, with_earlier
 from torch import Tensor, distributed
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.utils.data import DataLoader
 from tracing import StepTrace
 from training import RandomTokens, build, save_models
@@ -43,6 +45,7 @@ from jetlit.files import write_text
 from jetlit.report.style import new_figure, save
 
 Row = dict[str, Any]
+Result = TypeVar("Result")
 PARTS = ["times", "checkpoint", "loader"]
 WORKERS = 4  # of each process, as in configs/jet_nemotron_2b
 NOTES = (
@@ -112,10 +115,11 @@ def strategy(arguments: argparse.Namespace, world: int) -> Any:
     return ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1)
 
 
-def work(arguments: argparse.Namespace) -> None:
-    """What every process of a torchrun does; the first one prints a line of JSON."""
+def work(arguments: argparse.Namespace) -> Row:
+    """What every process of a launch does: short training; returns what the first one measured."""
+    torch.set_num_threads(1)  # as torchrun would have it
     world = int(os.environ["WORLD_SIZE"])
-    models, hands_over = Path(arguments.models), bool(arguments.save or arguments.resume)
+    models, hands_over = arguments.models, bool(arguments.save or arguments.resume)
     options = {"optimizer": adamw, "compile": not arguments.eager, "chunk": arguments.chunk}
     recipe = build(arguments.step, models / "teacher", models / "student", options)
     times, trace, norms = StepTimes(), StepTrace(arguments.count + 1), OptimizerNorms()
@@ -140,18 +144,21 @@ def work(arguments: argparse.Namespace) -> None:
         trainer.save_checkpoint(arguments.save)
     peak = torch.cuda.max_memory_allocated() if arguments.accelerator == "gpu" else 0
     peak = int(trainer.strategy.reduce(torch.tensor(float(peak), device=recipe.device), reduce_op="max"))
-    if trainer.is_global_zero:
-        if arguments.trace:
-            write_text(Path(arguments.trace), trace.summary() + "\n")
-        result = {"peak_bytes": peak, "global_step": trainer.global_step}
-        result["seconds"] = times.seconds()[arguments.warmup : arguments.count - 1]
-        print(json.dumps(result | {"at_start": norms.at_start, "at_end": norms.at_end}), flush=True)
+    if arguments.trace and trainer.is_global_zero:
+        write_text(arguments.trace, trace.summary() + "\n")
+    return {
+        "peak_bytes": peak,
+        "global_step": trainer.global_step,
+        "seconds": times.seconds()[arguments.warmup : arguments.count - 1],
+        "at_start": norms.at_start,
+        "at_end": norms.at_end,
+    }
 
 
-def read(arguments: argparse.Namespace) -> None:
-    """What every process of a torchrun does to measure its loader; the first one prints a line of JSON."""
-    distributed.init_process_group("gloo")
+def read(arguments: argparse.Namespace) -> float:
+    """What every process of a launch does to measure its loader; returns the slowest one's tokens/s."""
     torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # batches are pinned
     corpora = token_loader.mixture(arguments.corpora)
@@ -159,30 +166,36 @@ def read(arguments: argparse.Namespace) -> None:
     distributed.barrier()
     slowest = torch.tensor(min(token_loader.speeds(data, seconds=3)))
     distributed.all_reduce(slowest, distributed.ReduceOp.MIN)
-    if distributed.get_rank() == 0:
-        print(json.dumps({"tokens/s a process": float(slowest)}), flush=True)
     distributed.destroy_process_group()
+    return float(slowest)
 
 
-def run(step: str, processes: int, models: Path, arguments: argparse.Namespace, **extra: Any) -> dict[str, Any]:
-    """One torchrun; returns what its first process printed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += [__file__, "--work", "--step", step, "--models", str(models)]
-    for name in ("accelerator", "strategy", "batch", "length", "count", "warmup", "chunk"):
-        command += [f"--{name}", str(extra.pop(name, getattr(arguments, name)))]
-    command += ["--eager"] if arguments.eager else []
-    for name, value in extra.items():
-        command += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{step} on {processes} processes failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def launch(job: Callable[[argparse.Namespace], Result], processes: int, arguments: argparse.Namespace) -> Result:
+    """Runs a job in processes of its own, as `torchrun --standalone` would; returns what the first one returned."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        # A fork spares the imports, which take longer than all else on a CPU; CUDA does not outlive one.
+        start_method="spawn" if arguments.accelerator == "gpu" else "fork",
+    )
+    return elastic_launch(config, job)(arguments)[0]
+
+
+def train(step: str, processes: int, models: Path, arguments: argparse.Namespace, **options: Any) -> Row:
+    """Launches a short training of one step's recipe."""
+    given = {"step": step, "models": models, "trace": None, "save": None, "resume": None} | options
+    return launch(work, processes, argparse.Namespace(**(vars(arguments) | given)))
 
 
 def timed(step: str, processes: int, models: Path, arguments: argparse.Namespace) -> Row:
     """Speed and memory of one step on a count of processes."""
     trace = arguments.out / f"scaling_{step}_{processes}.txt"
-    result = run(step, processes, models, arguments, **({"trace": trace} if arguments.trace_steps else {}))
+    result = train(step, processes, models, arguments, trace=trace if arguments.trace_steps else None)
     median = statistics.median(result["seconds"])
     tokens = arguments.batch * arguments.length / median
     slowest, fastest = max(result["seconds"]) / median, min(result["seconds"]) / median
@@ -203,8 +216,8 @@ def handed_over(step: str, processes: int, models: Path, arguments: argparse.Nam
     checkpoint = models / f"{step}.ckpt"
     fewer = max(1, processes // 2)
     start = time.perf_counter()
-    saved = run(step, processes, models, arguments, count=2, save=checkpoint)
-    resumed = run(step, fewer, models, arguments, count=2, resume=checkpoint)
+    saved = train(step, processes, models, arguments, count=2, save=checkpoint)
+    resumed = train(step, fewer, models, arguments, count=2, resume=checkpoint)
     took = time.perf_counter() - start
     if not torch.allclose(torch.tensor(saved["at_end"]), torch.tensor(resumed["at_start"]), rtol=1e-5, atol=0):
         sys.exit(f"{step}: {fewer} processes begin with norms {resumed['at_start']}, not {saved['at_end']} as saved.")
@@ -215,7 +228,7 @@ def handed_over(step: str, processes: int, models: Path, arguments: argparse.Nam
 
 def loaded(processes: int, corpora: list[str], arguments: argparse.Namespace) -> Row:
     """Speed of the slowest loader of a count of processes, beside what a GPU consumes."""
-    slowest = run("loader", processes, Path(), arguments, corpora=corpora)["tokens/s a process"]
+    slowest = launch(read, processes, argparse.Namespace(**(vars(arguments) | {"corpora": corpora})))
     return {
         "tokens/s": slowest * processes,
         "tokens/s a process": slowest,
@@ -286,13 +299,7 @@ def main() -> None:
     parser.add_argument("--corpora", nargs="+", help="folders that `jetlit data` prepared; default: two from Python's")
     parser.add_argument("--merge", type=Path, nargs="+", help="measure nothing: one table of these folders' tables")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    for internal in ("--step", "--save", "--resume", "--trace"):
-        parser.add_argument(internal, help=argparse.SUPPRESS)
-    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.work:
-        (read if arguments.step == "loader" else work)(arguments)
-        return
     if arguments.accelerator == "gpu" and max(arguments.processes) > gpus and not arguments.merge:
         sys.exit(f"{max(arguments.processes)} processes need as many GPUs and here are {gpus}: set --processes.")
     if arguments.merge:

@@ -1,12 +1,11 @@
 """What a fit leaves in its folder: checkpoints, curves, model, numbers."""
 
 import json
+import multiprocessing
 import shutil
-import signal
 import statistics
-import subprocess
-import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -17,8 +16,9 @@ from jetlit.callbacks import AtomicCheckpointIO, BackgroundCheckpointIO, last_ch
 from jetlit.callbacks.export import write_model
 from jetlit.callbacks.throughput import training_flops_per_token
 from jetlit.callbacks.units import unit_of
-from jetlit.cli.fit import JetlitCLI, run_fit
+from jetlit.cli.fit import JetlitCLI, main, run_fit
 from jetlit.errors import UserError
+from jetlit.recipes import Pretraining
 from jetlit.results import read_result
 from tests.recipes import tiny
 
@@ -198,26 +198,32 @@ def test_units():
     assert unit_of("task/recall/objective") == unit_of("task/recall/accuracy") == "1"
 
 
+def slow_fit(argv, steps):
+    """What a process of its own runs: a fit that says in `steps` where it is."""
+
+    def slowly(recipe, *args):
+        steps.put(recipe.global_step)
+        time.sleep(0.05)
+
+    torch.set_num_threads(1)  # the parent's pool of threads does not survive the fork
+    Pretraining.on_train_batch_start = slowly
+    main(argv)
+
+
 def test_sigterm_saves_and_a_rerun_goes_on_to_the_same_result(run_dir):
     expected = tiny.fit(run_dir, "teacher", "--ckpt_path", "none", "--trainer.max_steps", "40")
     expected = expected.trainer.callback_metrics["val/loss"].item()
     shutil.rmtree(run_dir / "teacher")
     options = ["--trainer.max_steps", "40", "--checkpoint.every_n_train_steps", "1000", "--ckpt_path", "last"]
-    program = (
-        "import sys, time, torch\n"
-        "from jetlit.cli.fit import main\n"
-        "torch.set_num_threads(1)\n"
-        "import jetlit.recipes.pretraining as p\n"
-        "p.Pretraining.on_train_batch_start = lambda *a: (print('step', flush=True), time.sleep(0.05)) and None\n"
-        "main(sys.argv[1:])\n"
-    )
-    command = [sys.executable, "-c", program, *tiny.command(run_dir, "teacher", *options)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    for _ in range(4):
-        assert process.stdout.readline() == "step\n"
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 143
+    context = multiprocessing.get_context("fork")  # spares the imports
+    steps = context.Queue()
+    process = context.Process(target=slow_fit, args=(tiny.command(run_dir, "teacher", *options), steps))
+    process.start()
+    for step in range(4):
+        assert steps.get(timeout=60) == step
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 143
     saved = torch.load(last_checkpoint(run_dir / "teacher/checkpoints"), weights_only=False)["global_step"]
     assert 4 <= saved < 40
     assert read_result(run_dir / "teacher") is None

@@ -1,23 +1,24 @@
 """The command line of fits: configs composed, `${...}` across them, and mistakes answered in one sentence."""
 
 import json
-import subprocess
+import multiprocessing
+import os
 import sys
 
 import pytest
 
+from jetlit.cli import main
 from jetlit.cli.fit import resolved_config, run_fit
 from jetlit.errors import UserError
 from jetlit.results import config_hash, read_result
 from tests.recipes import tiny
-from tests.recipes.conftest import finished_run, run_dir  # noqa: F401
 
 
 def init_args(config, group="model"):
     return config[group]["init_args"]
 
 
-def test_interpolation_across_files_and_the_command_line(run_dir):  # noqa: F811
+def test_interpolation_across_files_and_the_command_line(run_dir):
     config = resolved_config(tiny.command(run_dir, "stage1"))
     assert init_args(config)["teacher"] == f"{run_dir}/teacher/model"
     assert init_args(config, "data")["corpora"] == f"{run_dir}/data/recall"
@@ -33,14 +34,14 @@ def test_interpolation_across_files_and_the_command_line(run_dir):  # noqa: F811
     assert init_args(config)["scheduler"]["init_args"]["warmup_steps"] == 2
 
 
-def test_interpolation_in_the_names_of_weighted_corpora(run_dir):  # noqa: F811
+def test_interpolation_in_the_names_of_weighted_corpora(run_dir):
     mixture = {"data": {"init_args": {"corpora": {"${run_dir}/data/a": 0.5, "${run_dir}/data/b": 0.5}}}}
     (run_dir / "mixture.yaml").write_text(json.dumps(mixture))
     config = resolved_config(tiny.command(run_dir, "teacher", "--config", f"{run_dir}/mixture.yaml"))
     assert init_args(config, "data")["corpora"] == {f"{run_dir}/data/a": 0.5, f"{run_dir}/data/b": 0.5}
 
 
-def test_a_setting_that_would_be_dropped_silently_is_refused(run_dir):  # noqa: F811
+def test_a_setting_that_would_be_dropped_silently_is_refused(run_dir):
     scheduler = {"class_path": "WarmupCosine", "init_args": {"total_steps": "${trainer.max_steps}"}}
     early = run_dir / "early.yaml"
     early.write_text(json.dumps({"model": {"init_args": {"scheduler": scheduler}}}))
@@ -50,7 +51,7 @@ def test_a_setting_that_would_be_dropped_silently_is_refused(run_dir):  # noqa: 
     assert init_args(late)["scheduler"]["init_args"]["total_steps"] == 9
 
 
-def test_the_hash_tells_configs_apart_and_ignores_where_and_how_a_run_goes_on(run_dir, tmp_path):  # noqa: F811
+def test_the_hash_tells_configs_apart_and_ignores_where_and_how_a_run_goes_on(run_dir, tmp_path):
     plain = config_hash(resolved_config(tiny.command(run_dir, "stage1")))
     moved = tiny.command(tmp_path / "moved", "stage1", "--ckpt_path", "last", "--manifest.hash", "x", source=run_dir)
     assert config_hash(resolved_config(moved)) == plain
@@ -58,7 +59,7 @@ def test_the_hash_tells_configs_apart_and_ignores_where_and_how_a_run_goes_on(ru
     assert config_hash(resolved_config(changed)) != plain
 
 
-def test_the_folder_of_a_fit_and_the_callers_hash(run_dir):  # noqa: F811
+def test_the_folder_of_a_fit_and_the_callers_hash(run_dir):
     cli = run_fit(tiny.command(run_dir, "teacher", "--stage", "blocks/candidates/a", "--manifest.hash", "abc"))
     folder = run_dir / "blocks/candidates/a"
     assert cli.folder == folder
@@ -70,7 +71,7 @@ def test_the_folder_of_a_fit_and_the_callers_hash(run_dir):  # noqa: F811
     assert again.trainer.callback_metrics["val/loss"] == cli.trainer.callback_metrics["val/loss"]
 
 
-def test_validate_evaluates_the_last_checkpoint(run_dir):  # noqa: F811
+def test_validate_evaluates_the_last_checkpoint(run_dir):
     fitted = read_result(run_dir / "teacher")["metrics"]["val/loss"]["value"]
     for verb in ("validate", "test"):
         cli = run_fit(tiny.command(run_dir, "teacher", verb=verb))
@@ -101,7 +102,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_mistake_is_answered_in_one_sentence(run_dir, case):  # noqa: F811
+def test_a_mistake_is_answered_in_one_sentence(run_dir, case):
     options, message = WRONG[case]
     with pytest.raises(UserError, match=message) as raised:
         run_fit(tiny.command(run_dir, "stage1", "--stage", "wrong", *options))
@@ -109,18 +110,18 @@ def test_a_mistake_is_answered_in_one_sentence(run_dir, case):  # noqa: F811
     assert read_result(run_dir / "wrong") is None and not (run_dir / "wrong/model").exists()
 
 
-def test_an_earlier_fits_checkpoints_are_not_overwritten_unasked(run_dir):  # noqa: F811
+def test_an_earlier_fits_checkpoints_are_not_overwritten_unasked(run_dir):
     with pytest.raises(UserError, match="--ckpt_path last.*--ckpt_path none"):
         tiny.fit(run_dir, "teacher")
     assert read_result(run_dir / "teacher") is not None
 
 
-def test_data_of_another_vocabulary_is_refused(run_dir):  # noqa: F811
+def test_data_of_another_vocabulary_is_refused(run_dir):
     with pytest.raises(UserError, match="259 tokens .* room for 100"):
         tiny.fit(run_dir, "teacher", "--stage", "small", "--model.decoder.vocab_size", "100")
 
 
-def test_nothing_to_evaluate_is_said(run_dir):  # noqa: F811
+def test_nothing_to_evaluate_is_said(run_dir):
     with pytest.raises(UserError, match="no checkpoint in"):
         run_fit(tiny.command(run_dir, "teacher", "--stage", "new", verb="validate"))
 
@@ -130,10 +131,18 @@ def test_the_verb_comes_first():
         run_fit(["--config", "x.yaml"])
 
 
-def test_exit_status_and_message_of_the_command(run_dir):  # noqa: F811
-    command = [sys.executable, "-c", "from jetlit.cli import main; import sys; sys.exit(main())"]
-    command += [*tiny.command(run_dir, "stage1", "--model.kl_wieght", "2")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("jetlit: There is no option")
-    assert "Traceback" not in done.stderr
+def command_line(arguments, errors):
+    """What a process of its own runs: the command, with its errors in a file."""
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+    sys.stderr, sys.argv = os.fdopen(2, "w", buffering=1), ["jetlit", *arguments]
+    sys.exit(main())
+
+
+def test_exit_status_and_message_of_the_command(run_dir):
+    arguments, errors = tiny.command(run_dir, "stage1", "--model.kl_wieght", "2"), run_dir / "errors.txt"
+    process = multiprocessing.get_context("fork").Process(target=command_line, args=(arguments, errors))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 2
+    assert errors.read_text().strip().splitlines()[-1].startswith("jetlit: There is no option")
+    assert "Traceback" not in errors.read_text()

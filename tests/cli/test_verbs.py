@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from jetlit.cli import VERBS, main
 from jetlit.cli.search_placement import search_placement
-from jetlit.models import Architecture, JetNemotronConfig, JetNemotronForCausalLM, SuperNetwork
+from jetlit.models import Architecture, SuperNetwork
+from tests.models.small import byte_teacher
 
 LAYERS = 3
 TASKS = '--tasks=[{"kind": "recall", "documents": 3, "pairs": 3, "queries": 4}]'
@@ -24,18 +25,7 @@ QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart"
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a teacher, its super network and a placement, none of them trained."""
     folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    config = JetNemotronConfig(
-        vocab_size=259,
-        hidden_size=12,
-        intermediate_size=20,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        initializer_range=0.3,
-        layer_types=["attn"] * LAYERS,
-    )
-    teacher = JetNemotronForCausalLM(config)
+    teacher = byte_teacher(LAYERS)
     for name, model in (("teacher", teacher), ("supernet", SuperNetwork(teacher, ("gla",)))):
         model.save_pretrained(folder / name / "model")
         load_tokenizer("bytes").save_pretrained(folder / name / "model")

@@ -1,9 +1,8 @@
 import errno
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -142,17 +141,18 @@ def test_a_folder_that_is_no_corpus_is_not_touched(make, tmp_path):
 
 def test_killed_at_any_moment_it_never_looks_finished(tmp_path):
     source = write_folder(tmp_path / "source", [f"{number} " + "text " * 200 for number in range(20_000)])
-    script = (
-        "import sys; from jetlit_data import CorpusSpec, prepare;"
-        f"prepare({str(tmp_path / 'out')!r}, {{'c': CorpusSpec({source!r})}}, chunk_tokens=10_000, progress=False)"
+    settings = {"chunk_tokens": 10_000, "progress": False}
+    process = multiprocessing.get_context("fork").Process(
+        target=prepare, args=(str(tmp_path / "out"), {"c": CorpusSpec(source)}), kwargs=settings
     )
-    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process.start()
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list((tmp_path / "out").glob(".c.*/train/chunk-0-3.bin")):
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.is_alive(), "it ended before it could be killed"
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     with pytest.raises(UserError, match="not a finished corpus"):
         read_corpus(str(tmp_path / "out" / "c"))
     assert not list((tmp_path / "out").rglob("corpus.json"))

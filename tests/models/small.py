@@ -33,5 +33,11 @@ def small_model(layer_types: list[str], seed: int = 0, **changes) -> JetNemotron
     return JetNemotronForCausalLM(small_config(layer_types, **changes)).eval()
 
 
+def byte_teacher(layers: int, seed: int = 0) -> JetNemotronForCausalLM:
+    """Full attention in every layer, over the byte tokenizer's tokens; the smallest that searches have choices in."""
+    sizes = {"vocab_size": 259, "hidden_size": 12, "intermediate_size": 20}
+    return small_model(["attn"] * layers, seed, **sizes, num_attention_heads=2, num_key_value_heads=1)
+
+
 def prompts(batch: int = 2, length: int = 17, seed: int = 1) -> torch.Tensor:
     return torch.randint(3, 61, (batch, length), generator=torch.Generator().manual_seed(seed))

@@ -1,11 +1,11 @@
-"""Run by torchrun in `test_distributed.py`: fits of several strategies, one after the other in one process group."""
+"""What `test_distributed.py` launches: fits of several strategies, one after the other in one process group."""
 
-import json
 import os
 import signal
-import sys
 from pathlib import Path
+from typing import Any
 
+import torch
 from lightning.pytorch import Callback
 
 from jetlit.callbacks import last_checkpoint
@@ -65,12 +65,14 @@ def spoil(argv: list[str]) -> None:
     cli.run("fit")
 
 
-def main(run_dir: str, plan: str, processes: str, nodes: str) -> None:
-    for job in json.loads(plan):
+def main(run_dir: Path, plan: list[dict[str, Any]], processes: int, nodes: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork has its launcher's handler
+    torch.set_num_threads(1)
+    for job in plan:
         options = list(job["options"])
-        if int(nodes) > 1:
-            options += ["--trainer.num_nodes", nodes, "--trainer.devices", "1"]
-        argv = command(run_dir, job["stage"], job["folder"], job["strategy"], int(processes), *options)
+        if nodes > 1:
+            options += ["--trainer.num_nodes", str(nodes), "--trainer.devices", "1"]
+        argv = command(str(run_dir), job["stage"], job["folder"], job["strategy"], processes, *options)
         if job.get("kill"):
             try:
                 tiny.interrupted_cli(JetlitCLI(argv[1:])).run("fit")
@@ -84,7 +86,3 @@ def main(run_dir: str, plan: str, processes: str, nodes: str) -> None:
             spoil(argv[1:])
             continue
         run_fit(argv)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -60,6 +60,7 @@ def losses(folder):
     return [(event.step, event.value) for event in events.Scalars("train/objective")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixed", [False, True], ids=["single", "mixed"])
 def test_batches_losses_and_weights_go_on(run_dir, mixed):
     options = list(OPTIONS)

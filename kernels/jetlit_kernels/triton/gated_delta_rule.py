@@ -49,7 +49,7 @@ class Config:
 # One fixed configuration a kernel and width of K (bfloat16, then float32): nothing is tuned at run time.
 CONFIGS = {
     ("prepare", torch.bfloat16): {width: Config(0, 4, 1, 168) for width in (64, 128, 256)},
-    ("scan", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 1)},
+    ("scan", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 2)},
     ("states", torch.bfloat16): {64: Config(64, 4, 3), 128: Config(64, 4, 3), 256: Config(64, 8, 1)},
     ("reverse", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 1)},
     ("gradient", torch.bfloat16): {64: Config(64, 8, 3), 128: Config(64, 8, 3), 256: Config(64, 8, 2)},
@@ -249,8 +249,8 @@ def _scan(
     )
     scan_kernel[grid](
         problem.tokens(q, block) if reads else None,
-        problem.tokens(k, block),
-        problem.tokens(v, config.columns),
+        problem.operands(k, block),
+        problem.operands(v, config.columns),
         problem.squares(kept.inverses),
         problem.squares(kept.attentions) if reads else None,
         kept.gates,
@@ -403,13 +403,15 @@ def _reverse_scan(
 ) -> None:
     block = key_block(problem.q.shape[3])
     config = CONFIGS["reverse", problem.q.dtype][block]
+    q, k = inputs
     grid = (cdiv(problem.v.shape[3], config.columns), problem.chunking.sequences * problem.heads)
     reverse_scan_kernel[grid](
-        *(problem.tokens(x, block) for x in inputs),
+        problem.tokens(q, block),
+        problem.operands(k, block),
         problem.squares(kept.inverses),
         problem.squares(kept.attentions),
         kept.gates,
-        problem.tokens(do, config.columns),
+        problem.operands(do, config.columns),
         d_final,
         scratch.carries[(number + 1) % 2],
         dv,

@@ -78,7 +78,7 @@ def reverse_scan_kernel(
 ):
     """Carries the state's gradient backwards through a group of chunks. Grid: (blocks of V, N · H).
 
-    q, k, do, inverses and attentions are descriptors (`load_tile`, `load_square`).
+    q, k, do, inverses and attentions are descriptors (`load_tile` for q, `load_operand`, `load_square`).
 
     Writes dv, each chunk's dS' [slots, H, K, V], and the gradient of the state where the group starts: into d_initial
     for a sequence that starts in it, into carry_out [rows, H, K, V] for one that reaches further back.
@@ -105,14 +105,19 @@ def reverse_scan_kernel(
         place = (row * chunks + shift + chunk).to(tl.int64)  # among the chunks of all rows
         slot = (row * group + shift + chunk - first).to(tl.int64)
         begin = start + chunk * C
-        b_q = load_tile(q, begin, head, 0, C, BK)
-        b_k = load_tile(k, begin, head, 0, C, BK)
-        b_do = load_tile(do, begin, head, column, C, BV)
-        b_attention = load_square(attentions, place, head, H, C)
+        # All gates before the first tile, as in the forward scan.
         write = gate_row(gates, place, head, WRITE, H, C)
         read = gate_row(gates, place, head, READ, H, C)
         last = gates + ((place * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
-        keep = tl.exp(tl.load(last) + tl.load(last + C))
+        log_keep = tl.load(last) + tl.load(last + C)
+        if DELTA:
+            read_erased = gate_row(gates, place, head, READ_ERASED, H, C)
+            strength = gate_row(gates, place, head, BETA, H, C)
+        b_q = load_tile(q, begin, head, 0, C, BK)
+        b_k = load_operand(k, begin, head, 0, C, BK)
+        b_do = load_operand(do, begin, head, column, C, BV)
+        b_attention = load_square(attentions, place, head, H, C)
+        keep = tl.exp(log_keep)
 
         b_d_state = d_state.to(b_k.dtype)
         offsets, mask = state_offsets(slot * H + head, column, K, V, BK, BV)
@@ -124,8 +129,7 @@ def reverse_scan_kernel(
         if DELTA:
             b_inverse = load_square(inverses, place, head, H, C)
             d_target = tl.dot(tl.trans(b_inverse), d_update.to(b_k.dtype), d_update, input_precision=PRECISION)
-            d_update = d_target * gate_row(gates, place, head, BETA, H, C)[:, None]
-            read_erased = gate_row(gates, place, head, READ_ERASED, H, C)
+            d_update = d_target * strength[:, None]
             erased = (d_target * -read_erased[:, None]).to(b_k.dtype)
             d_state = tl.dot(tl.trans(b_k), erased, d_state, input_precision=PRECISION)
         store_tokens(dv, d_update, begin, end, head, H, V, column, C, BV)

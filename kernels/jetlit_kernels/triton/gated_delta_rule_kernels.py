@@ -300,7 +300,7 @@ def scan_kernel(
 ):
     """Scans the chunks of a sequence in a window of its row. Grid: (blocks of V, N · H, windows of the group).
 
-    q, k, v, inverses and attentions are descriptors (`load_tile`, `load_square`).
+    q, k, v, inverses and attentions are descriptors (`load_tile` for q, `load_operand`, `load_square`).
 
     With STORE_OUTPUT it writes o and the final states, and with STORE_CHECKPOINTS the state at every `interval`-th
     chunk of a row but its first, [.., rows, H, K, V]. With STORE_STATES it starts from those and writes every chunk's
@@ -331,18 +331,24 @@ def scan_kernel(
                 kept = ((number // interval - 1) * rows + row) * H + head
                 kept_offsets, kept_mask = state_offsets(kept, column, K, V, BK, BV)
                 tl.store(checkpoints + kept_offsets, state, mask=kept_mask)
-        b_k = load_tile(k, begin, head, 0, C, BK)
-        b_v = load_tile(v, begin, head, column, C, BV)
+        # Not all gates are loaded ahead by Triton: asked for before the wait for the first tile, they come during it.
         write = gate_row(gates, place, head, WRITE, H, C)
         last = gates + ((place * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
-        keep = tl.exp(tl.load(last) + tl.load(last + C))
+        log_keep = tl.load(last) + tl.load(last + C)
+        if DELTA:
+            read_erased = gate_row(gates, place, head, READ_ERASED, H, C)
+            strength = gate_row(gates, place, head, BETA, H, C)
+        if STORE_OUTPUT:
+            read = gate_row(gates, place, head, READ, H, C)
+        b_k = load_operand(k, begin, head, 0, C, BK)
+        b_v = load_operand(v, begin, head, column, C, BV)
+        keep = tl.exp(log_keep)
 
         b_state = state.to(b_k.dtype)
         update = b_v.to(tl.float32)
         if DELTA:
             seen = tl.dot(b_k, b_state, input_precision=PRECISION)
-            read_erased = gate_row(gates, place, head, READ_ERASED, H, C)
-            target = update * gate_row(gates, place, head, BETA, H, C)[:, None] - seen * read_erased[:, None]
+            target = update * strength[:, None] - seen * read_erased[:, None]
             # The identity in (I + L)⁻¹ stays outside the product, and with it the rounding of most of the result.
             b_inverse = load_square(inverses, place, head, H, C)
             update = tl.dot(b_inverse, target.to(b_k.dtype), target, input_precision=PRECISION)
@@ -355,7 +361,6 @@ def scan_kernel(
         if STORE_OUTPUT:
             b_q = load_tile(q, begin, head, 0, C, BK)
             b_attention = load_square(attentions, place, head, H, C)
-            read = gate_row(gates, place, head, READ, H, C)
             b_o = tl.dot(b_q, b_state, input_precision=PRECISION) * read[:, None]
             b_o = tl.dot(b_attention, update.to(b_k.dtype), b_o, input_precision=PRECISION)
             store_tokens(o, b_o, begin, end, head, H, V, column, C, BV)
