@@ -107,7 +107,8 @@ def _with_history(
     batch, length, channels = v.shape
     if cu_seqlens is None:
         history = v.new_zeros(batch, taps, channels) if state is None else state.transpose(1, 2).to(v.dtype)
-        return torch.cat([history, v], dim=1), None, torch.tensor([taps + length], device=v.device)
+        end = torch.full((1,), taps + length, device=v.device)  # made there: to bring it is to wait for the device
+        return torch.cat([history, v], dim=1), None, end
 
     bounds = cu_seqlens.to(v.device, torch.long)
     sequences = bounds.numel() - 1
