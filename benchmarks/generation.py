@@ -43,8 +43,8 @@ TABLE = {
 CURVE_NOTES = (
     "Each side with the largest power of two of sequences that fits an 80 GB card, 1,024 at most. Prefill at 4K is "
     "bound by products, of which the 2B has more: 1.73 G weights outside the embedding against 1.41 G. Sixteen prompts "
-    "of 4,096 tokens on an H100 (benchmarks/prefill.py): the 2B's GPU is busy for 457 ms, 276 of them in products at 746 "
-    "TFLOP/s; Qwen3's for 403 in all. To be 1.5 times faster is to need 269 ms, less than the 2B's products alone. "
+    "of 4,096 tokens on an H100 (benchmarks/prefill.py): the 2B's GPU is busy for 457 ms, 276 of them in products at "
+    "746 TFLOP/s; Qwen3's for 403 in all. To be 1.5 times faster is to need 269 ms, less than the 2B's products alone. "
     "Prefills above 16K are timed once, after two chunks. Decoding at short contexts: the full-attention side runs "
     "at more of its bandwidth bound here than the paper's did."
 )

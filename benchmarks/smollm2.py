@@ -357,9 +357,14 @@ def _placed(lab: Lab, layers: list[int], linear: str, count: int, seed: int) -> 
     overrides = {
         "model.init_args.architecture": file,
         "model.init_args.student": _ranking(lab, linear) / "all_linear" / "model",
+        "model.init_args.optimizer.init_args.lr": PLACED_RATE,
         "seed_everything": seed,
     } | lab.restoring
     return lab.passing_fit(name, "candidate", **overrides)
+
+
+PLACED_RATE = 5e-4
+"""Twice that, the candidates' own, spiked with one of two seeds."""
 
 
 def _search_tokens(lab: Lab, ranking: Path) -> dict[str, int]:
