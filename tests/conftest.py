@@ -2,10 +2,13 @@
 
 import shutil
 
+import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 TOGETHER = {"pipeline", "gpu"}  # folders whose tests look at one miniature run, or need the GPU to themselves
 
