@@ -29,7 +29,7 @@ FLA = {"2B 8x4096": {"fla on an H100, forward ms": 1.22, "fla on an H100, both m
 FLOPS_PER_SECOND = 6.8e14
 SCANS = [(64, 4, 1), (64, 4, 2), (64, 4, 3), (64, 8, 1), (64, 8, 2), (64, 8, 3), (128, 8, 2)]
 CANDIDATES = {
-    "prepare": [(0, 4, 1), (0, 4, 1, 168), (0, 4, 1, 128)],
+    "prepare": [(0, 4, 1), (0, 4, 1, 168), (0, 4, 2, 168), (0, 4, 1, 128)],
     "scan": SCANS,
     "states": SCANS,
     "reverse": SCANS,

@@ -2,19 +2,26 @@
 
 import shutil
 
+import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
-TOGETHER = {"pipeline", "gpu"}  # folders whose tests look at one miniature run, or need the GPU to themselves
+TOGETHER = {"pipeline"}  # folders whose tests look at one miniature run
+APART = {"gpu"}  # folders whose tests spend their time compiling kernels, each its own
 
 
 def division(nodeid):
-    """The tests that one of several processes (`make test`) takes together: a file's, or those of such a folder."""
+    """The tests that one of several processes (`make test`) takes together: a file's, a folder's, or that one only."""
     file = nodeid.partition("::")[0]
     folder = file.rpartition("/")[0]
-    return folder if folder.rpartition("/")[2] in TOGETHER else file
+    name = folder.rpartition("/")[2]
+    if name in APART:
+        return nodeid
+    return folder if name in TOGETHER else file
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,6 +1,7 @@
 """Suites of lm-evaluation-harness tasks, as in configs/eval/."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +89,12 @@ def run_suite(
     """
     try:
         from lm_eval import simple_evaluate
-        from lm_eval.tasks import TaskManager
     except ImportError:
         raise UserError("Suites need lm-evaluation-harness: pip install 'jetlit[eval]'.") from None
     from jetlit.tasks.lm_eval import HarnessModel
 
     harness = HarnessModel(model, tokenizer, **settings)
-    manager = TaskManager(include_path=local_data)
+    manager = task_manager(local_data)
     for task in suite.tasks:
         if task.task not in manager.all_tasks:
             raise UserError(f'lm-evaluation-harness knows no task "{task.task}": see lm_eval --tasks list.')
@@ -111,6 +111,18 @@ def run_suite(
         )
         report[task.task] = _report(task, found)
     return report
+
+
+@cache
+def task_manager(local_data: str | None) -> Any:
+    """Returns the harness' `TaskManager`; reading its thousands of files takes long, so once a process and folder.
+
+    Args:
+        local_data: folder of task files that go before the built-in ones of the same name, if any.
+    """
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=local_data)
 
 
 def _report(task: SuiteTask, found: Any) -> dict[str, float]:

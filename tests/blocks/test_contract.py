@@ -27,7 +27,7 @@ def test_chunks_agree_with_token_by_token(name):
     assert_agree(tokens, whole)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(LINEAR),
     cuts=st.lists(st.integers(1, 40), max_size=5),

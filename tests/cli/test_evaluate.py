@@ -25,6 +25,7 @@ def teacher(tmp_path: Path) -> str:
     return str(tmp_path / "teacher")
 
 
+@pytest.mark.slow
 def test_a_suite_s_results_stand_beside_the_paper_s_with_standard_errors(
     teacher: str,
     local_tasks: str,  # noqa: F811

@@ -20,7 +20,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.characters(exclude_categories=())))
 @example("a <eos> b<pad><0x41>")
 @example("\ud800 alone, \r\n and 日本語 \U0001f600")

@@ -14,7 +14,7 @@ from tests.models.small import HYBRIDS, small_model
 
 
 @given(capacity=st.integers(0, 5000), limit=st.integers(1, 4096))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_largest_size_is_found_in_few_attempts(capacity, limit):
     attempts = []
 

@@ -84,7 +84,7 @@ def test_no_state_no_activation_and_several_tiles(backend, dtype, tolerance, mon
 
 
 @BACKENDS
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4), taps=st.integers(2, 8), seed=st.integers(0, 2**16))
 def test_chunk_after_chunk_is_one_pass(backend, dtype, tolerance, lengths, taps, seed):
     v, hidden, weight, bias = draw(2, sum(lengths), 3, 4, taps, dtype, seed)
@@ -101,7 +101,7 @@ def test_chunk_after_chunk_is_one_pass(backend, dtype, tolerance, lengths, taps,
 
 
 @BACKENDS
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 @given(
     lengths=st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any),
     taps=st.integers(2, 8),

@@ -88,7 +88,7 @@ def test_packed_gradients() -> None:
     check(draw(1, 81, N=3), torch.float64, 1e-11, cu_seqlens=bounds)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(cuts=st.lists(st.integers(1, 149), max_size=5, unique=True), seed=st.integers(0, 99))
 def test_any_split_carries_the_state(cuts: list[int], seed: int) -> None:
     tensors = draw(1, 150, seed=seed)

@@ -28,7 +28,7 @@ def naive_kl(s: torch.Tensor, t: torch.Tensor, ws: torch.Tensor, wt: torch.Tenso
     return (p * (p.log() - q.log())).sum(-1)[mask].mean()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SIZES, st.integers(0, 1000))
 def test_cross_entropy_and_gradients_equal_the_naive_formula(sizes, seed):
     batch, length, width, vocabulary, chunk = sizes
@@ -45,7 +45,7 @@ def test_cross_entropy_and_gradients_equal_the_naive_formula(sizes, seed):
     torch.testing.assert_close(grads, expected_grads)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SIZES, st.integers(1, 5), st.integers(0, 1000))
 def test_kl_and_gradients_equal_the_naive_formula(sizes, teacher_width, seed):
     batch, length, width, vocabulary, chunk = sizes
@@ -135,7 +135,7 @@ def test_under_autocast_float32_weights_are_multiplied_in_bfloat16():
     assert (grads[1] - right[0]).norm() / right[0].norm() < 2e-2
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 7), st.integers(1, 9))
 def test_feature_distillation_is_the_mean_relative_error(layers, batch, length, width):
     students = [leaf(batch, length, width, seed=n) for n in range(layers)]

@@ -21,6 +21,8 @@ from jetlit.models import SuperNetwork, load_teacher
 from jetlit.results import read_result
 from tests.recipes import distributed_fits, tiny
 
+pytestmark = pytest.mark.timeout(600)  # the first test waits for all fits, beside which other tests run
+
 ACCUMULATION = ["--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.5"]
 SHARDED = ["--trainer.strategy.save_distributed_checkpoint", "true"]
 CLOSE = {"rel": 1e-4, "abs": 1e-6}

@@ -14,7 +14,7 @@ from tests.search.objectives import additive, exhaustive, interacting
     gains=st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=8),
     data=st.data(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_width_one_is_optimal_when_layers_do_not_interact(gains: list[float], data: st.DataObject) -> None:
     budget = data.draw(st.integers(0, len(gains)))
     found = beam_search(additive(gains), ("gla",) * len(gains), "attn", budget, width=1)

@@ -12,7 +12,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from jetlit.errors import UserError
 from jetlit.models import load_teacher
 from jetlit.tasks.paper import paper_accuracy, paper_mean
-from jetlit.tasks.suites import Suite, SuiteTask, run_suite
+from jetlit.tasks.suites import Suite, SuiteTask, run_suite, task_manager
 from jetlit.tasks.text import read_records
 from tests.tasks.models import VOCABULARY, Oracle, random_model
 
@@ -127,10 +127,11 @@ def test_generation_is_that_of_transformers_up_to_the_stop_string(qwen, model):
     assert cut == found[0].partition(stop)[0]
 
 
-@pytest.fixture
-def local_tasks(tmp_path):
+@pytest.fixture(scope="module")
+def local_tasks(tmp_path_factory):
     """A task of the harness that reads one of the package's own files."""
-    (tmp_path / "local_knowledge.yaml").write_text(
+    folder = tmp_path_factory.mktemp("tasks")
+    (folder / "local_knowledge.yaml").write_text(
         f"""
 task: local_knowledge
 dataset_path: json
@@ -148,10 +149,11 @@ metric_list:
 metadata: {{version: 1.0}}
 """
     )
-    return str(tmp_path)
+    return str(folder)
 
 
 @harness
+@pytest.mark.slow
 def test_the_real_harness_runs_a_suite_from_local_files(qwen, local_tasks, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     suite = Suite("mine", [SuiteTask("local_knowledge")])
@@ -170,6 +172,7 @@ def test_the_real_harness_runs_a_suite_from_local_files(qwen, local_tasks, monke
 
 
 @harness
+@pytest.mark.slow
 def test_unknown_tasks_and_metrics_are_refused(local_tasks):
     with pytest.raises(UserError, match='knows no task "no_such_task"'):
         run_suite(random_model(), TOKENIZER, Suite("x", [SuiteTask("no_such_task")]))
@@ -180,9 +183,7 @@ def test_unknown_tasks_and_metrics_are_refused(local_tasks):
 
 @harness
 def test_the_harness_knows_every_task_of_the_shipped_suites():
-    from lm_eval.tasks import TaskManager
-
-    known = set(TaskManager().all_tasks)
+    known = set(task_manager(None).all_tasks)
     named = {task.task for path in CONFIGS for task in Suite.load(path).tasks}
     assert named and not named - known
 

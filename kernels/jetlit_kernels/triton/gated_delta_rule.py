@@ -48,7 +48,7 @@ class Config:
 
 # One fixed configuration a kernel and width of K (bfloat16, then float32): nothing is tuned at run time.
 CONFIGS = {
-    ("prepare", torch.bfloat16): {width: Config(0, 4, 1, 168) for width in (64, 128, 256)},
+    ("prepare", torch.bfloat16): {width: Config(0, 4, 2, 168) for width in (64, 128, 256)},
     ("scan", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 2)},
     ("states", torch.bfloat16): {64: Config(64, 4, 3), 128: Config(64, 4, 3), 256: Config(64, 8, 1)},
     ("reverse", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 1)},

@@ -144,99 +144,7 @@ def reverse_scan_kernel(
 
 
 @triton.jit
-def _between_tokens(
-    do,
-    dv,
-    updates,
-    gates,
-    place,
-    slot,
-    begin,
-    head,
-    H,
-    scale,
-    V: tl.constexpr,
-    C: tl.constexpr,
-    BV: tl.constexpr,
-    DELTA: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Returns Z, Zᵀ, N and Nᵀ [C, C], times the factors of the norms, and dV·U [C].
-
-    The transposes are products of their own: see the module's docstring.
-    """
-    c = tl.arange(0, C)
-    d_attention = tl.zeros((C, C), tl.float32)
-    d_attention_t = tl.zeros((C, C), tl.float32)
-    d_lower = tl.zeros((C, C), tl.float32)
-    d_lower_t = tl.zeros((C, C), tl.float32)
-    update_dv = tl.zeros((C,), tl.float32)
-    for column in range(0, V, BV):
-        b_do = load_operand(do, begin, head, column, C, BV)
-        b_u = load_block(updates, slot, head, H, 0, column, C, BV)
-        d_attention = tl.dot(b_do, tl.trans(b_u), d_attention, input_precision=PRECISION)
-        d_attention_t = tl.dot(b_u, tl.trans(b_do), d_attention_t, input_precision=PRECISION)
-        if DELTA:
-            b_dv = load_operand(dv, begin, head, column, C, BV)
-            d_lower = tl.dot(b_dv, tl.trans(b_u), d_lower, input_precision=PRECISION)
-            d_lower_t = tl.dot(b_u, tl.trans(b_dv), d_lower_t, input_precision=PRECISION)
-            update_dv += tl.sum(b_dv.to(tl.float32) * b_u.to(tl.float32), axis=1)
-
-    high = gate_row(gates, place, head, SUM_HIGH, H, C)
-    low = gate_row(gates, place, head, SUM_LOW, H, C)
-    k_factor = gate_row(gates, place, head, K_FACTOR, H, C)
-    q_factor = gate_row(gates, place, head, Q_FACTOR, H, C) * scale
-    row, column = c[:, None], c[None, :]
-    # q_i·k_j as given, hence the factors of both norms here.
-    decay = tl.exp(tl.where(row >= column, summed_difference(high, low), float("-inf")))
-    d_attention *= decay * (q_factor[:, None] * k_factor[None, :])
-    d_lower = tl.where(row > column, d_lower * decay * (k_factor[:, None] * -k_factor[None, :]), 0.0)
-    decay_t = tl.exp(tl.where(row <= column, -summed_difference(high, low), float("-inf")))
-    d_attention_t *= decay_t * (k_factor[:, None] * q_factor[None, :])
-    d_lower_t = tl.where(row < column, d_lower_t * decay_t * (k_factor[:, None] * -k_factor[None, :]), 0.0)
-    return d_attention, d_attention_t, d_lower, d_lower_t, update_dv
-
-
-@triton.jit
-def _sums_between_tokens(
-    q,
-    k,
-    d_attention,
-    d_lower,
-    begin,
-    head,
-    H,
-    K: tl.constexpr,
-    C: tl.constexpr,
-    BK: tl.constexpr,
-    DELTA: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Returns what pairs of tokens of a chunk contribute to q·dq, to k·dk and to the gradient of G, each [C]."""
-    c = tl.arange(0, C)
-    q_k = tl.zeros((C, C), tl.float32)
-    k_k = tl.zeros((C, C), tl.float32)
-    for column in range(0, K, BK):
-        b_q = load_operand(q, begin, head, column, C, BK)
-        b_k = load_operand(k, begin, head, column, C, BK)
-        q_k = tl.dot(b_q, tl.trans(b_k), q_k, input_precision=PRECISION)
-        if DELTA:
-            k_k = tl.dot(b_k, tl.trans(b_k), k_k, input_precision=PRECISION)
-    by_attention = d_attention * q_k
-    # The diagonal does not depend on the decays; left in, it would cancel but for rounding.
-    strict = tl.where(c[:, None] > c[None, :], by_attention, 0.0)
-    k_dk = tl.sum(by_attention, axis=0)
-    d_sum = tl.sum(strict, axis=1) - tl.sum(strict, axis=0)
-    if DELTA:
-        by_lower = d_lower * k_k
-        rows, columns = tl.sum(by_lower, axis=1), tl.sum(by_lower, axis=0)
-        k_dk += rows + columns
-        d_sum += rows - columns
-    return tl.sum(by_attention, axis=1), k_dk, d_sum
-
-
-@triton.jit
-def _through_state(
+def _products(
     do,
     dv,
     updates,
@@ -251,26 +159,88 @@ def _through_state(
     C: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
+    BETWEEN: tl.constexpr,
     DELTA: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Returns dO Sᵀ, dV Sᵀ and U dS'ᵀ [C, BK] of a block of K, and that block's share of S · dS'."""
+    """Returns all sums over V, in one loop, since all read the same tiles.
+
+    Of a block of K: dO Sᵀ, dV Sᵀ and U dS'ᵀ [C, BK], and its share of S · dS'. Between tokens, if BETWEEN: dO Uᵀ, its
+    transpose, dV Uᵀ, its transpose [C, C], and dV·U [C].
+    """
+    attention = tl.zeros((C, C), tl.float32)
+    attention_t = tl.zeros((C, C), tl.float32)
+    lower = tl.zeros((C, C), tl.float32)
+    lower_t = tl.zeros((C, C), tl.float32)
+    update_dv = tl.zeros((C,), tl.float32)
     d_read = tl.zeros((C, BK), tl.float32)
     d_erased = tl.zeros((C, BK), tl.float32)
     d_written = tl.zeros((C, BK), tl.float32)
-    overlap = tl.zeros((BK, BV), tl.float32)
+    overlap = tl.zeros((BK, BV // 8), tl.float32)
     for column in range(0, V, BV):
         b_do = load_operand(do, begin, head, column, C, BV)
         b_u = load_block(updates, slot, head, H, 0, column, C, BV)
         b_state = load_block(states, slot, head, H, k_offset, column, BK, BV)
         b_d_state = load_block(d_states, slot, head, H, k_offset, column, BK, BV)
+        if BETWEEN:
+            attention = tl.dot(b_do, tl.trans(b_u), attention, input_precision=PRECISION)
+            attention_t = tl.dot(b_u, tl.trans(b_do), attention_t, input_precision=PRECISION)
         d_read = tl.dot(b_do, tl.trans(b_state), d_read, input_precision=PRECISION)
+        d_written = tl.dot(b_u, tl.trans(b_d_state), d_written, input_precision=PRECISION)
         if DELTA:
             b_dv = load_operand(dv, begin, head, column, C, BV)
+            if BETWEEN:
+                lower = tl.dot(b_dv, tl.trans(b_u), lower, input_precision=PRECISION)
+                lower_t = tl.dot(b_u, tl.trans(b_dv), lower_t, input_precision=PRECISION)
+                update_dv += tl.sum(b_dv.to(tl.float32) * b_u.to(tl.float32), axis=1)
             d_erased = tl.dot(b_dv, tl.trans(b_state), d_erased, input_precision=PRECISION)
-        d_written = tl.dot(b_u, tl.trans(b_d_state), d_written, input_precision=PRECISION)
-        overlap += b_state.to(tl.float32) * b_d_state.to(tl.float32)
-    return d_read, d_erased, d_written, tl.sum(tl.sum(overlap, axis=1), axis=0)
+        # Neighbours are summed inside a thread: an eighth of the registers.
+        both = tl.reshape(b_state.to(tl.float32) * b_d_state.to(tl.float32), (BK, BV // 8, 8))
+        overlap += tl.sum(both, axis=2)
+    overlap = tl.sum(tl.sum(overlap, axis=1), axis=0)
+    return d_read, d_erased, d_written, overlap, attention, attention_t, lower, lower_t, update_dv
+
+
+@triton.jit
+def _between_tokens(attention, attention_t, lower, lower_t, gates, place, head, H, scale, C: tl.constexpr):
+    """Returns Z, Zᵀ, N and Nᵀ [C, C], times the factors of the norms, from dO Uᵀ, U dOᵀ, dV Uᵀ and U dVᵀ.
+
+    The transposes are products of their own: see the module's docstring.
+    """
+    c = tl.arange(0, C)
+    high = gate_row(gates, place, head, SUM_HIGH, H, C)
+    low = gate_row(gates, place, head, SUM_LOW, H, C)
+    k_factor = gate_row(gates, place, head, K_FACTOR, H, C)
+    q_factor = gate_row(gates, place, head, Q_FACTOR, H, C) * scale
+    row, column = c[:, None], c[None, :]
+    # q_i·k_j as given, hence the factors of both norms here.
+    decay = tl.exp(tl.where(row >= column, summed_difference(high, low), float("-inf")))
+    attention *= decay * (q_factor[:, None] * k_factor[None, :])
+    lower = tl.where(row > column, lower * decay * (k_factor[:, None] * -k_factor[None, :]), 0.0)
+    decay_t = tl.exp(tl.where(row <= column, -summed_difference(high, low), float("-inf")))
+    attention_t *= decay_t * (k_factor[:, None] * q_factor[None, :])
+    lower_t = tl.where(row < column, lower_t * decay_t * (k_factor[:, None] * -k_factor[None, :]), 0.0)
+    return attention, attention_t, lower, lower_t
+
+
+@triton.jit
+def _sums_between_tokens(b_q, b_k, z, n, C: tl.constexpr, DELTA: tl.constexpr, PRECISION: tl.constexpr):
+    """Returns what pairs of tokens of a chunk contribute to q·dq, to k·dk and to the gradient of G, each [C].
+
+    Of a block of K: the blocks' sums are to be added.
+    """
+    c = tl.arange(0, C)
+    by_attention = z * tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
+    # The diagonal does not depend on the decays; left in, it would cancel but for rounding.
+    strict = tl.where(c[:, None] > c[None, :], by_attention, 0.0)
+    k_dk = tl.sum(by_attention, axis=0)
+    d_sum = tl.sum(strict, axis=1) - tl.sum(strict, axis=0)
+    if DELTA:
+        by_lower = n * tl.dot(b_k, tl.trans(b_k), input_precision=PRECISION)
+        rows, columns = tl.sum(by_lower, axis=1), tl.sum(by_lower, axis=0)
+        k_dk += rows + columns
+        d_sum += rows - columns
+    return tl.sum(by_attention, axis=1), k_dk, d_sum
 
 
 @triton.jit
@@ -329,43 +299,45 @@ def chunk_gradient_kernel(
     BLOCKS: tl.constexpr = (K + BK - 1) // BK
     c = tl.arange(0, C)
     inside = begin + c < end
-    d_attention, d_attention_t, d_lower, d_lower_t, update_dv = _between_tokens(
-        do, dv, updates, gates, place, slot, begin, head, H, scale, V, C, BV, DELTA, PRECISION
-    )
-    q_dq_inner, k_dk, d_sum = _sums_between_tokens(
-        q, k, d_attention, d_lower, begin, head, H, K, C, BK, DELTA, PRECISION
-    )
-    if DELTA:
-        b_beta = gate_row(gates, place, head, BETA, H, C)
-        b_dbeta = update_dv / b_beta / b_beta
-        tl.store(dbeta + (begin + c) * H + head, b_dbeta.to(dbeta.dtype.element_ty), mask=inside)
     dtype: tl.constexpr = dq.dtype.element_ty
-    b_z, b_z_t = d_attention.to(dtype), d_attention_t.to(dtype)
-    b_n, b_n_t = d_lower.to(dtype), d_lower_t.to(dtype)
-
-    k_factor = gate_row(gates, place, head, K_FACTOR, H, C)
-    q_factor = gate_row(gates, place, head, Q_FACTOR, H, C)
-    # The factors of the unit-length vectors stand beside the decays, since q and k are read as given.
-    read = gate_row(gates, place, head, READ, H, C)
-    erased = gate_row(gates, place, head, SUM_HIGH, H, C) + gate_row(gates, place, head, SUM_LOW, H, C)
-    erased = -tl.exp(erased) * k_factor
-    write = gate_row(gates, place, head, WRITE, H, C)
-
+    q_dq_inner = tl.zeros((C,), tl.float32)
+    k_dk = tl.zeros((C,), tl.float32)
+    d_sum = tl.zeros((C,), tl.float32)
     q_dq = tl.zeros((C,), tl.float32)
     by_erased = tl.zeros((C,), tl.float32)
     by_written = tl.zeros((C,), tl.float32)
     overlap = 0.0
     for block in tl.static_range(BLOCKS):
         offset = block * BK
-        d_read, d_erased, d_written, block_overlap = _through_state(
-            do, dv, updates, states, d_states, slot, begin, head, H, offset, V, C, BK, BV, DELTA, PRECISION
+        d_read, d_erased, d_written, block_overlap, attention, attention_t, lower, lower_t, update_dv = _products(
+            do, dv, updates, states, d_states, slot, begin, head, H, offset, V, C, BK, BV, block == 0, DELTA, PRECISION
         )
-        b_q = load_operand(q, begin, head, offset, C, BK).to(tl.float32)
-        b_k = load_operand(k, begin, head, offset, C, BK).to(tl.float32)
-        q_dq += tl.sum(b_q * d_read, axis=1) * read
-        by_erased += tl.sum(b_k * d_erased, axis=1) * erased
-        by_written += tl.sum(b_k * d_written, axis=1) * write
+        if block == 0:
+            z, z_t, n, n_t = _between_tokens(attention, attention_t, lower, lower_t, gates, place, head, H, scale, C)
+            b_z_t = z_t.to(dtype)
+            b_n = (-n - n_t).to(dtype)  # one is below the diagonal, the other above
+            if DELTA:
+                b_beta = gate_row(gates, place, head, BETA, H, C)
+                b_dbeta = update_dv / b_beta / b_beta
+                tl.store(dbeta + (begin + c) * H + head, b_dbeta.to(dbeta.dtype.element_ty), mask=inside)
+        b_q = load_operand(q, begin, head, offset, C, BK)
+        b_k = load_operand(k, begin, head, offset, C, BK)
+        block_q_dq, block_k_dk, block_d_sum = _sums_between_tokens(b_q, b_k, z, n, C, DELTA, PRECISION)
+        q_dq_inner += block_q_dq
+        k_dk += block_k_dk
+        d_sum += block_d_sum
+        k_factor = gate_row(gates, place, head, K_FACTOR, H, C)
+        q_factor = gate_row(gates, place, head, Q_FACTOR, H, C)
+        # The factors of the unit-length vectors stand beside the decays, since q and k are read as given.
+        read = gate_row(gates, place, head, READ, H, C)
+        erased = gate_row(gates, place, head, SUM_HIGH, H, C) + gate_row(gates, place, head, SUM_LOW, H, C)
+        erased = -tl.exp(erased) * k_factor
+        write = gate_row(gates, place, head, WRITE, H, C)
+        q_dq += tl.sum(b_q.to(tl.float32) * d_read, axis=1) * read
+        by_erased += tl.sum(b_k.to(tl.float32) * d_erased, axis=1) * erased
+        by_written += tl.sum(b_k.to(tl.float32) * d_written, axis=1) * write
         overlap += block_overlap
+    b_z = z.to(dtype)
 
     last = gates + ((place * H + head) * GATE_ROWS + SUM_HIGH) * C + C - 1
     keep = tl.exp(tl.load(last) + tl.load(last + C))
@@ -380,29 +352,29 @@ def chunk_gradient_kernel(
     for block in tl.static_range(BLOCKS):
         offset = block * BK
         if BLOCKS > 1:
-            d_read, d_erased, d_written, _ = _through_state(
-                do, dv, updates, states, d_states, slot, begin, head, H, offset, V, C, BK, BV, DELTA, PRECISION
-            )
+            d_read, d_erased, d_written = _products(
+                do, dv, updates, states, d_states, slot, begin, head, H, offset, V, C, BK, BV, False, DELTA, PRECISION
+            )[:3]
+            b_q = load_operand(q, begin, head, offset, C, BK)
+            b_k = load_operand(k, begin, head, offset, C, BK)
         if SILU:  # asked for before the products that hide the wait
             b_given_k = load_tokens(given_k, begin, end, head, H, K, offset, C, BK)
             b_given_q = load_tokens(given_q, begin, end, head, H, K, offset, C, BK)
-        b_q = load_operand(q, begin, head, offset, C, BK)
-        b_k = load_operand(k, begin, head, offset, C, BK)
         b_dk = d_erased * erased[:, None] + d_written * write[:, None]
         b_dk = tl.dot(b_z_t, b_q, b_dk, input_precision=PRECISION)
         if DELTA:
-            b_dk = tl.dot(b_n, b_k, b_dk, input_precision=PRECISION)
-            b_dk = tl.dot(b_n_t, b_k, b_dk, input_precision=PRECISION)
+            # Subtracted: of products added to one another, Triton lets both groups of warps compute the same.
+            b_dk -= tl.dot(b_n, b_k, input_precision=PRECISION)
         if L2NORM:
             # Through x |x|⁻¹ passes what is perpendicular to x; the first factor |x|⁻¹ is in the products already.
             b_dk -= b_k.to(tl.float32) * (k_factor * k_factor * k_dk)[:, None]
         if SILU:
-            b_dk *= silu_slope(b_given_k.to(tl.float32))
+            b_dk *= silu_slope(b_given_k.to(tl.float32), FAST=dtype != tl.float32)
         store_tokens(dk, b_dk, begin, end, head, H, K, offset, C, BK)
         # One after the other: both at once do not fit into the registers.
         b_dq = tl.dot(b_z, b_k, d_read * read[:, None], input_precision=PRECISION)
         if L2NORM:
             b_dq -= b_q.to(tl.float32) * (q_factor * q_factor * q_dq)[:, None]
         if SILU:
-            b_dq *= silu_slope(b_given_q.to(tl.float32))
+            b_dq *= silu_slope(b_given_q.to(tl.float32), FAST=dtype != tl.float32)
         store_tokens(dq, b_dq, begin, end, head, H, K, offset, C, BK)

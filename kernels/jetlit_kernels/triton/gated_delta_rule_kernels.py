@@ -216,7 +216,7 @@ def prepare_kernel(
     for column in range(0, K, BK):
         b_k = load_tile(k, begin, head, column, C, BK)
         if SILU:
-            b_k = silu(b_k.to(tl.float32)).to(b_k.dtype)
+            b_k = silu(b_k.to(tl.float32), FAST=b_k.dtype != tl.float32).to(b_k.dtype)
             store_tokens(active_k, b_k, begin, end, head, H, K, column, C, BK)
         k_wide = b_k.to(tl.float32)
         k_square += tl.sum(k_wide * k_wide, axis=1)
@@ -224,7 +224,7 @@ def prepare_kernel(
             k_k = tl.dot(b_k, tl.trans(b_k), k_k, input_precision=PRECISION)
         b_q = load_tile(q, begin, head, column, C, BK)
         if SILU:
-            b_q = silu(b_q.to(tl.float32)).to(b_q.dtype)
+            b_q = silu(b_q.to(tl.float32), FAST=b_q.dtype != tl.float32).to(b_q.dtype)
             store_tokens(active_q, b_q, begin, end, head, H, K, column, C, BK)
         q_wide = b_q.to(tl.float32)
         q_square += tl.sum(q_wide * q_wide, axis=1)
