@@ -307,7 +307,8 @@ def generation(lab: Lab) -> None:
 def _generation(lab: Lab, folder: Path) -> Row:
     lab.check_time()
     model = load_model(folder, dtype="bfloat16")
-    found = find_largest_batch(model, lab.context, limit=lab.largest)
+    # Thousands of sequences share a prefill: few tokens of each at once.
+    found = find_largest_batch(model, lab.context, chunks=(32, 128, 512, 2048), limit=lab.largest)
     measured = measure_generation(
         model, found.batch, lab.context, prefill_chunk=found.prefill_chunk, prefill_batch=0, decode_tokens=16
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Collection
 from typing import Literal
 
@@ -14,7 +13,7 @@ from jetlit.errors import UserError
 from jetlit.generation.cache import Clock, EngineCache, computed_cache_bytes
 from jetlit.generation.graphs import CapturedStep
 from jetlit.generation.layers import EngineLayer, build_layers
-from jetlit.generation.memory import ran_out_of_memory
+from jetlit.generation.memory import free_bytes, ran_out_of_memory
 from jetlit.generation.sampling import Sampling
 from jetlit.models import JetNemotronForCausalLM, SuperNetwork
 
@@ -255,19 +254,9 @@ class GenerationEngine:
 
     def _check_memory(self) -> None:
         needed = computed_cache_bytes(self.model, self.max_batch, self.max_context)
-        free = _free_bytes(self.device)
+        free = free_bytes(self.device)
         if free is not None and needed > free:
             raise CacheDoesNotFit(
                 f"A cache of {self.max_batch} sequences of {self.max_context} tokens needs {needed / 2**30:.1f} GiB, "
                 f"but {free / 2**30:.1f} GiB are free: use a smaller batch or a shorter context."
             )
-
-
-def _free_bytes(device: torch.device) -> int | None:
-    """Returns the memory that a cache can take: on a GPU what is free, on a CPU all there is; None if not known."""
-    if device.type == "cuda":
-        reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + reusable
-    if device.type == "cpu" and hasattr(os, "sysconf"):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None

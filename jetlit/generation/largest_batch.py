@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from jetlit.errors import UserError
+from jetlit.generation.cache import computed_cache_bytes
 from jetlit.generation.engine import CacheDoesNotFit, GenerationEngine
-from jetlit.generation.memory import ran_out_of_memory
+from jetlit.generation.memory import free_bytes, ran_out_of_memory
 from jetlit.generation.throughput import median_seconds, peak_memory_bytes, reset_peak_memory
 from jetlit.models import JetNemotronForCausalLM
 
@@ -46,8 +47,8 @@ def find_largest_batch(
 
     First the number of tokens to prefill at once is chosen on one sequence, the fewest that are nearly as fast as the
     best, because their activations take room from the cache; a batch shares them, though no sequence gets less than
-    the smallest chunk. Then batches are tried, each by the whole measurement: the cache is allocated, the step
-    captured, chunks are prefilled and a token decoded. One that runs out of memory anywhere is too large, and what it
+    the smallest chunk. Then batches are tried, from half of those on whose caches alone would fill the memory that is
+    free, each by the whole measurement: the cache is allocated, the step captured, chunks are prefilled and a token decoded. One that runs out of memory anywhere is too large, and what it
     held is given back before the next. So the batch that is named has run, and its figures are of that run.
 
     Args:
@@ -74,19 +75,19 @@ def find_largest_batch(
             _fits(time_chunk, chunk)
     fast = (chunk for chunk, speed in speeds.items() if speed >= kept_speed * max(speeds.values()))
     at_once = min(fast, default=min(chunks))
-    batch = largest_that_runs(measure, limit)
+    batch = largest_that_runs(measure, limit, _half_of_what_could_fit(model, context))
     if batch == 0:
         raise UserError(f"Not even one sequence of {context} tokens fits this device: shorten the context.")
     return measured[batch]
 
 
-def largest_that_runs(run: Callable[[int], object], limit: int) -> int:
+def largest_that_runs(run: Callable[[int], object], limit: int, first: int = 1) -> int:
     """Returns the largest size up to `limit` with which `run` does not run out of memory, 0 when none does.
 
-    Sizes are doubled until one fails, then the gap is halved.
+    Sizes are doubled from the first on until one fails, then the gap is halved.
     """
     works, fails = 0, limit + 1
-    size = 1
+    size = min(first, limit)
     while fails - works > 1:
         if _fits(run, size):
             works = size
@@ -94,6 +95,11 @@ def largest_that_runs(run: Callable[[int], object], limit: int) -> int:
             fails = size
         size = min(2 * works, limit) if fails > limit and works else (works + fails) // 2
     return works
+
+
+def _half_of_what_could_fit(model: JetNemotronForCausalLM, context: int) -> int:
+    free = free_bytes(model.lm_head.weight.device)
+    return 1 if free is None else max(1, free // computed_cache_bytes(model, 1, context) // 2)
 
 
 def _fits(run: Callable[[int], object], size: int) -> bool:

@@ -1,6 +1,8 @@
-"""Tells an error for want of memory from any other."""
+"""What memory is free, and which errors are for want of it."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -20,3 +22,13 @@ def ran_out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Returns the memory that a cache can take: on a GPU what is free, on a CPU all there is; None if not known."""
+    if device.type == "cuda":
+        reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reusable
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None

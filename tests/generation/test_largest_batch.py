@@ -13,9 +13,9 @@ from jetlit.generation.largest_batch import largest_that_runs
 from tests.models.small import HYBRIDS, small_model
 
 
-@given(capacity=st.integers(0, 5000), limit=st.integers(1, 4096))
+@given(capacity=st.integers(0, 5000), limit=st.integers(1, 4096), first=st.integers(1, 6000))
 @settings(max_examples=60)
-def test_the_largest_size_is_found_in_few_attempts(capacity, limit):
+def test_the_largest_size_is_found_in_few_attempts(capacity, limit, first):
     attempts = []
 
     def run(size: int) -> None:
@@ -24,7 +24,7 @@ def test_the_largest_size_is_found_in_few_attempts(capacity, limit):
         if size > capacity:
             raise torch.OutOfMemoryError("out of memory")
 
-    assert largest_that_runs(run, limit) == min(capacity, limit)
+    assert largest_that_runs(run, limit, first) == min(capacity, limit)
     assert len(attempts) == len(set(attempts)) <= 2 * limit.bit_length() + 2
 
 
