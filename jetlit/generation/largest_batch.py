@@ -47,9 +47,10 @@ def find_largest_batch(
 
     First the number of tokens to prefill at once is chosen on one sequence, the fewest that are nearly as fast as the
     best, because their activations take room from the cache; a batch shares them, though no sequence gets less than
-    the smallest chunk. Then batches are tried, from half of those on whose caches alone would fill the memory that is
-    free, each by the whole measurement: the cache is allocated, the step captured, chunks are prefilled and a token decoded. One that runs out of memory anywhere is too large, and what it
-    held is given back before the next. So the batch that is named has run, and its figures are of that run.
+    the smallest chunk. Then batches are tried, on a GPU from half of the one whose cache alone would fill its free
+    memory, each by the whole measurement: the cache is allocated, the step captured, chunks are prefilled and a token
+    decoded. One that runs out of memory anywhere is too large, and what it held is given back before the next. So the
+    batch that is named has run, and its figures are of that run.
 
     Args:
         model: in evaluation mode, on the device.
@@ -98,7 +99,8 @@ def largest_that_runs(run: Callable[[int], object], limit: int, first: int = 1) 
 
 
 def _half_of_what_could_fit(model: JetNemotronForCausalLM, context: int) -> int:
-    free = free_bytes(model.lm_head.weight.device)
+    device = model.lm_head.weight.device
+    free = free_bytes(device) if device.type == "cuda" else None  # of a CPU's memory all counts as free
     return 1 if free is None else max(1, free // computed_cache_bytes(model, 1, context) // 2)
 
 
