@@ -21,6 +21,7 @@ import torch
 from reporting import RESULTS, report, with_earlier
 from timing import ceilings
 
+from jetlit.files import read_json
 from jetlit.generation import find_largest_batch, measure_generation
 from jetlit.generation.cache import computed_cache_bytes
 from jetlit.models import JetNemotronConfig, JetNemotronForCausalLM
@@ -198,7 +199,7 @@ def curve(arguments: argparse.Namespace, bandwidth: float) -> None:
     rows.sort(key=lambda row: row["context"])
     title = "2B over Qwen3-1.7B's shape in the same engine (fig. 6)"
     report("speedup_by_context", title, rows, CURVE_NOTES, arguments.out)
-    draw(rows, arguments.out / "speedup_by_context.png")
+    draw(arguments.out)
 
 
 def largest(arguments: argparse.Namespace, bandwidth: float) -> None:
@@ -226,16 +227,25 @@ def largest(arguments: argparse.Namespace, bandwidth: float) -> None:
         report("largest_batch", "Largest batch at 64K, bf16, random weights, one GPU", rows, folder=arguments.out)
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Fig. 6: speed-up by context, ours and the paper's."""
+def draw(folder: Path) -> None:
+    """Fig. 6: speed-up by context, the paper's and that of every card with a report in the folder."""
     figure, axes = new_figure(columns=2, width=9, height=3.6)
-    contexts = [f"{row['context'] // 1024}K" for row in rows]
-    for axis, what in zip(axes, ("prefill", "decode")):
-        axis.plot(contexts, [row[f"{what} speed-up"] for row in rows], marker="o", label="measured here")
-        axis.plot(contexts, [row[f"paper's {what}"] for row in rows], marker="s", linestyle="--", label="paper")
+    reports = [read_json(file) for file in sorted(folder.glob("speedup_by_context*.json"))]
+    for axis, what, paper in zip(axes, ("prefill", "decode"), (PAPER_PREFILL, PAPER_DECODE)):
+        axis.plot(
+            [_label(each) for each in paper], list(paper.values()), marker="s", linestyle="--", label="paper, H100"
+        )
+        for each in reports:
+            contexts = [_label(row["context"]) for row in each["rows"]]
+            card = each["hardware"]["gpus"][0].removeprefix("NVIDIA ").partition(" ")[0]
+            axis.plot(contexts, [row[f"{what} speed-up"] for row in each["rows"]], marker="o", label=f"here, {card}")
         axis.set(title=f"{what.capitalize()} over Qwen3-1.7B", xlabel="context (tokens)", ylabel="times faster")
         axis.legend()
-    save(figure, path)
+    save(figure, folder / "speedup_by_context.png")
+
+
+def _label(context: int) -> str:
+    return f"{context // 1024}K"
 
 
 def main() -> None:
