@@ -42,12 +42,11 @@ TABLE = {
     "Qwen3-1.7B": [(65536, None, PAPER_DECODE_RATE["Qwen3-1.7B"], None)],
 }
 CURVE_NOTES = (
-    "Each side with the largest power of two of sequences that fits an 80 GB card, 1,024 at most. Prefill at 4K is "
-    "bound by products, of which the 2B has more: 1.73 G weights outside the embedding against 1.41 G. Sixteen prompts "
-    "of 4,096 tokens on an H100 (benchmarks/prefill.py): the 2B's GPU is busy for 457 ms, 276 of them in products at "
-    "746 TFLOP/s; Qwen3's for 403 in all. To be 1.5 times faster is to need 269 ms, less than the 2B's products alone. "
-    "Prefills above 16K are timed once, after two chunks. Decoding at short contexts: the full-attention side runs "
-    "at more of its bandwidth bound here than the paper's did."
+    "Each side with the largest power of two of sequences that fits an 80 GB card, 1,024 at most. Prefill at 4K: the 2B "
+    "has more to multiply, 1.73 G weights outside the embedding against 1.41 G, and to be 1.5 times faster it would have "
+    "to take less than its products alone do (prefill.md). Prefills above 16K are timed once, after two chunks. Decoding "
+    "at short contexts: the bytes that a step of these batches moves allow no more (`bytes allow`: the ratio of both "
+    "sides' bandwidth bounds)."
 )
 
 # Of the prompts of a batch; more only takes memory.
@@ -192,6 +191,9 @@ def curve(arguments: argparse.Namespace, bandwidth: float) -> None:
             "paper's prefill": PAPER_PREFILL.get(context),
             "decode speed-up": fast[context]["decode tokens/s"] / full[context]["decode tokens/s"],
             "paper's decode": PAPER_DECODE.get(context),
+            "bytes allow": fast[context]["bandwidth bound"] / full[context]["bandwidth bound"],
+            "share of bound 2B": fast[context]["share of bound"],
+            "share of bound Qwen3": full[context]["share of bound"],
         }
         for context in arguments.contexts
     ]
