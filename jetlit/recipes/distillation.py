@@ -3,11 +3,10 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from jetlit.errors import UserError
 from jetlit.models import Architecture, freeze_all_but_mixers, hybridise, load_teacher
-from jetlit.recipes.lockstep import lock_step
 from jetlit.recipes.teaching import TaughtRecipe
 
 
@@ -20,8 +19,6 @@ class Distillation(TaughtRecipe):
         student: folder of a hybrid to go on with. Beside an architecture it gives the layers where it has the wanted
             linear block, the teacher the others.
         inherit: whether linear blocks start from the teacher's attention or from random projections.
-        aligned_steps: so many first steps train every layer by itself, reading the teacher's states and not those of
-            the student's layers before it, towards the teacher's output of that layer; `feature` is then that error.
         feature_weight: see `TaughtRecipe`.
         kl_weight: see `TaughtRecipe`.
         kwargs: see `TaughtRecipe`.
@@ -36,7 +33,6 @@ class Distillation(TaughtRecipe):
         architecture: str | None = None,
         student: str | None = None,
         inherit: bool = True,
-        aligned_steps: int = 0,
         feature_weight: float = 1.0,
         kl_weight: float = 1.0,
         **kwargs: Any,
@@ -47,7 +43,6 @@ class Distillation(TaughtRecipe):
         self.architecture = architecture
         self.student = student
         self.inherit = inherit
-        self.aligned_steps = aligned_steps
 
     def build(self) -> nn.Module:
         """The hybrid, only its token mixers trainable, all of it in float32."""
@@ -62,12 +57,3 @@ class Distillation(TaughtRecipe):
             hybrid = student
         freeze_all_but_mixers(hybrid)
         return hybrid
-
-    def losses(self, input_ids: Tensor) -> dict[str, Tensor]:
-        """The layers' own errors in the first steps, the weighted terms and their sum after them."""
-        if self.global_step >= self.aligned_steps:
-            return super().losses(input_ids)
-        assert self.teacher is not None
-        error = lock_step(self.model.model, self.teacher.model.model, input_ids, forced=True).feature_error
-        assert error is not None
-        return {"objective": error, "feature": error}

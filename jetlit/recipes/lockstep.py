@@ -40,11 +40,7 @@ class LockStep:
 
 
 def lock_step(
-    student: JetNemotronModel,
-    teacher: JetNemotronModel,
-    input_ids: Tensor,
-    features: bool = True,
-    forced: bool = False,
+    student: JetNemotronModel, teacher: JetNemotronModel, input_ids: Tensor, features: bool = True
 ) -> LockStep:
     """Run both models over a batch one layer at a time, so that the teacher's states need not be stored.
 
@@ -53,8 +49,6 @@ def lock_step(
         teacher: runs without gradients.
         input_ids: [B, T].
         features: whether to compare every layer's output.
-        forced: whether every layer of the student reads the teacher's states in place of its own, and so learns by
-            itself (the attention transfer of LoLCATs, arXiv:2410.10254, and MOHAWK, arXiv:2408.10189).
 
     Returns:
         Final hidden states of both and the feature error.
@@ -66,14 +60,11 @@ def lock_step(
         teacher_inputs = teacher.layer_inputs(teacher_hidden)
     errors = []
     for student_layer, teacher_layer in zip(student.layers, teacher.layers, strict=True):
-        student_hidden = student_layer(teacher_hidden if forced else student_hidden, student_inputs)
+        student_hidden = student_layer(student_hidden, student_inputs)
         with torch.no_grad():
             teacher_hidden = teacher_layer(teacher_hidden, teacher_inputs)
         if features:
-            error = relative_error(student_hidden, teacher_hidden)
-            if forced and type(student_layer.self_attn) is type(teacher_layer.self_attn):
-                error = 0 * error  # no error but rounding's, which Adam would blow up to whole steps
-            errors.append(error)
+            errors.append(relative_error(student_hidden, teacher_hidden))
     with torch.no_grad():
         teacher_hidden = teacher.norm(teacher_hidden)
     feature_error = torch.stack(errors).mean() if features else None

@@ -17,9 +17,7 @@ class MeanLosses:
         self._sums: dict[str, SumMetric] = {}
 
     def update(self, losses: dict[str, Tensor], weight: float) -> None:
-        """Take in one batch's scalars with the batch's weight; other names than before begin anew."""
-        if self._sums.keys() != {*losses, _WEIGHT}:
-            self._sums.clear()
+        """Take in one batch's scalars, always of the same names, with the batch's weight."""
         some = next(iter(losses.values()))
         for name, loss in {**losses, _WEIGHT: some.new_ones(())}.items():
             if name not in self._sums:

@@ -60,14 +60,6 @@ def test_every_batch_counts_by_its_weight():
     assert means.take("val") == {}
 
 
-def test_other_names_begin_anew():
-    means = MeanLosses()
-    means.update({"a": torch.tensor(5.0), "b": torch.tensor(1.0)}, 2)
-    means.update({"a": torch.tensor(2.0)}, 1)
-    means.update({"a": torch.tensor(4.0)}, 1)
-    assert {name: float(value) for name, value in means.take("train").items()} == {"train/a": 3.0}
-
-
 def test_an_update_keeps_no_graph():
     means, weight = MeanLosses(), torch.ones((), requires_grad=True)
     means.update({"loss": 2 * weight}, 1)
