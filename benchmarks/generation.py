@@ -42,11 +42,11 @@ TABLE = {
     "Qwen3-1.7B": [(65536, None, PAPER_DECODE_RATE["Qwen3-1.7B"], None)],
 }
 CURVE_NOTES = (
-    "Each side with the largest power of two of sequences that fits an 80 GB card, 1,024 at most. Prefill at 4K: the 2B "
-    "has more to multiply, 1.73 G weights outside the embedding against 1.41 G, and to be 1.5 times faster it would have "
-    "to take less than its products alone do (prefill.md). Prefills above 16K are timed once, after two chunks. Decoding "
-    "at short contexts: the bytes that a step of these batches moves allow no more (`bytes allow`: the ratio of both "
-    "sides' bandwidth bounds)."
+    "Each side with the largest power of two of sequences that fits an 80 GB card, 1,024 at most. Prefill at 4K: the "
+    "2B has more to multiply, 1.73 G weights outside the embedding against 1.41 G, and to be 1.5 times faster it would "
+    "have to take less than its products alone do (prefill.md). Prefills above 16K are timed once, after two chunks. "
+    "Decoding at short contexts: the bytes that a step of these batches moves allow no more (`bytes allow`: the ratio "
+    "of both sides' bandwidth bounds)."
 )
 
 # Of the prompts of a batch; more only takes memory.
