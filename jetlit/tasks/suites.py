@@ -1,5 +1,6 @@
 """Suites of lm-evaluation-harness tasks, as in configs/eval/."""
 
+import random
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -85,7 +86,8 @@ def run_suite(
         "questions".
 
     Raises:
-        UserError: the harness is not installed, knows no such task, or the task has no such metric.
+        UserError: the harness or a package that a task needs is not installed, which shows before anything is scored;
+            the harness knows no such task, or the task has no such metric.
     """
     try:
         from lm_eval import simple_evaluate
@@ -98,11 +100,13 @@ def run_suite(
     for task in suite.tasks:
         if task.task not in manager.all_tasks:
             raise UserError(f'lm-evaluation-harness knows no task "{task.task}": see lm_eval --tasks list.')
+    # All of them before the first is scored: what one lacks shows at once, not after hours.
+    loaded = [_load(manager, task.task) for task in suite.tasks]
     report: dict[str, dict[str, float]] = {}
-    for task in suite.tasks:
+    for task, ready in zip(suite.tasks, loaded, strict=True):
         found = simple_evaluate(
             model=harness,
-            tasks=[task.task],
+            tasks=[ready],
             num_fewshot=task.num_fewshot,
             limit=limit,
             task_manager=manager,
@@ -125,6 +129,19 @@ def task_manager(local_data: str | None) -> Any:
     return TaskManager(include_path=local_data)
 
 
+def _load(manager: Any, name: str) -> Any:
+    random.seed(0)  # as the harness does before it loads: GPQA shuffles its choices there
+    try:
+        found = manager.load([name])
+    except (ImportError, AssertionError) as error:  # minerva_math asserts the version of antlr4-python3-runtime
+        reason = str(error.__cause__ or error.__context__ or "") or str(error).partition(". ")[0]
+        raise UserError(
+            f"Task {name} cannot be loaded ({reason}): install what it needs, which for configs/eval is "
+            "pip install 'jetlit[eval]'."
+        ) from error
+    return {**found["tasks"], **found["groups"]}[name]
+
+
 def _report(task: SuiteTask, found: Any) -> dict[str, float]:
     results = found["results"][task.task]
     name, _, kind = task.metric.partition(",")
@@ -132,9 +149,8 @@ def _report(task: SuiteTask, found: Any) -> dict[str, float]:
         known = sorted(key for key in results if "," in key and "_stderr" not in key)
         raise UserError(f'Task {task.task} has no metric "{task.metric}": set metric to one of {"; ".join(known)}.')
     error = results.get(f"{name}_stderr,{kind}")
-    samples = found.get("n-samples", {})
-    subtasks = found.get("group_subtasks", {}).get(task.task) or [task.task]
-    questions = sum(samples[part]["effective"] for part in subtasks if part in samples)
+    # Of every task in the group, however deep: nothing else was scored in this call.
+    questions = sum(samples["effective"] for samples in found["n-samples"].values())
     return {
         "value": float(results[task.metric]),
         "stderr": float(error) if isinstance(error, (int, float)) else float("nan"),

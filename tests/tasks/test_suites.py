@@ -1,5 +1,7 @@
 """Suites of lm-evaluation-harness, run by the real harness on local files where it is installed."""
 
+import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -182,6 +184,58 @@ def test_unknown_tasks_and_metrics_are_refused(local_tasks):
 
 
 @harness
+@pytest.mark.slow
+def test_questions_of_groups_within_groups_are_counted(local_tasks, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    task = (Path(local_tasks) / "local_knowledge.yaml").read_text()
+    for name in ("one", "two", "three"):
+        (tmp_path / f"{name}.yaml").write_text(task.replace("task: local_knowledge", f"task: local_{name}"))
+    for group, members in (("local_inner", "local_one, local_two"), ("local_outer", "local_inner, local_three")):
+        metrics = "aggregate_metric_list: [{metric: acc, weight_by_size: true}]"
+        (tmp_path / f"{group}.yaml").write_text(f"group: {group}\ntask: [{members}]\n{metrics}\n")
+    suite = Suite("x", [SuiteTask("local_outer"), SuiteTask("local_three")])
+    report = run_suite(random_model(), TOKENIZER, suite, limit=5, local_data=str(tmp_path))
+    assert report["local_outer"]["questions"] == 15 and report["local_three"]["questions"] == 5
+    assert report["local_outer"]["value"] == pytest.approx(report["local_three"]["value"])
+
+
+@harness
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "package"), [("minerva_math", "antlr4"), ("longbench", "jieba")])
+def test_a_package_that_is_missing_shows_before_the_first_task_is_scored(task, package, local_tasks, monkeypatch):
+    monkeypatch.delitem(sys.modules, "lm_eval.tasks.minerva_math.utils", raising=False)
+    monkeypatch.delitem(sys.modules, "lm_eval.tasks.longbench.metrics", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    model, seen = random_model(), []
+    model.get_input_embeddings().register_forward_hook(lambda *_: seen.append(True))
+    first = SuiteTask("local_knowledge")
+    with pytest.raises(UserError, match=f"{task} cannot be loaded .*{package}.*: install .* pip install 'jetlit"):
+        run_suite(model, TOKENIZER, Suite("x", [first, SuiteTask(task)]), limit=1, local_data=local_tasks)
+    assert not seen
+    run_suite(model, TOKENIZER, Suite("x", [first]), limit=1, local_data=local_tasks)
+    assert seen
+
+
+@harness
+@pytest.mark.slow
+def test_another_version_of_antlr_is_named(monkeypatch):
+    pytest.importorskip("math_verify")
+    monkeypatch.delitem(sys.modules, "lm_eval.tasks.minerva_math.utils", raising=False)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "4.9.3")
+    with pytest.raises(UserError, match="minerva_math cannot be loaded .*antlr4-python3-runtime==4.11"):
+        run_suite(random_model(), TOKENIZER, Suite("x", [SuiteTask("minerva_math")]))
+
+
+@harness
+@pytest.mark.parametrize(
+    ("module", "package"), [("minerva_math.utils", "math_verify"), ("longbench.metrics", "fuzzywuzzy")]
+)
+def test_the_extra_s_packages_are_all_that_mathematics_and_long_contexts_import(module, package):
+    pytest.importorskip(package)
+    import_module(f"lm_eval.tasks.{module}")
+
+
+@harness
 def test_the_harness_knows_every_task_of_the_shipped_suites():
     known = set(task_manager(None).all_tasks)
     named = {task.task for path in CONFIGS for task in Suite.load(path).tasks}
@@ -228,7 +282,7 @@ def test_the_paper_s_shots_are_kept():
 
 
 def test_without_the_harness_it_says_how_to_install_it(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(UserError, match="pip install 'jetlit"):
         run_suite(random_model(), TOKENIZER, Suite("x", [SuiteTask("mmlu")]))
 
