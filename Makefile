@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		&& $(BIN)/python -m pip uninstall --quiet --yes torchvision || true
 	@touch $@
 
-demo: install ## run the whole pipeline on the embedded default (8 to 12 minutes)
+demo: install ## run the whole pipeline on the embedded default (8 to 14 minutes)
 	$(BIN)/jetlit postnas --config configs/quickstart/postnas.yaml --run_dir $(RUN)
 
 test: install ## run the tests, in two processes (GPU tests skip where there is no GPU)
