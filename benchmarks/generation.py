@@ -53,6 +53,11 @@ CURVE_NOTES = (
 TOKENS_AT_ONCE = 16384
 
 
+def prefill_chunk(prompts: int) -> int:
+    """Tokens of each of so many prompts to take at once."""
+    return max(1024, min(8192, TOKENS_AT_ONCE // prompts))
+
+
 def qwen2_1b5() -> JetNemotronConfig:
     """Qwen2.5-1.5B's shape: full attention, 2 KV heads."""
     return JetNemotronConfig(max_position_embeddings=2**19)
@@ -129,7 +134,7 @@ def row(name: str, model: JetNemotronForCausalLM, batch: int, context: int, band
         context,
         prefill_batch=prefill_batch,
         decode_tokens=16,
-        prefill_chunk=max(1024, min(8192, TOKENS_AT_ONCE // prefill_batch)),
+        prefill_chunk=prefill_chunk(prefill_batch),
         repeats=3 if context <= 16384 else 1,  # a prompt of 256K takes a full-attention model half a minute
     )
     bound = batch / (step_bytes(model, batch, context) / bandwidth)

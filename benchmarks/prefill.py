@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from generation import MODELS, TOKENS_AT_ONCE
+from generation import MODELS, prefill_chunk
 from reporting import RESULTS, report, with_earlier
-from torch.profiler import ProfilerActivity, profile
+from timing import launches
 from tracing import length
 
 from jetlit.generation import GenerationEngine
@@ -35,28 +35,18 @@ def milliseconds(engine: GenerationEngine, ids: torch.Tensor) -> tuple[float, fl
     return 1e3 * launched, 1e3 * (time.perf_counter() - begun)
 
 
-def kernels(engine: GenerationEngine, ids: torch.Tensor) -> list[tuple[str, float, float]]:
-    """Name, start and end in ms of all that the GPU does in a prefill."""
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        engine.prefill(ids)
-        torch.cuda.synchronize()
-    events = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-    return [(event.name, event.time_range.start / 1e3, event.time_range.end / 1e3) for event in events]
-
-
 def measure(name: str, model: JetNemotronForCausalLM, batch: int, context: int, repeats: int) -> dict[str, Any]:
     """One row of the table."""
-    chunk = max(1024, min(8192, TOKENS_AT_ONCE // batch))
-    engine = GenerationEngine(model, batch, context + 16, prefill_chunk=chunk)
+    engine = GenerationEngine(model, batch, context + 16, prefill_chunk=prefill_chunk(batch))
     ids = torch.randint(model.config.vocab_size, (batch, context), device="cuda")
     for _ in range(3):
         engine.prefill(ids)
     host, wall = (statistics.median(each) for each in zip(*(milliseconds(engine, ids) for _ in range(repeats))))
-    spans = kernels(engine, ids)
+    events = launches(lambda: engine.prefill(ids))
     products = [
-        end - start
-        for kernel, start, end in spans
-        if any(part in kernel for part in PRODUCTS) and not any(part in kernel for part in NO_PRODUCTS)
+        event.device_time
+        for event in events
+        if any(part in event.name for part in PRODUCTS) and not any(part in event.name for part in NO_PRODUCTS)
     ]
     return {
         "model": name,
@@ -64,9 +54,9 @@ def measure(name: str, model: JetNemotronForCausalLM, batch: int, context: int, 
         "tokens/s": batch * context / wall * 1e3,
         "wall ms": wall,
         "host ms": host,
-        "GPU busy ms": length((start, end) for _, start, end in spans),
-        "of it products ms": sum(products),
-        "launches": len(spans),
+        "GPU busy ms": length((event.time_range.start, event.time_range.end) for event in events) / 1e3,
+        "of it products ms": sum(products) / 1e3,
+        "launches": len(events),
     }
 
 

@@ -21,18 +21,22 @@ def milliseconds(call: Callable[[], Any], repeats: int = 20, warm_up: int = 4) -
     return statistics.median(start.elapsed_time(end) for start, end in events)
 
 
-def kernel_times(call: Callable[[], Any], repeats: int = 3) -> dict[str, list[float]]:
-    """Microseconds of every launch by kernel, over `repeats` calls."""
+def launches(call: Callable[[], Any], repeats: int = 1) -> list[Any]:
+    """The profiler's event of everything that the GPU does in `repeats` calls, after one that warms up."""
     call()
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(repeats):
             call()
         torch.cuda.synchronize()
+    return [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+
+
+def kernel_times(call: Callable[[], Any], repeats: int = 3) -> dict[str, list[float]]:
+    """Microseconds of every launch by kernel, over `repeats` calls."""
     times = defaultdict(list)
-    for event in profile.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
-            times[event.name].append(event.device_time)
+    for event in launches(call, repeats):
+        times[event.name].append(event.device_time)
     return times
 
 

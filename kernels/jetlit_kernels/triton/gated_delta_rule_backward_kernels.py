@@ -326,6 +326,7 @@ def chunk_gradient_kernel(
         q_dq_inner += block_q_dq
         k_dk += block_k_dk
         d_sum += block_d_sum
+        # Asked for after a block's products, through which they would hold registers.
         k_factor = gate_row(gates, place, head, K_FACTOR, H, C)
         q_factor = gate_row(gates, place, head, Q_FACTOR, H, C)
         # The factors of the unit-length vectors stand beside the decays, since q and k are read as given.
