@@ -61,15 +61,18 @@ def search_placement(
     built = build_tasks(tasks, supernet)
     layers = len(network.choices_per_layer)
     linear = _linear_path(network, linear)
-    pattern_tasks = [task.name for task in built if task.objective_name == "-loss"]
+    pattern_tasks = [task for task in built if task.objective_name == "-loss"]
     if sliding_window_budget:
         _check_sliding_windows(network, pattern_tasks)
-    own = SubnetEvaluator(network, built)
-    evaluator: SubnetEvaluator | SharedEvaluator = own
-    if workers > 1:
-        # Weights trained anew in the same place are told by their file's time.
-        key = {"supernet": supernet, "written": SuperNetwork.written(supernet), "tasks": tasks, "run_dir": run_dir}
-        evaluator = SharedEvaluator(own, Path(out_dir) / "shared", key, workers)
+    # Weights trained anew in the same place are told by their file's time.
+    key = {"supernet": supernet, "written": SuperNetwork.written(supernet), "tasks": tasks, "run_dir": run_dir}
+
+    def shared(judges: list[Task]) -> SubnetEvaluator | SharedEvaluator:
+        evaluator = SubnetEvaluator(network, judges)
+        names = {"judges": [task.name for task in judges]}
+        return SharedEvaluator(evaluator, Path(out_dir) / "shared", key | names, workers) if workers > 1 else evaluator
+
+    evaluator, patterns = shared(built), shared(pattern_tasks)
     weights = weights or {task.name: 1.0 for task in built}
     sizes = curve_budgets if curve_budgets is not None else list(range(1, min(budget + 1, layers) + 1))
     found = search(
@@ -81,7 +84,7 @@ def search_placement(
         weights=weights,
         curve_budgets=sizes,
         sliding_window_budget=sliding_window_budget,
-        pattern_tasks=pattern_tasks,
+        pattern_score=patterns,
     )
     folder = Path(out_dir)
     units = {task.name: _unit(task) for task in built}
@@ -103,8 +106,12 @@ def search_placement(
         metrics[f"{name}/placement"] = metric(found.scores[name], unit)
         metrics[f"{name}/all_linear"] = metric(found.linear_scores[name], unit)
         metrics[f"{name}/all_full"] = metric(found.full_scores[name], unit)
-    for name, count in vars(evaluator.counts).items():
-        metrics[f"layer_evaluations/{name}"] = metric(count, "layers x batches")
+    counted = {"layer_evaluations": evaluator.counts} | (
+        {"sliding_windows": patterns.counts} if sliding_window_budget else {}
+    )
+    for prefix, counts in counted.items():
+        for name, count in vars(counts).items():
+            metrics[f"{prefix}/{name}"] = metric(count, "layers x batches")
     config = {
         "run_dir": run_dir,
         "supernet": supernet,
@@ -140,7 +147,7 @@ def _linear_path(network: SuperNetwork, name: str | None) -> str:
     return name or offered[0]
 
 
-def _check_sliding_windows(network: SuperNetwork, pattern_tasks: list[str]) -> None:
+def _check_sliding_windows(network: SuperNetwork, pattern_tasks: list[Task]) -> None:
     if "swa" not in network.choices_per_layer[0]:
         raise UserError("The super network offers no sliding window: train it with swa among its alternatives.")
     if not pattern_tasks:

@@ -244,8 +244,10 @@ def _placement(content: RunContent) -> str:
     found = content.placement
     done, naive = found["layer_evaluations"], found["naive_layer_evaluations"]
     kept = ", ".join(map(str, found["full_attention"])) or "none"
+    windows = ", ".join(map(str, found["sliding_window"]))
     lines = [
         f"Layers that keep full attention (budget {found['budget']}): **{kept}**.",
+        *([f"Layers that keep a sliding window: **{windows}**."] if windows else []),
         f"{done} layer evaluations instead of {naive} without sharing ({naive / done:.1f} times fewer).\n",
     ]
     rows = []

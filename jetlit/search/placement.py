@@ -70,13 +70,13 @@ def search_placement(
     weights: Mapping[str, float],
     curve_budgets: Sequence[int] = (),
     sliding_window_budget: int = 0,
-    pattern_tasks: Sequence[str] = (),
+    pattern_score: Score | None = None,
 ) -> PlacementResult:
     """Searches which layers keep full attention.
 
     The placement is the best one found with at most `budget` layers; of equals, the one with fewer. Then, if asked
     for, layers whose importance is pattern matching only become sliding-window attention: a second beam search places
-    "swa" on the layers left, judged by `pattern_tasks` alone, and a layer is taken only while it helps them.
+    "swa" on the layers left, judged by `pattern_score` alone, and a layer is taken only while it helps there.
 
     Args:
         score: scores subnetworks on all tasks; scores of a subnetwork already seen should cost nothing.
@@ -87,7 +87,7 @@ def search_placement(
         weights: weight of each task in the combined objective.
         curve_budgets: sizes at which the search is compared with uniform placement.
         sliding_window_budget: the largest number of sliding-window layers.
-        pattern_tasks: the multiple-choice tasks that judge sliding windows.
+        pattern_score: scores on the multiple-choice tasks, which judge sliding windows; they all weigh the same.
 
     Returns:
         The placement, the heatmap of fig. 5a and both curves of fig. 5b.
@@ -108,7 +108,8 @@ def search_placement(
     choices = place(base, chosen.layers, "attn")
     sliding: tuple[int, ...] = ()
     if sliding_window_budget:
-        sliding = place_sliding_windows(score, base, choices, sliding_window_budget, width, pattern_tasks)
+        assert pattern_score is not None
+        sliding = place_sliding_windows(pattern_score, base, choices, sliding_window_budget, width)
         choices = place(choices, sliding, "swa")
     uniform = [uniform_layers(size, layers) for size in sizes]
     return PlacementResult(
@@ -135,23 +136,20 @@ def measure_heatmap(score: Score, base: Choices) -> dict[str, list[float]]:
     return {task: [row[task] for row in scores] for task in scores[0]}
 
 
-def place_sliding_windows(
-    score: Score, base: Choices, choices: Choices, budget: int, width: int, pattern_tasks: Sequence[str]
-) -> tuple[int, ...]:
+def place_sliding_windows(score: Score, base: Choices, choices: Choices, budget: int, width: int) -> tuple[int, ...]:
     """Finds the layers that become sliding-window attention beside given full-attention layers.
 
     Args:
-        score: scores subnetworks on all tasks.
-        base: the subnetwork without full attention, the reference that `pattern_tasks` are normalised with.
+        score: scores subnetworks on the tasks that judge, each of which weighs the same.
+        base: the subnetwork without full attention, the reference that the tasks are normalised with.
         choices: the subnetwork with its full-attention layers placed.
         budget: the largest number of sliding-window layers.
         width: the beam's width.
-        pattern_tasks: the tasks that judge.
 
     Returns:
         The layers, ascending; none when a sliding window does not help.
     """
-    weights = dict.fromkeys(pattern_tasks, 1.0)
+    weights = dict.fromkeys(score([base])[0], 1.0)
     objective = CombinedObjective(score, base, ("attn",) * len(base), weights)
     open_layers = [index for index, name in enumerate(choices) if name != "attn"]
 

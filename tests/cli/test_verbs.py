@@ -123,6 +123,27 @@ def test_placements_mistakes(models: Path, arguments: list[str], sentence: str, 
     assert not (tmp_path / "out").exists()
 
 
+def test_sliding_windows_are_placed_and_counted_by_themselves(models: Path, tmp_path: Path, capsys) -> None:
+    teacher = byte_teacher(LAYERS)
+    network = SuperNetwork(teacher, ("gla", "swa"), {"swa": {"window_size": 5}})
+    network.save_pretrained(tmp_path / "supernet")
+    load_tokenizer("bytes").save_pretrained(tmp_path / "supernet")
+    choice = '{"kind": "multiple_choice", "path": "general_knowledge"}'
+    tasks = TASKS.replace("}]", "}, " + choice + "]")
+    arguments = [tasks, "--run_dir", str(models), "--supernet", str(tmp_path / "supernet"), "--budget", "1"]
+    said(capsys, "search", "placement", *arguments, "--sliding_window_budget=2", f"--out_dir={tmp_path / 'with'}")
+    said(capsys, "search", "placement", *arguments, f"--out_dir={tmp_path / 'without'}")
+    found, without = (json.loads((tmp_path / n / "placement.json").read_text()) for n in ("with", "without"))
+    assert found["full_attention"] == without["full_attention"] and without["sliding_window"] == []
+    # An untrained window keeps the teacher's weights, an untrained GLA knows nothing.
+    assert len(found["sliding_window"]) > 0 and found["block_configs"]["swa"]["window_size"] == 5
+    assert [i for i, name in enumerate(found["layer_types"]) if name == "swa"] == list(found["sliding_window"])
+    counts, others = (json.loads((tmp_path / n / "result.json").read_text())["metrics"] for n in ("with", "without"))
+    name = "layer_evaluations/naive"
+    assert counts[name]["value"] == others[name]["value"] and counts["sliding_windows/done"]["value"] > 0
+    assert "sliding_windows/done" not in others
+
+
 def search_arguments(models: Path, out: Path, *arguments: str) -> list[str]:
     configs = [str(QUICKSTART / name) for name in ("common.yaml", "candidate.yaml")]
     given = ["--run_dir", str(models), "--out_dir", str(out), "--fit_configs", json.dumps(configs), TASKS]

@@ -24,6 +24,10 @@ def synthetic_score(candidates: list[tuple[str, ...]]) -> list[dict[str, float]]
     ]
 
 
+def choice_score(candidates: list[tuple[str, ...]]) -> list[dict[str, float]]:
+    return [{"choice": row["choice"]} for row in synthetic_score(candidates)]
+
+
 def search(**changes):
     arguments = {
         "linear": "gla",
@@ -67,7 +71,7 @@ def test_curve_compares_searched_with_uniform_at_equal_budgets() -> None:
 
 
 def test_sliding_windows_go_where_only_multiple_choice_gains() -> None:
-    found = search(sliding_window_budget=2, pattern_tasks=("choice",))
+    found = search(sliding_window_budget=2, pattern_score=choice_score)
     assert found.full_attention == (1, 4) and found.sliding_window == (2,)
     assert found.choices[2] == "swa" and found.scores["choice"] == pytest.approx(-1.2)
 
