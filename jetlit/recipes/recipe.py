@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from jetlit.errors import UserError
 from jetlit.models.layers import DecoderLayer
 from jetlit.objectives import chunked_cross_entropy
+from jetlit.recipes.flat_sharding import flat_root
 from jetlit.recipes.garbage import spare_what_is_there
 from jetlit.recipes.layers import compile_layer, recompute_feed_forward
 from jetlit.recipes.mean_losses import MeanLosses
@@ -184,9 +185,12 @@ class Recipe(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip as Lightning does, but let a fused optimizer in where no gradient scaler stands in its way."""
+        root = flat_root(self.trainer)
         fused = getattr(optimizer, "_step_supports_amp_scaling", False)
         by_norm = gradient_clip_algorithm in (None, "norm")
-        if fused and by_norm and gradient_clip_val and computes_in_bfloat16(self.trainer):
+        if root is not None and by_norm and gradient_clip_val:
+            root.clip_grad_norm_(gradient_clip_val)  # each process holds pieces of the gradients
+        elif fused and by_norm and gradient_clip_val and computes_in_bfloat16(self.trainer):
             self.trainer.precision_plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
