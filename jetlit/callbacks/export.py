@@ -43,7 +43,9 @@ class ExportModel(Callback):
 def gather_weights(trainer: Trainer) -> dict[str, Tensor]:
     """The whole weights of a sharded model, on the CPU of the first process; the others get an empty dictionary."""
     recipe: Any = trainer.strategy.model
-    weights = get_model_state_dict(recipe, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    weights: dict[str, Any] = get_model_state_dict(
+        recipe, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
     return {name.removeprefix("model."): weight for name, weight in weights.items()}
 
 

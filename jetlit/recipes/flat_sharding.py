@@ -12,13 +12,15 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
 
+from jetlit.errors import UserError
+
 
 class FlatShardingStrategy(FSDPStrategy):
     """As the base class, with three differences.
 
     A recipe is wrapped once, so that the validation after training runs on the wrapped weights. Weights are gathered
     and gradients added up in float32, and autocast casts, as under other strategies: Lightning would have bfloat16
-    everywhere, gates and rotary frequencies included. And CPUs will do.
+    everywhere, gates and rotary frequencies included. And Lightning lets it run on CPUs, where its tests are.
     """
 
     _root: FullyShardedDataParallel | None = None
@@ -43,6 +45,19 @@ class FlatShardingStrategy(FSDPStrategy):
         )
         self.kwargs.pop("auto_wrap_policy", None)  # done
         return super()._setup_model(self._root)
+
+
+def check_strategy(strategy: Any) -> None:
+    """Refuse Lightning's own class, under which no weight would decay and the last validation fail.
+
+    Raises:
+        UserError: the strategy is Lightning's.
+    """
+    if isinstance(strategy, FSDPStrategy) and not isinstance(strategy, FlatShardingStrategy):
+        raise UserError(
+            "Lightning's own FSDP strategy does not train a recipe rightly: take configs/strategy/fsdp.yaml, or better "
+            "configs/strategy/fsdp2.yaml."
+        )
 
 
 def whole_shape(parameter: Tensor) -> torch.Size:

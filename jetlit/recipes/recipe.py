@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from jetlit.errors import UserError
 from jetlit.models.layers import DecoderLayer
 from jetlit.objectives import chunked_cross_entropy
-from jetlit.recipes.flat_sharding import flat_root
+from jetlit.recipes.flat_sharding import check_strategy, flat_root
 from jetlit.recipes.garbage import spare_what_is_there
 from jetlit.recipes.layers import compile_layer, recompute_feed_forward
 from jetlit.recipes.mean_losses import MeanLosses
@@ -89,7 +89,9 @@ class Recipe(LightningModule):
         """Build the model once, on the first of fit, validate and test."""
         if self.model is not None:
             return
-        with torch.random.fork_rng():
+        if self._trainer is not None:
+            check_strategy(self._trainer.strategy)
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
             torch.manual_seed(self.seed)  # new weights depend on the seed, not on what was drawn before
             self.model = self.build().train()
         if self._trainer is not None and may_narrow(self._trainer):

@@ -40,9 +40,9 @@ def launch(
     else:
         static = {"rdzv_backend": "static", "rdzv_endpoint": f"127.0.0.1:{20000 + os.getpid() % 20000}"}
         meetings = [static | {"rdzv_configs": {"rank": node}} for node in range(nodes)]
-    launches = [elastic_launch(LaunchConfig(**settings, **meeting), main) for meeting in meetings]
+    launchers = [elastic_launch(LaunchConfig(**settings, **meeting), main) for meeting in meetings]
     context = multiprocessing.get_context("fork")
-    running = [context.Process(target=launch, args=(run_dir, plan, processes, nodes)) for launch in launches]
+    running = [context.Process(target=launcher, args=(run_dir, plan, processes, nodes)) for launcher in launchers]
     for process in running:
         process.start()
     for process in running:
