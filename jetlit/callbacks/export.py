@@ -8,7 +8,7 @@ from typing import Any
 
 from jetlit_data import load_tokenizer
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import PreTrainedTokenizerBase
 
@@ -33,17 +33,20 @@ class ExportModel(Callback):
         """Write `folder`."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         model: Any = pl_module.model
-        weights = widened(gather_weights(model)) if is_sharded(model) else None  # every process takes part
+        weights = widened(gather_weights(trainer)) if is_sharded(model) else None  # every process takes part
         if trainer.is_global_zero:
             tokenizer = load_tokenizer(data.tokenizer_path) if hasattr(data, "tokenizer_path") else None
             write_model(model, tokenizer, self.folder, weights)
         trainer.strategy.barrier("ExportModel")
 
 
-def gather_weights(model: nn.Module) -> dict[str, Tensor]:
+def gather_weights(trainer: Trainer) -> dict[str, Tensor]:
     """The whole weights of a sharded model, on the CPU of the first process; the others get an empty dictionary."""
-    weights: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    return weights
+    recipe: Any = trainer.strategy.model
+    weights: dict[str, Any] = get_model_state_dict(
+        recipe, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    return {name.removeprefix("model."): weight for name, weight in weights.items()}
 
 
 def write_model(

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from jetlit.callbacks.units import unit_of
+from jetlit.recipes.flat_sharding import whole_shape
 from jetlit.results import RESULT_FILE, metric, write_result
 
 
@@ -54,8 +55,8 @@ class RunManifest(Callback):
         """Count what was trained, for how long."""
         model: Any = pl_module.model
         parameters = list(model.parameters())
-        self.metrics["parameters"] = sum(p.numel() for p in parameters)
-        self.metrics["trainable_parameters"] = sum(p.numel() for p in parameters if p.requires_grad)
+        self.metrics["parameters"] = sum(whole_shape(p).numel() for p in parameters)
+        self.metrics["trainable_parameters"] = sum(whole_shape(p).numel() for p in parameters if p.requires_grad)
         self.metrics["steps"] = trainer.global_step
 
     def gather(self, trainer: Trainer) -> None:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from jetlit.errors import UserError
 from jetlit.files import atomic_path
+from jetlit.recipes.gradients import gradient_norm
 from jetlit.recipes.steps import is_logged
 
 
@@ -62,9 +63,7 @@ class NanGuard(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Judge the step once its gradients are whole."""
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        norm = gradient_norm(trainer, optimizer)
         assert self._loss is not None
         loss, norm_value, fault = self._judged(self._loss.float(), norm.float())
         if is_logged(trainer, trainer.global_step + 1):

@@ -6,6 +6,7 @@ from typing import Any
 from jetlit_data import load_tokenizer
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from jetlit.recipes.flat_sharding import outside_of_steps
 from jetlit.tasks import Task, build_task, evaluate_task
 
 
@@ -39,7 +40,7 @@ class TaskScores(Callback):
         if self.specs and not trainer.sanity_checking:
             model: Any = pl_module.model
             for task in self.tasks:
-                with trainer.precision_plugin.forward_context():
+                with outside_of_steps(trainer), trainer.precision_plugin.forward_context():
                     score = evaluate_task(model, task)
                 values = {"objective": score.objective, **score.metrics}
                 pl_module.log_dict({f"task/{task.name}/{name}": float(value) for name, value in values.items()})

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from jetlit.models import JetNemotronForCausalLM
+from jetlit.recipes.flat_sharding import whole_shape
 from jetlit.recipes.precision import computes_in_bfloat16
 from jetlit.recipes.sharding import is_sharded
 from jetlit.recipes.steps import is_logged
@@ -151,8 +152,8 @@ def training_flops_per_token(pl_module: LightningModule) -> float:
     """FLOP of one training step's matrix products, per token; see `Throughput`."""
     heads = getattr(pl_module, "kl_weight", 1.0) > 0  # an objective of features alone needs no logits
     student = _multiplied(pl_module.model, heads)
-    passed = sum(share * parameter.numel() for parameter, share in student)
-    trainable = sum(share * parameter.numel() for parameter, share in student if parameter.requires_grad)
+    passed = sum(share * whole_shape(parameter).numel() for parameter, share in student)
+    trainable = sum(share * whole_shape(parameter).numel() for parameter, share in student if parameter.requires_grad)
     teacher = getattr(pl_module, "teacher", None)
     taught = 0.0
     if teacher is not None:
@@ -166,7 +167,7 @@ def _multiplied(model: Any, heads: bool) -> list[tuple[Tensor, float]]:
     matrices = [
         (parameter, 1 / choices if ".self_attn." in name else 1.0)
         for name, parameter in model.named_parameters()
-        if parameter.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name
+        if len(whole_shape(parameter)) == 2 and "embed_tokens" not in name and "lm_head" not in name
     ]
     return [*matrices, (model.lm_head.weight, 1.0)] if heads else matrices
 

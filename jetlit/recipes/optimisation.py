@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from jetlit.errors import UserError
+from jetlit.recipes.flat_sharding import whole_shape
 
 
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
@@ -29,7 +30,7 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     plain: list[nn.Parameter] = []
     for parameter in module.parameters():
         if parameter.requires_grad:
-            spared = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
+            spared = len(whole_shape(parameter)) < 2 or getattr(parameter, "_no_weight_decay", False)
             (plain if spared else decayed).append(parameter)
     if not decayed and not plain:
         raise UserError("No parameter is trainable: choose an architecture with at least one new token mixer.")

@@ -8,6 +8,7 @@ weight. Names leave no room for that.
 from typing import Any
 
 from torch import nn
+from torch.distributed.fsdp._common_utils import clean_tensor_name
 from torch.optim import Optimizer
 
 from jetlit.recipes.sharding import is_sharded
@@ -21,7 +22,7 @@ def name_states(states: list[dict[str, Any]], optimizers: list[Optimizer], modul
         optimizers: they belong to.
         module: whose parameter names are used.
     """
-    names = {parameter: name for name, parameter in module.named_parameters()}
+    names = {parameter: clean_tensor_name(name) for name, parameter in module.named_parameters()}
     named = []
     for state, optimizer in zip(states, optimizers, strict=True):
         # Numbered by Lightning's sharded strategy, or by the optimizer itself.

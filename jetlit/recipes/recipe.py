@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from jetlit.errors import UserError
 from jetlit.models.layers import DecoderLayer
 from jetlit.objectives import chunked_cross_entropy
+from jetlit.recipes.flat_sharding import check_strategy, flat_root
 from jetlit.recipes.garbage import spare_what_is_there
 from jetlit.recipes.layers import compile_layer, recompute_feed_forward
 from jetlit.recipes.mean_losses import MeanLosses
@@ -88,7 +89,9 @@ class Recipe(LightningModule):
         """Build the model once, on the first of fit, validate and test."""
         if self.model is not None:
             return
-        with torch.random.fork_rng():
+        if self._trainer is not None:
+            check_strategy(self._trainer.strategy)
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
             torch.manual_seed(self.seed)  # new weights depend on the seed, not on what was drawn before
             self.model = self.build().train()
         if self._trainer is not None and may_narrow(self._trainer):
@@ -184,9 +187,12 @@ class Recipe(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip as Lightning does, but let a fused optimizer in where no gradient scaler stands in its way."""
+        root = flat_root(self.trainer)
         fused = getattr(optimizer, "_step_supports_amp_scaling", False)
         by_norm = gradient_clip_algorithm in (None, "norm")
-        if fused and by_norm and gradient_clip_val and computes_in_bfloat16(self.trainer):
+        if root is not None and by_norm and gradient_clip_val:
+            root.clip_grad_norm_(gradient_clip_val)  # each process holds pieces of the gradients
+        elif fused and by_norm and gradient_clip_val and computes_in_bfloat16(self.trainer):
             self.trainer.precision_plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)

@@ -1,8 +1,8 @@
-"""Sharding a recipe's weights over processes (FSDP2); the only place that knows of it."""
+"""Sharding a recipe's weights over processes (FSDP2)."""
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, fully_shard, register_fsdp_forward_method
 
 from jetlit.models import JetNemotronModel
 
@@ -41,4 +41,4 @@ def shard_teacher_layers(model: JetNemotronModel, mesh: DeviceMesh) -> None:
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether parameters of a module are spread over processes, gathered at the moment or not."""
-    return any(isinstance(submodule, FSDPModule) for submodule in module.modules())
+    return any(isinstance(submodule, FSDPModule | FullyShardedDataParallel) for submodule in module.modules())

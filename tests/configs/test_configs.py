@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 from jetlit.cli import parsing
 from jetlit.cli.fit import JetlitCLI
@@ -14,6 +14,7 @@ from jetlit.models.assembly import empty_model
 from jetlit.models.hybridise import hybrid_config
 from jetlit.pipeline.postnas import check_stages
 from jetlit.recipes import Distillation, FullTraining, Pretraining, SuperNetworkTraining
+from jetlit.recipes.flat_sharding import FlatShardingStrategy
 from jetlit.tasks.suites import Suite
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -42,7 +43,7 @@ VERBS = {
 # The file of tasks that a verb's own is followed by.
 TASKS = {"smollm2_135m": {"placement": "placement_tasks", "blocks": "tasks", "hardware": "tasks"}}
 VERB_CASES = [(scale, name) for scale, names in VERBS.items() for name in names]
-STRATEGIES = {"ddp": DDPStrategy, "fsdp2": ModelParallelStrategy, "fsdp": FSDPStrategy}
+STRATEGIES = {"ddp": DDPStrategy, "fsdp2": ModelParallelStrategy, "fsdp": FlatShardingStrategy}
 HERE = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
 QWEN = {"vocab_size": 151936, "num_key_value_heads": 2, "tie_word_embeddings": True}
 TEACHERS = {

@@ -1,5 +1,8 @@
-"""What `test_distributed.py` launches: fits of several strategies, one after the other in one process group."""
+"""Fits of several strategies, launched one after the other in one process group, and what they logged."""
 
+import copy
+import json
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -7,13 +10,61 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from jetlit.callbacks import last_checkpoint
 from jetlit.cli.fit import JetlitCLI, run_fit
-from tests.recipes import tiny
+from tests.recipes import flat_sharding_on_cpu, tiny
 
 CONFIGS = Path(__file__).parents[2] / "configs/strategy"
 STEPS = "6"
+
+
+def prepare(run_dir: Path, accelerator: str = "cpu", **tokens: int) -> None:
+    """Write the config of fits that see the same global batches; `tokens` are `StripedTokens`' arguments."""
+    config = copy.deepcopy(tiny.CONFIG)
+    config["data"] = {"class_path": "tests.recipes.striped.StripedTokens", "init_args": tokens}
+    config["trainer"] |= {"accelerator": accelerator, "use_distributed_sampler": False, "log_every_n_steps": 1}
+    (run_dir / "striped.yaml").write_text(json.dumps(config))
+
+
+def launch(
+    run_dir: Path, plan: list[dict[str, Any]], processes: int = 2, nodes: int = 1, start_method: str = "fork"
+) -> None:
+    """Run a plan of fits as torchrun would, by one node or by several; forks spare the imports but suit no GPU."""
+    settings: dict[str, Any] = {"min_nodes": nodes, "max_nodes": nodes, "nproc_per_node": processes // nodes}
+    settings |= {"run_id": "test", "max_restarts": 0, "start_method": start_method}
+    if nodes == 1:
+        meetings: list[dict[str, Any]] = [{"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}]
+    else:
+        static = {"rdzv_backend": "static", "rdzv_endpoint": f"127.0.0.1:{20000 + os.getpid() % 20000}"}
+        meetings = [static | {"rdzv_configs": {"rank": node}} for node in range(nodes)]
+    launchers = [elastic_launch(LaunchConfig(**settings, **meeting), main) for meeting in meetings]
+    context = multiprocessing.get_context("fork")
+    running = [context.Process(target=launcher, args=(run_dir, plan, processes, nodes)) for launcher in launchers]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(240)
+        assert process.exitcode == 0
+
+
+def by_one(run_dir: Path, stage: str, folder: str, *options: str) -> JetlitCLI:
+    """Run a fit in this process."""
+    return run_fit(command(str(run_dir), stage, folder, None, 1, *options))
+
+
+def stopped_by_one(run_dir: Path, stage: str, folder: str, *options: str) -> None:
+    """Run a fit in this process until its sixth step."""
+    stop(command(str(run_dir), stage, folder, None, 1, *options))
+
+
+def curve(run_dir: Path, folder: str, name: str) -> list[float]:
+    """What a fit logged under a name, step by step."""
+    events = EventAccumulator(str(run_dir / folder / "tensorboard"))
+    events.Reload()
+    return [event.value for event in events.Scalars(name)]
 
 
 def command(run_dir: str, stage: str, folder: str, strategy: str | None, processes: int, *options: str) -> list[str]:
@@ -25,6 +76,14 @@ def command(run_dir: str, stage: str, folder: str, strategy: str | None, process
         argv += ["--trainer.strategy.data_parallel_size", str(processes)]
     argv += ["--run_dir", run_dir, "--stage", folder, "--trainer.devices", str(min(processes, 2))]
     return [*argv, "--trainer.max_steps", STEPS, *options]
+
+
+def stop(argv: list[str]) -> None:
+    try:
+        tiny.interrupted_cli(JetlitCLI(argv[1:])).run("fit")
+    except tiny.Killed:
+        return
+    raise AssertionError("the fit was not interrupted")
 
 
 class TermOnOneRank(Callback):
@@ -68,17 +127,16 @@ def spoil(argv: list[str]) -> None:
 def main(run_dir: Path, plan: list[dict[str, Any]], processes: int, nodes: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork has its launcher's handler
     torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        flat_sharding_on_cpu.make_right()
     for job in plan:
         options = list(job["options"])
         if nodes > 1:
             options += ["--trainer.num_nodes", str(nodes), "--trainer.devices", "1"]
         argv = command(str(run_dir), job["stage"], job["folder"], job["strategy"], processes, *options)
         if job.get("kill"):
-            try:
-                tiny.interrupted_cli(JetlitCLI(argv[1:])).run("fit")
-            except tiny.Killed:
-                continue
-            raise AssertionError("the fit was not interrupted")
+            stop(argv)
+            continue
         if job.get("terminate"):
             terminate(argv[1:])
             continue

@@ -43,7 +43,7 @@ class StripedTokens(LightningDataModule):
         generator = torch.Generator().manual_seed(0)
         # Each row counts upwards from its start, so that there is something to learn.
         start = torch.randint(200, (rows, 1), generator=generator)
-        self.tokens = start + torch.arange(block_size)
+        self.tokens = (start + torch.arange(block_size)) % vocab
 
     def _loader(self):
         world, rank = self.trainer.world_size, self.trainer.global_rank

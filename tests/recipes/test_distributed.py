@@ -3,58 +3,25 @@
 Tolerance: losses and gradient norms agree to 1e-4, the rounding of float32 sums taken in another order.
 """
 
-import json
-import multiprocessing
-import os
 import shutil
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from jetlit.callbacks import last_checkpoint
 from jetlit.cli.consolidate import consolidate
-from jetlit.cli.fit import JetlitCLI, run_fit
 from jetlit.errors import UserError
 from jetlit.models import SuperNetwork, load_teacher
 from jetlit.results import read_result
-from tests.recipes import distributed_fits, tiny
+from tests.recipes import distributed_fits
+from tests.recipes.distributed_fits import by_one, curve, launch, stopped_by_one
 
 pytestmark = pytest.mark.timeout(600)  # the first test waits for all fits, beside which other tests run
 
 ACCUMULATION = ["--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.5"]
 SHARDED = ["--trainer.strategy.save_distributed_checkpoint", "true"]
+STRATEGIES = ("ddp", "fsdp2", "fsdp")
 CLOSE = {"rel": 1e-4, "abs": 1e-6}
-
-
-def torchrun(run_dir, plan, processes=2, nodes=1):
-    """Run a plan of fits in `processes` processes, as one node or as several; forks, which spare the imports."""
-    settings = {"min_nodes": nodes, "max_nodes": nodes, "nproc_per_node": processes // nodes, "run_id": "test"}
-    settings |= {"max_restarts": 0, "start_method": "fork"}
-    if nodes == 1:
-        meetings = [{"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}]
-    else:
-        static = {"rdzv_backend": "static", "rdzv_endpoint": f"127.0.0.1:{20000 + os.getpid() % 20000}"}
-        meetings = [static | {"rdzv_configs": {"rank": node}} for node in range(nodes)]
-    launches = [elastic_launch(LaunchConfig(**settings, **meeting), distributed_fits.main) for meeting in meetings]
-    context = multiprocessing.get_context("fork")
-    running = [context.Process(target=launch, args=(run_dir, plan, processes, nodes)) for launch in launches]
-    for process in running:
-        process.start()
-    for process in running:
-        process.join(240)
-        assert process.exitcode == 0
-
-
-def curve(run_dir, folder, name):
-    events = EventAccumulator(str(run_dir / folder / "tensorboard"))
-    events.Reload()
-    return [event.value for event in events.Scalars(name)]
-
-
-def one_process(run_dir, stage, folder, *options):
-    return run_fit(distributed_fits.command(str(run_dir), stage, folder, None, 1, *options))
 
 
 @pytest.fixture(scope="module")
@@ -62,24 +29,19 @@ def run(finished_run, tmp_path_factory):
     """All fits of this file: those of one process here, those of two in one launch."""
     run_dir = tmp_path_factory.mktemp("distributed") / "run"
     shutil.copytree(finished_run, run_dir)
-    config = json.loads(json.dumps(tiny.CONFIG))
-    config["data"] = {"class_path": "tests.recipes.striped.StripedTokens"}
-    config["trainer"] |= {"use_distributed_sampler": False, "log_every_n_steps": 1}
-    (run_dir / "striped.yaml").write_text(json.dumps(config))
+    distributed_fits.prepare(run_dir)
     for stage in ("stage1", "supernet", "stage2"):
         options = ACCUMULATION if stage == "stage1" else []
-        one_process(run_dir, stage, f"{stage}_one", *options)
-    cli = JetlitCLI(distributed_fits.command(str(run_dir), "stage1", "one_to_two", None, 1, *ACCUMULATION)[1:])
-    with pytest.raises(tiny.Killed):
-        tiny.interrupted_cli(cli).run("fit")
+        by_one(run_dir, stage, f"{stage}_one", *options)
+    stopped_by_one(run_dir, "stage1", "one_to_two", *ACCUMULATION)
     load_teacher(str(run_dir / "teacher/model"), torch.bfloat16).save_pretrained(run_dir / "narrow")
     mixed = ["--trainer.precision", "bf16-mixed", "--model.init_args.teacher", str(run_dir / "narrow")]
     mixed += ["--model.init_args.fit_tokens", "0"]  # nothing to round but the steps themselves
-    one_process(run_dir, "stage1", "mixed_one", *mixed)
+    by_one(run_dir, "stage1", "mixed_one", *mixed)
     fit = {"options": [], "kill": False}
     plan = [
         fit | {"stage": stage, "folder": f"{stage}_{strategy}", "strategy": strategy}
-        for strategy in ("ddp", "fsdp2")
+        for strategy in STRATEGIES
         for stage in ("supernet", "stage2")
     ]
     accumulated = {"stage": "stage1", "strategy": "fsdp2", "options": ACCUMULATION}
@@ -87,21 +49,24 @@ def run(finished_run, tmp_path_factory):
     plan += [
         accumulated | {"folder": "stage1_ddp", "strategy": "ddp"},
         accumulated | {"folder": "stage1_fsdp2", "options": spare},
+        accumulated | {"folder": "stage1_fsdp", "strategy": "fsdp", "kill": True},
+        accumulated | {"folder": "stage1_fsdp", "strategy": "fsdp", "options": [*ACCUMULATION, "--ckpt_path", "last"]},
         accumulated | {"folder": "one_to_two", "options": [*ACCUMULATION, "--ckpt_path", "last"]},
         {"stage": "stage1", "strategy": "fsdp2", "folder": "mixed_fsdp2", "options": mixed},
         accumulated | {"folder": "two_to_one", "kill": True},
         {"stage": "stage2", "strategy": "ddp", "folder": "spoiled", "options": [], "spoil": True},
+        {"stage": "stage2", "strategy": "fsdp", "folder": "spoiled_fsdp", "options": [], "spoil": True},
         accumulated | {"folder": "terminated", "terminate": True},
         accumulated | {"folder": "terminated", "options": [*ACCUMULATION, "--ckpt_path", "last"]},
         accumulated | {"folder": "sharded", "options": [*ACCUMULATION, *SHARDED], "kill": True},
         accumulated | {"folder": "sharded", "options": [*ACCUMULATION, *SHARDED, "--ckpt_path", "last"]},
     ]
-    torchrun(run_dir, plan)
-    one_process(run_dir, "stage1", "two_to_one", *ACCUMULATION, "--ckpt_path", "last")
+    launch(run_dir, plan)
+    by_one(run_dir, "stage1", "two_to_one", *ACCUMULATION, "--ckpt_path", "last")
     return run_dir
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("stage", ["supernet", "stage1", "stage2"])
 def test_two_processes_train_as_one_does(run, stage, strategy):
     for name in ("train/objective", "train/grad_norm"):
@@ -111,7 +76,7 @@ def test_two_processes_train_as_one_does(run, stage, strategy):
         assert two[name]["value"] == pytest.approx(one[name]["value"], **CLOSE)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("stage", ["supernet", "stage1", "stage2"])
 def test_the_export_of_two_processes_is_that_of_one(run, stage, strategy):
     load = SuperNetwork.from_pretrained if stage == "supernet" else load_teacher
@@ -138,15 +103,16 @@ def test_a_checkpoint_changes_hands(run, folder):
     )
 
 
-def test_what_is_bad_on_one_rank_is_skipped_on_all(run):
-    saved = sorted(path.name for path in (run / "spoiled").glob("bad_batch*"))
+@pytest.mark.parametrize("folder", ["spoiled", "spoiled_fsdp"])
+def test_what_is_bad_on_one_rank_is_skipped_on_all(run, folder):
+    saved = sorted(path.name for path in (run / folder).glob("bad_batch*"))
     assert saved == ["bad_batch_step2_rank0.pt", "bad_batch_step2_rank1.pt"]
-    losses = curve(run, "spoiled", "train/objective")
+    losses = curve(run, folder, "train/objective")
     assert losses[:2] == pytest.approx(curve(run, "stage2_ddp", "train/objective")[:2], **CLOSE)
     assert all(loss == loss for loss in losses[3:])
 
 
-@pytest.mark.parametrize("folder", ["sharded", "stage1_fsdp2", "supernet_ddp"])
+@pytest.mark.parametrize("folder", ["sharded", "stage1_fsdp2", "supernet_ddp", "supernet_fsdp"])
 def test_any_checkpoint_is_consolidated(run, folder, tmp_path):
     assert last_checkpoint(run / folder / "checkpoints").is_dir() == (folder == "sharded")
     consolidate(str(run / folder), str(tmp_path / "model"))
@@ -166,6 +132,6 @@ def test_what_cannot_be_consolidated_is_said(run, tmp_path):
 @pytest.mark.slow
 def test_two_nodes_train_as_one_process_does(run):
     plan = [{"stage": "stage2", "folder": "stage2_nodes", "strategy": "fsdp2", "options": [], "kill": False}]
-    torchrun(run, plan, processes=2, nodes=2)
+    launch(run, plan, processes=2, nodes=2)
     expected = curve(run, "stage2_one", "train/objective")
     assert curve(run, "stage2_nodes", "train/objective") == pytest.approx(expected, **CLOSE)

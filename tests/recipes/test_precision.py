@@ -9,7 +9,9 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParalle
 from torch.utils.flop_counter import FlopCounterMode
 
 from jetlit.cli.fit import JetlitCLI, run_fit
+from jetlit.errors import UserError
 from jetlit.models import load_teacher
+from jetlit.recipes.flat_sharding import FlatShardingStrategy, check_strategy
 from jetlit.recipes.precision import may_narrow
 from tests.recipes import tiny
 
@@ -63,7 +65,7 @@ def test_frozen_weights_with_more_digits_keep_them(run_dir):
 @pytest.mark.parametrize(
     ("strategy", "precision", "expected"),
     [
-        (FSDPStrategy, "bf16-mixed", False),  # one flat parameter of a layer, of one type
+        (FlatShardingStrategy, "bf16-mixed", False),  # one flat parameter of a layer, of one type
         (ModelParallelStrategy, "bf16-mixed", True),
         (DDPStrategy, "bf16-mixed", True),
         (DDPStrategy, "32-true", False),
@@ -71,6 +73,12 @@ def test_frozen_weights_with_more_digits_keep_them(run_dir):
 )
 def test_where_frozen_weights_may_be_narrower(strategy, precision, expected):
     assert may_narrow(SimpleNamespace(strategy=strategy(), precision=precision)) == expected
+
+
+def test_lightnings_own_flat_sharding_is_refused():
+    check_strategy(FlatShardingStrategy())
+    with pytest.raises(UserError, match=r"fsdp\.yaml"):
+        check_strategy(FSDPStrategy())
 
 
 def test_a_resumed_mixed_fit_equals_an_undisturbed_one(run_dir, narrow):

@@ -34,7 +34,6 @@ DECODER = {
     "num_key_value_heads": 1,
 }
 RECIPES = {
-    "teacher": {"class_path": "Pretraining", "init_args": {"decoder": DECODER}},
     "supernet": {
         "class_path": "SuperNetworkTraining",
         "init_args": {"teacher": "${run_dir}/teacher/model", "fit_tokens": 288},
@@ -52,15 +51,16 @@ RECIPES = {
 }
 
 
-def prepare_run(run_dir: Path) -> None:
-    """A corpus and an architecture in a new run folder, and the shared config file."""
+def prepare_run(run_dir: Path, decoder: dict[str, int] = DECODER, linear: str = "gla") -> None:
+    """A corpus and an architecture (a linear block, then attention) in a new run folder, and its config files."""
     corpora = {"recall": CorpusSpec("recall", 20_000, {"pairs": 4, "queries": 6})}
     prepare(str(run_dir / "data"), corpora, val_fraction=0.1, chunk_tokens=24 * 40, progress=False)
-    Architecture(["gla", "attn"], {"gla": {}}).save(run_dir / "architecture.json")
+    Architecture([linear, "attn"], {linear: {}}).save(run_dir / "architecture.json")
     config = json.loads(json.dumps(CONFIG))
     config["data"]["init_args"]["corpora"] = "${run_dir}/data/recall"
     (run_dir / "common.yaml").write_text(json.dumps(config))
-    for stage, recipe in RECIPES.items():
+    teacher = {"class_path": "Pretraining", "init_args": {"decoder": decoder}}
+    for stage, recipe in {"teacher": teacher, **RECIPES}.items():
         (run_dir / f"{stage}.yaml").write_text(json.dumps({"stage": stage, "model": recipe}))
 
 

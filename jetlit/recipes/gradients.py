@@ -1,0 +1,19 @@
+"""The norm of all gradients, whoever holds them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from jetlit.recipes.flat_sharding import flat_root
+
+
+def gradient_norm(trainer: Any, optimizer: Optimizer) -> Tensor:
+    """The norm of an optimizer's gradients over all processes that share them; no gradient changes."""
+    root = flat_root(trainer)
+    if root is not None:
+        return root.clip_grad_norm_(float("inf"))
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
