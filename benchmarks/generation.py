@@ -209,6 +209,14 @@ def curve(arguments: argparse.Namespace, bandwidth: float) -> None:
     draw(arguments.out)
 
 
+LARGEST_NOTES = (
+    "All of the card's memory, found by running: a batch counts once its cache is allocated, its decode step captured, "
+    "its first two chunks of prompt and its last token run. The tokens of a prompt at once are chosen on one sequence "
+    "and then shared by the batch, but no sequence gets less than 128; the prefill rate is that of the first 256 of "
+    "each prompt."
+)
+
+
 def largest(arguments: argparse.Namespace, bandwidth: float) -> None:
     """The largest batch at 64K by running it, on all of this card's memory, and its decoding."""
     for name in arguments.models:
@@ -231,7 +239,8 @@ def largest(arguments: argparse.Namespace, bandwidth: float) -> None:
         gc.collect()
         torch.cuda.empty_cache()
         rows = with_earlier([measured_now], "largest_batch", ("model",), arguments.out)
-        report("largest_batch", "Largest batch at 64K, bf16, random weights, one GPU", rows, folder=arguments.out)
+        title = "Largest batch at 64K, bf16, random weights, one GPU"
+        report("largest_batch", title, rows, LARGEST_NOTES, arguments.out)
 
 
 def draw(folder: Path) -> None:

@@ -21,6 +21,7 @@ from tracing import length
 from jetlit.generation import GenerationEngine
 from jetlit.models import JetNemotronForCausalLM
 
+NOTES = "Where `wall` is `host`, the GPU waits for launches; where it is `GPU busy`, the GPU is the bound."
 PRODUCTS = ("gemm", "nvjet", "cutlass", "xmma")
 NO_PRODUCTS = ("fmha", "flash")
 
@@ -72,7 +73,7 @@ def main() -> None:
         model = MODELS[name]()
         rows = [measure(name, model, batch, arguments.context, arguments.repeats) for batch in arguments.batches]
         rows = with_earlier(rows, "prefill", ("model", "batch x context"), arguments.out)
-        report("prefill", "Prefill of whole prompts, bf16, random weights, one GPU", rows, folder=arguments.out)
+        report("prefill", "Prefill of whole prompts, bf16, random weights, one GPU", rows, NOTES, arguments.out)
         del model
 
 

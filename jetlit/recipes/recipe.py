@@ -91,8 +91,9 @@ class Recipe(LightningModule):
             return
         if self._trainer is not None:
             check_strategy(self._trainer.strategy)
-        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
-            torch.manual_seed(self.seed)  # new weights depend on the seed, not on what was drawn before
+        # Lightning makes models on the GPU under some strategies, on the CPU under others, whose numbers differ.
+        with torch.random.fork_rng([]), torch.device("cpu"):
+            torch.random.default_generator.manual_seed(self.seed)  # whatever was drawn before
             self.model = self.build().train()
         if self._trainer is not None and may_narrow(self._trainer):
             narrow_frozen(self.model)

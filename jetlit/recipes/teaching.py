@@ -74,9 +74,7 @@ class TaughtRecipe(Recipe):
         device = self.trainer.strategy.root_device
         nn.Module.to(student, device)  # transformers' own is not typed as a method
         self.teacher.to(device)
-        with torch.device("cpu"):  # Lightning makes models with the GPU as the default device; loaders pin memory
-            batches = list(self._first_batches(data, device))
-        fit_outputs(student, self.teacher.model.model, batches)
+        fit_outputs(student, self.teacher.model.model, list(self._first_batches(data, device)))
 
     def _first_batches(self, data: LightningDataModule, device: torch.device) -> Iterator[Tensor]:
         """This process's first training sequences; the last batch is cut, so that the start has nothing of its size."""

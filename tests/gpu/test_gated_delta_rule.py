@@ -90,10 +90,15 @@ def check_silu(tensors: dict[str, torch.Tensor], tolerance: float, **options: ob
     assert_close(actual, expected, tolerance)
 
 
+def sequences(T: int) -> int:
+    """How many to draw: the relative error of the few gradients of g of short ones would be chance."""
+    return 64 if T == 1 else 1 if T > 1000 else 2
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("T", [1, 63, 64, 65, 500, 4096])
 def test_lengths(T: int, dtype: torch.dtype) -> None:
-    check(draw(1 if T > 1000 else 2, T, 4, 96, 256, dtype), TOLERANCE[dtype])
+    check(draw(sequences(T), T, 4, 96, 256, dtype), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -147,7 +152,7 @@ def test_packed_sequences(dtype: torch.dtype) -> None:
     ("T", "K", "V"), [(1, 96, 256), (65, 100, 72), (500, 96, 256), (300, 128, 256), (300, 256, 512)]
 )
 def test_silu_of_queries_and_keys(T: int, K: int, V: int, dtype: torch.dtype) -> None:
-    check_silu(draw(2, T, 4, K, V, dtype), TOLERANCE[dtype])
+    check_silu(draw(sequences(T), T, 4, K, V, dtype), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
