@@ -36,6 +36,8 @@ from jetlit.recipes import Recipe
 
 VERBS = ("fit", "validate", "test")
 _FOLDER = "${run_dir}/${stage}"
+# Reading a checkpoint unpickles it, which runs what its author put there: these hold files of one's own, not the web's.
+_OWN_STORES = ("file", "s3", "gs", "abfs")
 
 
 class SaveStageConfig(SaveConfigCallback):
@@ -106,7 +108,8 @@ class JetlitCLI(LightningCLI):
             "--ckpt_path",
             type=str | None,
             default=None,
-            help='A checkpoint to go on from or to evaluate; "last" for the newest, if any; "none" to start over.',
+            help='A checkpoint to go on from or to evaluate; "last" for the newest, if any; "none" to start over. A '
+            "checkpoint is a pickle: only one of your own, on a disk or in an object store (s3://, gs://, abfs://).",
         )
         parser.add_lightning_class_args(RunManifest, "manifest")
         parser.add_lightning_class_args(NanGuard, "nan_guard")
@@ -300,7 +303,13 @@ def _with_run_dir_in_keys(value: Any, run_dir: str) -> Any:
 
 
 def _existing(path: str) -> str:
-    if "://" not in path and not Path(path).exists():
+    store = path.rpartition("://")[0]
+    if store and store not in _OWN_STORES:
+        raise UserError(
+            f"The checkpoint {path} is not loaded, because a checkpoint is a pickle, and one from elsewhere can run "
+            f"anything: give one of your own, by a path or in {', '.join(f'{name}://' for name in _OWN_STORES)}."
+        )
+    if not store and not Path(path).exists():
         raise UserError(f"The checkpoint {path} does not exist: correct --ckpt_path, or say last or none.")
     return path
 

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
+from jetlit.callbacks import last_checkpoint
 from jetlit.cli import main
+from jetlit.cli.consolidate import consolidate
 from jetlit.cli.fit import resolved_config, run_fit
 from jetlit.errors import UserError
 from jetlit.results import config_hash, read_result
@@ -78,6 +80,35 @@ def test_validate_evaluates_the_last_checkpoint(run_dir):
         if verb == "validate":
             assert cli.trainer.callback_metrics["val/loss"].item() == fitted
     assert read_result(run_dir / "teacher") is not None  # evaluating takes nothing back
+
+
+@pytest.mark.parametrize(
+    ("verb", "elsewhere"),
+    [
+        ("fit", "http://127.0.0.1:9/a.ckpt"),
+        ("validate", "https://127.0.0.1:9/a.ckpt"),
+        ("test", "HTTP://127.0.0.1:9/a.ckpt"),
+        ("validate", "ftp://127.0.0.1:9/a.ckpt"),
+        ("validate", "hf://someone/model/a.ckpt"),
+        ("validate", "github://someone:repository@main/a.ckpt"),
+        ("fit", "simplecache::http://127.0.0.1:9/a.ckpt"),
+    ],
+)
+def test_a_checkpoint_from_the_web_is_not_unpickled(run_dir, verb, elsewhere):
+    with pytest.raises(UserError, match="a pickle.* one of your own"):
+        run_fit(tiny.command(run_dir, "teacher", "--ckpt_path", elsewhere, verb=verb))
+
+
+def test_a_checkpoint_from_the_web_is_not_consolidated(run_dir, tmp_path):
+    with pytest.raises(UserError, match="no checkpoint"):
+        consolidate(str(run_dir / "teacher"), str(tmp_path / "model"), "http://127.0.0.1:9/a.ckpt")
+
+
+def test_a_checkpoint_of_ones_own_is_taken_by_its_address(run_dir):
+    own = f"file://{last_checkpoint(run_dir / 'teacher/checkpoints')}"
+    validated = run_fit(tiny.command(run_dir, "teacher", "--ckpt_path", own, verb="validate")).trainer
+    fitted = read_result(run_dir / "teacher")["metrics"]["val/loss"]["value"]
+    assert validated.callback_metrics["val/loss"].item() == fitted
 
 
 WRONG = {
