@@ -229,6 +229,7 @@ def largest(arguments: argparse.Namespace, bandwidth: float) -> None:
             "model": name,
             "largest batch": found.batch,
             "tokens of a prompt at once": found.prefill_chunk,
+            "one prompt, tokens/s by tokens at once": ", ".join(f"{n}: {v:,.0f}" for n, v in found.chunk_speeds.items()),
             "prefill tokens/s": found.prefill_tokens_per_s,
             "decode tokens/s": measured["decode_tokens_per_s"],
             "share of bound": measured["decode_tokens_per_s"] / bound,

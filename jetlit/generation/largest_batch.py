@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -28,12 +28,14 @@ class LargestBatch:
         prefill_chunk: tokens of each prompt at once, for this batch.
         prefill_tokens_per_s: of all sequences together, with this batch and chunk.
         peak_memory_bytes: of the device, while that batch ran.
+        chunk_speeds: tokens per second of one sequence by tokens at once, from which the chunk was chosen.
     """
 
     batch: int
     prefill_chunk: int
     prefill_tokens_per_s: float
     peak_memory_bytes: int
+    chunk_speeds: dict[int, float] = field(default_factory=dict)
 
 
 def find_largest_batch(
@@ -80,7 +82,7 @@ def find_largest_batch(
     batch = largest_that_runs(measure, limit, _half_of_what_could_fit(model, context))
     if batch == 0:
         raise UserError(f"Not even one sequence of {context} tokens fits this device: shorten the context.")
-    return measured[batch]
+    return replace(measured[batch], chunk_speeds=speeds)
 
 
 def largest_that_runs(run: Callable[[int], object], limit: int, first: int = 1) -> int:

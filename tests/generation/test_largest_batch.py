@@ -46,6 +46,33 @@ def test_a_real_model_is_run_up_to_the_limit():
     assert found.prefill_tokens_per_s > 0 and found.peak_memory_bytes > 0
 
 
+@pytest.mark.parametrize(
+    ("speeds", "sequences", "chunk"),
+    [
+        ({4: 94.9, 8: 96.0, 16: 100.0}, 1, 8),  # the fewest tokens that keep 95%
+        ({4: 95.0, 8: 100.0, 16: 99.0}, 1, 4),
+        ({16: 100.0, 8: 94.0, 4: 90.0}, 1, 16),
+        ({4: 50.0, 8: 100.0, 16: 70.0}, 1, 8),  # of the fastest, which is not the longest
+        ({4: 50.0, 8: 60.0, 16: 100.0, 32: 400.0}, 1, 16),  # longer than the context: not timed
+        ({4: 50.0, 8: 60.0, 16: 100.0}, 2, 8),  # sequences share the tokens
+        ({4: 50.0, 8: 60.0, 16: 100.0}, 3, 5),
+        ({4: 50.0, 8: 60.0, 16: 100.0}, 5, 4),  # none gets less than the smallest chunk
+    ],
+)
+def test_the_chunk_is_the_shortest_that_keeps_95_per_cent_of_the_speed(monkeypatch, speeds, sequences, chunk):
+    monkeypatch.setattr("jetlit.generation.largest_batch._prefill_speed", lambda model, context, size: speeds[size])
+    found = find_largest_batch(small_model(["attn"]), 24, chunks=tuple(speeds), limit=sequences)
+    assert (found.batch, found.prefill_chunk) == (sequences, chunk)
+    assert found.chunk_speeds == {size: speed for size, speed in speeds.items() if size <= 24}
+
+
+def test_the_share_of_speed_to_keep_can_be_chosen(monkeypatch):
+    monkeypatch.setattr("jetlit.generation.largest_batch._prefill_speed", lambda model, context, size: float(size))
+    model = small_model(["attn"])
+    chunks = [find_largest_batch(model, 24, chunks=(4, 8, 16), limit=1, kept_speed=share) for share in (0.2, 0.4, 0.6)]
+    assert [found.prefill_chunk for found in chunks] == [4, 8, 16]
+
+
 FULL = [
     torch.OutOfMemoryError("Tried to allocate 32.00 MiB."),
     MemoryError(),
