@@ -222,6 +222,7 @@ def largest(arguments: argparse.Namespace, bandwidth: float) -> None:
     for name in arguments.models:
         model = MODELS[name]()
         found = find_largest_batch(model, 65536)
+        speeds = ", ".join(f"{chunk}: {speed:,.0f}" for chunk, speed in found.chunk_speeds.items())
         torch.cuda.empty_cache()
         measured = measure_generation(model, found.batch, 65536, prefill_batch=0, decode_tokens=16)
         bound = found.batch / (step_bytes(model, found.batch, 65536) / bandwidth)
@@ -229,7 +230,7 @@ def largest(arguments: argparse.Namespace, bandwidth: float) -> None:
             "model": name,
             "largest batch": found.batch,
             "tokens of a prompt at once": found.prefill_chunk,
-            "one prompt, tokens/s by tokens at once": ", ".join(f"{n}: {v:,.0f}" for n, v in found.chunk_speeds.items()),
+            "one prompt, tokens/s by tokens at once": speeds,
             "prefill tokens/s": found.prefill_tokens_per_s,
             "decode tokens/s": measured["decode_tokens_per_s"],
             "share of bound": measured["decode_tokens_per_s"] / bound,
