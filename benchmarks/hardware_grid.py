@@ -5,7 +5,8 @@
 
 Every row is the 2B with its linear layers in that row's shape and random weights in bf16, decoding at 64K of context.
 Rows are measured by what the hardware-aware search measures with (`measure_generation`, kept by `cached_measurement`
-under a hash of configuration, device and versions): a second run reads them from `--cache`.
+under a hash of configuration, device and versions): a second run reads them from `--cache`. The search itself, which
+trains every row: `jetlit search hardware --config configs/jet_nemotron_2b/hardware.yaml`.
 """
 
 import argparse
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from generation import build, released_config
+from generation import build, released_config, step_bytes
 from reporting import RESULTS, report
+from timing import ceilings
 
 from jetlit.generation import measure_generation
 from jetlit.generation.measurements import cached_measurement
 from jetlit.models import Architecture, JetNemotronConfig
+from jetlit.models.assembly import empty_model
 from jetlit.models.parameters import PAPER_GRID, count_parameters
 from jetlit.search.grid import GridRow
 
@@ -48,6 +51,11 @@ def measure_row(config: JetNemotronConfig, batch: int, context: int) -> dict[str
     return measured
 
 
+def bandwidth_bound(config: JetNemotronConfig, batch: int, context: int, bandwidth: float) -> float:
+    """Tokens/s that the bytes of a decode step in bf16 allow, from shapes alone."""
+    return batch * bandwidth / step_bytes(empty_model(config).bfloat16(), batch, context)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--block", default="jet")
@@ -56,6 +64,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs/measurements"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    bandwidth = ceilings()["bytes"]
     rows: list[dict[str, Any]] = []
     for shape, paper in zip(PAPER_GRID, PAPER, strict=True):
         row = GridRow(shape.key_dim, shape.value_dim, shape.heads)
@@ -66,6 +75,7 @@ def main() -> None:
             depends_on | {"dtype": "bfloat16", "weights": "random"},
             lambda config=config: measure_row(config, arguments.batch, arguments.context),
         )
+        bound = bandwidth_bound(config, arguments.batch, arguments.context, bandwidth)
         rows.append(
             {
                 "d_K": row.key_dim,
@@ -75,6 +85,8 @@ def main() -> None:
                 "parameters (B)": count_parameters(config) / 1e9,
                 "cache MiB a sequence": found["cache_bytes"] / arguments.batch / 2**20,
                 "decode tokens/s": found["decode_tokens_per_s"],
+                "bandwidth bound": bound,
+                "share of bound": found["decode_tokens_per_s"] / bound,
                 "paper (Gated DeltaNet)": paper,
             }
         )
@@ -82,7 +94,9 @@ def main() -> None:
         f"hardware_grid_{arguments.block}",
         f"Table 2's rows with {arguments.block}, batch {arguments.batch}, {arguments.context // 1024}K, decoding",
         rows,
-        f"{spread('Here', [row['decode tokens/s'] for row in rows])} {spread('In the paper', PAPER)}",
+        f"{spread('Here', [row['decode tokens/s'] for row in rows])} {spread('In the paper', PAPER)} "
+        f"{spread('By their bytes', [row['bandwidth bound'] for row in rows])} "
+        f"Device copy {bandwidth / 1e12:.2f} TB/s, bytes read and written; the bound is a step's bytes over it.",
         arguments.out,
     )
 

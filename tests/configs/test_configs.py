@@ -9,19 +9,22 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 from jetlit.cli import parsing
 from jetlit.cli.fit import JetlitCLI
+from jetlit.cli.search_hardware import linear_block, search_hardware
 from jetlit.models import Architecture, JetNemotronConfig
 from jetlit.models.assembly import empty_model
 from jetlit.models.hybridise import hybrid_config
+from jetlit.models.parameters import PAPER_GRID
 from jetlit.pipeline.postnas import check_stages
 from jetlit.recipes import Distillation, FullTraining, Pretraining, SuperNetworkTraining
 from jetlit.recipes.flat_sharding import FlatShardingStrategy
+from jetlit.search.grid import state_size_rows
 from jetlit.tasks.suites import Suite
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FITS = {
     "quickstart": ["teacher", "supernet", "candidate", "stage1", "stage2"],
     "smollm2_135m": ["supernet", "candidate", "stage1", "stage2"],
-    "jet_nemotron_2b": ["supernet", "stage1", "stage2"],
+    "jet_nemotron_2b": ["supernet", "candidate", "stage1", "stage2"],
     "jet_nemotron_4b": ["supernet", "stage1", "stage2"],
 }
 FIT_CASES = [(scale, stage) for scale, stages in FITS.items() for stage in stages]
@@ -39,6 +42,7 @@ FUNCTIONS = {
 VERBS = {
     "quickstart": ["data", "placement", "blocks", "hardware", "export", "report", "postnas"],
     "smollm2_135m": [*FUNCTIONS],
+    "jet_nemotron_2b": ["hardware"],
 }
 # The file of tasks that a verb's own is followed by.
 TASKS = {"smollm2_135m": {"placement": "placement_tasks", "blocks": "tasks", "hardware": "tasks"}}
@@ -117,6 +121,23 @@ def test_a_verb_reads_its_config(scale, name, monkeypatch):
     if name == "postnas":
         check_stages(found["stages"])
         assert all(Path(str(path.absolute)).exists() for paths in found["stages"].values() for path in paths)
+
+
+def test_the_2b_s_hardware_search_has_the_paper_s_nine_rows(monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    found = parsing.parse_arguments(search_hardware, ["--config", "configs/jet_nemotron_2b/hardware.yaml"])
+    rows = state_size_rows(*(found[name] for name in ("state_size", "key_dims", "value_dims", "heads")))
+    paper = [(row.key_dim, row.value_dim, row.heads) for row in PAPER_GRID]
+    more = [(96, 384, 8), (64, 576, 8)]
+    shapes = [(row.key_dim, row.value_dim, row.heads) for row in rows]
+    assert [shape for shape in shapes if shape not in more] == paper and set(more) < set(shapes)
+    base = Architecture.load(found["architecture"])
+    teacher = JetNemotronConfig(**TEACHERS["jet_nemotron_2b"])
+    for row in rows:
+        block = base.block_configs[linear_block(base)] | row.block_config()
+        student = empty_model(hybrid_config(teacher, base.with_block(linear_block(base), block)))
+        state = student.model.layers[0].self_attn.state_specs()["recurrent"]
+        assert state.shape == (row.heads, row.key_dim, row.value_dim)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
