@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 from jetlit_data import load_tokenizer
+from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from jetlit.cli import VERBS, main
 from jetlit.cli.search_placement import search_placement
 from jetlit.models import Architecture, SuperNetwork
-from tests.models.small import byte_teacher
+from tests.models.small import byte_teacher, small_model
+from tests.models.test_released_shapes import expected_shapes
 
 LAYERS = 3
 TASKS = '--tasks=[{"kind": "recall", "documents": 3, "pairs": 3, "queries": 4}]'
-QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart"
+CONFIGS = Path(__file__).parents[2] / "configs"
+QUICKSTART, RELEASED = CONFIGS / "quickstart", CONFIGS / "jet_nemotron_2b"
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +219,24 @@ def test_convert_generate_eval_export_and_bench(models: Path, capsys, tmp_path: 
     ]
     assert "decode_tokens_per_s" in measured[0] and measured[0] == measured[1], "a model of the same shapes"
     assert "training_tokens_per_s" in said(capsys, "bench", "training", "--model", hybrid, "--length", "20", *sizes)
+
+
+def test_export_writes_the_released_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jet = {"num_heads": 3, "head_dim": 4, "expand_v": 2.0, "conv_size": 4, "dconv_generator_reduction": 8}
+    blocks = {"jet": json.loads((RELEASED / "config.json").read_text())["efficient_attention_config"]["jet"] | jet}
+    blocks["swa"] = {"window_size": 5}
+    layers = ["jet", "attn", "swa"]
+    model = small_model(layers, vocab_size=259, tie_word_embeddings=True, efficient_attention_config=blocks)
+    model.save_pretrained(tmp_path / "hybrid")
+    load_tokenizer("bytes").save_pretrained(tmp_path / "hybrid")
+    paths = ["--run_dir", str(tmp_path), "--model", str(tmp_path / "hybrid")]
+    said(capsys, "export", *paths, "--format", "jet_nemotron")
+    values = json.loads((tmp_path / "export/config.json").read_text())
+    with safe_open(tmp_path / "export/model.safetensors", "pt") as tensors:
+        shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    assert shapes == expected_shapes(values)
+    assert values.keys() - {"transformers_version"} == json.loads((RELEASED / "config.json").read_text()).keys()
+    assert "no export format 'onnx'" in refused(capsys, "export", *paths, "--format", "onnx")
 
 
 def test_the_verb_and_the_function_have_the_same_defaults() -> None:
