@@ -26,9 +26,11 @@ def test_greedy_with_a_cache_equals_greedy_without(layers, implementation, how):
 
 
 @hybrids
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("how", [{}, {"cache_implementation": "static"}, {"prefill_chunk_size": 4}])
-def test_left_padded_batch_equals_each_prompt_alone(layers, how):
+def test_left_padded_batch_equals_each_prompt_alone(layers, implementation, how):
     model, ids = small_model(layers), prompts()
+    model.set_attn_implementation(implementation)
     mask = torch.ones_like(ids)
     mask[0, :9] = 0
     together = model.generate(ids, attention_mask=mask, **GREEDY, **how)[:, 17:]
@@ -37,13 +39,21 @@ def test_left_padded_batch_equals_each_prompt_alone(layers, how):
         assert row.tolist() == expected[0, -12:].tolist()
 
 
-def test_sampling_is_repeatable_and_beams_reorder_every_layer():
-    model, ids = small_model(HYBRIDS["hybrid"]), prompts()
-    draws = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        draws.append(model.generate(ids, max_new_tokens=10, do_sample=True, top_p=0.9, pad_token_id=0))
-    assert torch.equal(*draws)
+@hybrids
+def test_sampling_with_a_cache_draws_what_it_draws_without(layers):
+    model, ids = small_model(layers), prompts()
+
+    def draw(seed, **how):
+        torch.manual_seed(seed)
+        return model.generate(ids, max_new_tokens=10, do_sample=True, top_p=0.9, pad_token_id=0, **how)
+
+    assert torch.equal(draw(3), draw(3)) and not torch.equal(draw(3), draw(4))
+    assert torch.equal(draw(3), draw(3, use_cache=False))
+
+
+@hybrids
+def test_beams_reorder_every_layer(layers):
+    model, ids = small_model(layers), prompts()
     beams = {"num_beams": 3, **GREEDY}
     assert torch.equal(model.generate(ids, **beams), model.generate(ids, use_cache=False, **beams))
 
