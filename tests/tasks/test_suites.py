@@ -242,6 +242,40 @@ def test_the_harness_knows_every_task_of_the_shipped_suites():
     assert named and not named - known
 
 
+def scored(index, name: str) -> set[str]:
+    """The "metric,filter" names of a task of the harness, or those that all tasks of a group or a tag share."""
+    config = index[name].cfg
+    members = index[name].tags if config is None else config["task"] if "group" in config else ()
+    if members:
+        return set.intersection(*(scored(index, member) for member in members))
+    if "class" in config:
+        kind = import_module("lm_eval.tasks._yaml_loader").load_yaml(index[name].yaml_path)["class"]
+        return {f"{metric},none" for metric in kind.aggregation(kind.__new__(kind))}  # made without its data
+    filters = config.get("filter_list") or [{"name": "none"}]
+    return {f"{metric['metric']},{each['name']}" for metric in config["metric_list"] for each in filters}
+
+
+def reported(index, name: str) -> set[str]:
+    """Those that the harness reports under that name: a group says which it averages."""
+    found, config = scored(index, name), index[name].cfg or {}
+    if "group" not in config:
+        return found
+    averaged = config.get("aggregate_metric_list", [])
+    averages = import_module("lm_eval.config.group").GroupConfig(name, aggregate_metric_list=averaged)
+    kinds = {key.partition(",")[2] for key in found}
+    metrics = averages.aggregate_metric_list
+    return found & {f"{each.metric},{kind}" for each in metrics for kind in each.filter_list or kinds}
+
+
+@harness
+def test_the_harness_reports_every_metric_of_the_shipped_suites():
+    index = task_manager(None).task_index
+    assert reported(index, "winogrande") == {"acc,none"} and reported(index, "fda") == {"contains,none"}
+    assert scored(index, "bbh_cot_zeroshot") > reported(index, "bbh_cot_zeroshot")
+    named = {(task.task, task.metric) for path in CONFIGS for task in Suite.load(path).tasks}
+    assert {(task, metric) for task, metric in named if metric not in reported(index, task)} == set()
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_suites_load_under_their_own_name(path):
     suite = Suite.load(path)
