@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import boto3
 import litdata
 import numpy as np
 import torch
+from litdata.streaming import downloader
 
 from jetlit.errors import UserError
 from jetlit_data.corpus import check_size, sha256_of
@@ -63,6 +65,8 @@ def open_split(corpus: str, split: str, block_size: int, *, shuffle: bool, seed:
     Returns:
         A data set of {"input_ids": int64 [block_size]}; each rank and worker iterates over blocks of its own.
     """
+    if corpus.startswith("s3://"):
+        _allow_plain_http()
     return litdata.StreamingDataset(
         f"{corpus.rstrip('/')}/{split}",
         item_loader=TokensLoader(block_size),
@@ -71,3 +75,12 @@ def open_split(corpus: str, split: str, block_size: int, *, shuffle: bool, seed:
         seed=seed,
         transform=to_example,
     )
+
+
+def _allow_plain_http() -> None:
+    """Let obstore, by which litdata fetches chunks, speak to an endpoint that the user's settings of S3 name http://.
+
+    It refuses such an endpoint otherwise; boto3, by which litdata fetches all else, does not.
+    """
+    if boto3.client("s3").meta.endpoint_url.startswith("http://"):
+        downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = "true"
