@@ -77,6 +77,13 @@ def test_what_two_ranks_left_of_an_epoch_one_rank_reads(corpora, tmp_path):
     assert len(seen) == 9 * 8 and len(set(seen)) == len(seen)
 
 
+def test_what_one_rank_left_of_an_epoch_two_ranks_read(corpora, tmp_path):
+    run(corpora["large"], tmp_path / "one", steps=3, batch_size=8)
+    run(corpora["large"], tmp_path / "two", steps=9, ranks=2, resume=tmp_path / "one" / "step=3.ckpt")
+    seen = blocks(tmp_path / "one", 1) + blocks(tmp_path / "two", 2)
+    assert len(seen) == 9 * 8 and len(set(seen)) == len(seen)
+
+
 @pytest.mark.parametrize("mixed", [False, True], ids=["single", "mixed"])
 def test_a_run_killed_at_any_step_goes_on_as_if_nothing_had_happened(corpora, tmp_path, mixed):
     data, workers, steps = data_of(corpora, mixed), 2 if mixed else 0, 40
