@@ -72,8 +72,14 @@ def test_a_spike_is_a_fault_only_if_asked_for(run_dir):
     cli, spoil = spoiled_fit(run_dir, {3}, 1000.0)
     cli.run("fit")
     assert spoil.moved(3)
-    options = ["--nan_guard.spike_factor", "4", "--nan_guard.action", "skip"]
-    cli, spoil = spoiled_fit(run_dir, {3}, 1000.0, *options)
+    guard = ["--nan_guard.spike_factor", "4"]
+    cli, spoil = spoiled_fit(run_dir, {3}, 1000.0, *guard)
+    with pytest.raises(UserError, match="The loss of step 3 is .*, over 4 times its running mean of"):
+        cli.run("fit")
+    [batch] = torch.load(run_dir / "teacher/bad_batch_step3_rank0.pt")
+    assert batch["input_ids"].shape == (3, 24)
+    assert read_result(run_dir / "teacher") is None and list(spoil.after) == [0, 1, 2]
+    cli, spoil = spoiled_fit(run_dir, {3}, 1000.0, *guard, "--nan_guard.action", "skip")
     with pytest.warns(UserWarning, match="times its running mean"):
         cli.run("fit")
     assert [spoil.moved(step) for step in (2, 3, 4)] == [True, False, True]
