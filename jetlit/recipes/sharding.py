@@ -36,7 +36,8 @@ def shard_recipe(recipe: nn.Module, model: JetNemotronModel, mesh: DeviceMesh, r
 def shard_teacher_layers(model: JetNemotronModel, mesh: DeviceMesh) -> None:
     """Shard each layer of a frozen decoder, which is gathered when it runs and let go of afterwards."""
     for layer in model.layers:
-        fully_shard(layer, mesh=mesh)
+        # Said outright: each layer is the outermost of its kind, which by default would keep what it gathers.
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.tensor import DTensor
 
 from jetlit.callbacks import last_checkpoint
 from jetlit.cli.fit import JetlitCLI, run_fit
@@ -124,6 +125,18 @@ def spoil(argv: list[str]) -> None:
     cli.run("fit")
 
 
+def note_teacher(cli: JetlitCLI) -> None:
+    """Write down what share of each parameter of the teacher's layers a process holds when its fit is over."""
+    teacher = getattr(cli.model, "teacher", None)
+    if teacher is None:
+        return
+    held = {}
+    for name, whole in teacher.model.model.layers.named_parameters():
+        part = whole.to_local() if isinstance(whole, DTensor) else whole
+        held[name] = part.numel() / whole.numel()
+    (cli.folder / f"teacher_rank{cli.trainer.global_rank}.json").write_text(json.dumps(held))
+
+
 def main(run_dir: Path, plan: list[dict[str, Any]], processes: int, nodes: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork has its launcher's handler
     torch.set_num_threads(1)
@@ -143,4 +156,4 @@ def main(run_dir: Path, plan: list[dict[str, Any]], processes: int, nodes: int) 
         if job.get("spoil"):
             spoil(argv[1:])
             continue
-        run_fit(argv)
+        note_teacher(run_fit(argv))

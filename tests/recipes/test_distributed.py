@@ -3,6 +3,7 @@
 Tolerance: losses and gradient norms agree to 1e-4, the rounding of float32 sums taken in another order.
 """
 
+import json
 import shutil
 
 import pytest
@@ -92,6 +93,13 @@ def test_frozen_bfloat16_stays_whole_beside_sharded_float32_masters(run):
     assert {tensor.dtype for tensor in two.values()} == {torch.float32}
     frozen = [name for name in one if ".self_attn." not in name]
     assert all(torch.equal(two[name], one[name]) for name in frozen)
+
+
+@pytest.mark.parametrize(("folder", "share"), [("stage1_fsdp2", 0.5), ("mixed_fsdp2", 1.0)])
+def test_the_teacher_is_spread_only_if_asked_for(run, folder, share):
+    for rank in (0, 1):
+        held = json.loads((run / folder / f"teacher_rank{rank}.json").read_text())
+        assert held and set(held.values()) == {share}
 
 
 @pytest.mark.parametrize("folder", ["one_to_two", "two_to_one", "sharded", "terminated"])
