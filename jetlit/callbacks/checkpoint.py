@@ -69,6 +69,11 @@ class StageCheckpoint(ModelCheckpoint):
         """Save at the end of the step in which a SIGTERM came; an error in mid-step leaves no state worth keeping."""
         if isinstance(exception, SIGTERMException):
             super().on_exception(trainer, pl_module, exception)
+        self.teardown(trainer, pl_module, "fit")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Wait for checkpoints that are being written in the background, as Lightning's sharding strategies do not."""
+        trainer.strategy.checkpoint_io.teardown()
 
 
 def last_checkpoint(folder: str | Path) -> Path | None:

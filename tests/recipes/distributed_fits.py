@@ -5,8 +5,10 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from lightning.pytorch import Callback
@@ -14,8 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.tensor import DTensor
 
-from jetlit.callbacks import last_checkpoint
+from jetlit.callbacks import AtomicCheckpointIO, last_checkpoint
 from jetlit.cli.fit import JetlitCLI, run_fit
+from jetlit.errors import UserError
 from tests.recipes import flat_sharding_on_cpu, tiny
 
 CONFIGS = Path(__file__).parents[2] / "configs/strategy"
@@ -125,6 +128,22 @@ def spoil(argv: list[str]) -> None:
     cli.run("fit")
 
 
+def unwritable(argv: list[str]) -> None:
+    """The only checkpoint, the last step's, cannot be written."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        time.sleep(0.5)  # the fit goes on meanwhile, to its end
+        raise UserError("Could not write it.")
+
+    with mock.patch.object(AtomicCheckpointIO, "save_checkpoint", refuse):
+        try:
+            run_fit([*argv, "--checkpoint.every_n_train_steps", STEPS])
+        except UserError as error:
+            assert str(error) == "Could not write it."
+            return
+    raise AssertionError("the fit ended as if its checkpoint were there")
+
+
 def note_teacher(cli: JetlitCLI) -> None:
     """Write down what share of each parameter of the teacher's layers a process holds when its fit is over."""
     teacher = getattr(cli.model, "teacher", None)
@@ -155,5 +174,8 @@ def main(run_dir: Path, plan: list[dict[str, Any]], processes: int, nodes: int) 
             continue
         if job.get("spoil"):
             spoil(argv[1:])
+            continue
+        if job.get("unwritable"):
+            unwritable(argv)
             continue
         note_teacher(run_fit(argv))

@@ -14,12 +14,13 @@ from jetlit.cli.consolidate import consolidate
 from jetlit.errors import UserError
 from jetlit.models import SuperNetwork, load_teacher
 from jetlit.results import read_result
-from tests.recipes import distributed_fits
+from tests.recipes import distributed_fits, tiny
 from tests.recipes.distributed_fits import by_one, curve, launch, stopped_by_one
 
 pytestmark = pytest.mark.timeout(600)  # the first test waits for all fits, beside which other tests run
 
 ACCUMULATION = ["--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.5"]
+BACKGROUND = [*ACCUMULATION, tiny.BACKGROUND]
 SHARDED = ["--trainer.strategy.save_distributed_checkpoint", "true"]
 STRATEGIES = ("ddp", "fsdp2", "fsdp")
 CLOSE = {"rel": 1e-4, "abs": 1e-6}
@@ -46,19 +47,20 @@ def run(finished_run, tmp_path_factory):
         for stage in ("supernet", "stage2")
     ]
     accumulated = {"stage": "stage1", "strategy": "fsdp2", "options": ACCUMULATION}
+    background = accumulated | {"options": BACKGROUND}
     spare = [*ACCUMULATION, "--model.shard_teacher", "true", "--model.reshard_after_forward", "true"]
     plan += [
         accumulated | {"folder": "stage1_ddp", "strategy": "ddp"},
         accumulated | {"folder": "stage1_fsdp2", "options": spare},
-        accumulated | {"folder": "stage1_fsdp", "strategy": "fsdp", "kill": True},
-        accumulated | {"folder": "stage1_fsdp", "strategy": "fsdp", "options": [*ACCUMULATION, "--ckpt_path", "last"]},
+        background | {"folder": "stage1_fsdp", "strategy": "fsdp", "kill": True},
+        background | {"folder": "stage1_fsdp", "strategy": "fsdp", "options": [*BACKGROUND, "--ckpt_path", "last"]},
         accumulated | {"folder": "one_to_two", "options": [*ACCUMULATION, "--ckpt_path", "last"]},
         {"stage": "stage1", "strategy": "fsdp2", "folder": "mixed_fsdp2", "options": mixed},
-        accumulated | {"folder": "two_to_one", "kill": True},
+        background | {"folder": "two_to_one", "kill": True},
         {"stage": "stage2", "strategy": "ddp", "folder": "spoiled", "options": [], "spoil": True},
         {"stage": "stage2", "strategy": "fsdp", "folder": "spoiled_fsdp", "options": [], "spoil": True},
-        accumulated | {"folder": "terminated", "terminate": True},
-        accumulated | {"folder": "terminated", "options": [*ACCUMULATION, "--ckpt_path", "last"]},
+        background | {"folder": "terminated", "terminate": True},
+        background | {"folder": "terminated", "options": [*BACKGROUND, "--ckpt_path", "last"]},
         accumulated | {"folder": "sharded", "options": [*ACCUMULATION, *SHARDED], "kill": True},
         accumulated | {"folder": "sharded", "options": [*ACCUMULATION, *SHARDED, "--ckpt_path", "last"]},
     ]
@@ -135,6 +137,11 @@ def test_what_cannot_be_consolidated_is_said(run, tmp_path):
         consolidate(str(tmp_path), str(tmp_path / "model"))
     with pytest.raises(UserError, match="no checkpoint"):
         consolidate(str(run / "sharded"), str(tmp_path / "model"), str(tmp_path / "nowhere.ckpt"))
+
+
+def test_a_checkpoint_that_cannot_be_written_in_the_background_is_said_at_the_end(run):
+    job = {"stage": "stage1", "folder": "unwritable", "options": BACKGROUND, "unwritable": True}
+    launch(run, [job | {"strategy": strategy} for strategy in ("ddp", "fsdp2")], processes=1)
 
 
 @pytest.mark.slow

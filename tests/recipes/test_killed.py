@@ -20,7 +20,7 @@ STEPS, EPOCH = 44, 25
 OPTIONS = [
     *("--trainer.max_steps", str(STEPS), "--trainer.log_every_n_steps", "1", "--data.block_size", "240"),
     *("--checkpoint.every_n_train_steps", "1", "--ckpt_path", "last"),
-    "--trainer.plugins=[{class_path: jetlit.callbacks.BackgroundCheckpointIO}]",
+    tiny.BACKGROUND,
 ]
 
 

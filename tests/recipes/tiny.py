@@ -25,6 +25,7 @@ CONFIG = {
     "trainer": {"accelerator": "cpu", "log_every_n_steps": 2, "max_steps": 6, "enable_progress_bar": False},
     "checkpoint": {"every_n_train_steps": 3},
 }
+BACKGROUND = "--trainer.plugins=[{class_path: jetlit.callbacks.BackgroundCheckpointIO}]"
 DECODER = {
     "vocab_size": VOCABULARY,
     "hidden_size": 16,
