@@ -101,6 +101,15 @@ def test_flops_of_a_super_network_are_those_of_its_paths_mean(run_dir):
     assert training_flops_per_token(recipe) == pytest.approx(statistics.mean(counted))
 
 
+def test_mfu_is_what_is_multiplied_a_second_as_a_share_of_the_device_s_peak(run_dir, monkeypatch):
+    peak = 3e9
+    monkeypatch.setattr("jetlit.callbacks.throughput.peak_flops", lambda trainer, pl_module: peak)
+    recipe = tiny.fit(run_dir, "stage1", "--ckpt_path", "none").model
+    speeds = curve(run_dir, "stage1", "train/tokens_per_s")
+    expected = [(step, pytest.approx(speed * training_flops_per_token(recipe) / peak)) for step, speed in speeds]
+    assert speeds and curve(run_dir, "stage1", "train/mfu") == expected
+
+
 def test_tasks_are_scored_and_a_mistake_in_them_shows_before_training(run_dir):
     specs = json.dumps([{"kind": "recall", "name": "easy", "documents": 4, "pairs": 4, "queries": 4}])
     tiny.fit(run_dir, "teacher", "--ckpt_path", "none", "--tasks.specs", specs)
