@@ -1,14 +1,16 @@
 """Every shipped YAML file is read by the command it is for, and what it describes can be built."""
 
 import importlib
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from jetlit_data.sources import open_source
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 from jetlit.cli import parsing
-from jetlit.cli.fit import JetlitCLI
+from jetlit.cli.fit import JetlitCLI, resolved_config
 from jetlit.cli.search_hardware import linear_block, search_hardware
 from jetlit.models import Architecture, JetNemotronConfig
 from jetlit.models.assembly import empty_model
@@ -138,6 +140,20 @@ def test_the_2b_s_hardware_search_has_the_paper_s_nine_rows(monkeypatch):
         student = empty_model(hybrid_config(teacher, base.with_block(linear_block(base), block)))
         state = student.model.layers[0].self_attn.state_specs()["recurrent"]
         assert state.shape == (row.heads, row.key_dim, row.value_dim)
+
+
+def test_the_corpora_that_the_guide_makes_are_those_that_the_large_fits_read(tmp_path):
+    guide = (CONFIGS.parent / "docs/training.md").read_text()
+    (tmp_path / "data.yaml").write_text(re.search(r"```yaml\n(.*?)```", guide, re.DOTALL)[1])
+    options = ["--config", str(tmp_path / "data.yaml"), "--run_dir", str(tmp_path)]
+    found = parsing.parse_arguments(importlib.import_module("jetlit.cli.data").data, options)
+    hub = found["corpora"]["nemotron_cc"]
+    open_source(hub.source, hub.options, seed=0)
+    read = set()
+    for stage in ("stage1", "stage2"):
+        config = resolved_config(["fit", *arguments("jet_nemotron_2b", stage, "--run_dir", str(tmp_path), *HERE)])
+        read |= set(config["data"]["init_args"]["corpora"])
+    assert {f"{found['out_dir']}/{name}" for name in found["corpora"]} == read
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
