@@ -34,7 +34,7 @@ import loader as token_loader
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from reporting import RESULTS, merged, report, today, with_earlier
-from torch import Tensor, distributed
+from torch import distributed
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.utils.data import DataLoader
 from tracing import StepTrace
@@ -42,6 +42,7 @@ from training import RandomTokens, build, save_models
 
 from jetlit.datamodules import TokenDataModule
 from jetlit.files import write_text
+from jetlit.recipes.gradients import total_norm
 from jetlit.report.style import new_figure, save
 
 Row = dict[str, Any]
@@ -94,12 +95,7 @@ class OptimizerNorms(lightning.Callback):
         weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         states = [optimizer.state[weight] for weight in weights if optimizer.state[weight]]
         tensors = [weights, [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]]
-        return [norm(each) for each in tensors if each]
-
-
-def norm(tensors: list[Tensor]) -> float:
-    total = torch.nn.utils.get_total_norm([tensor.detach() for tensor in tensors])
-    return float(total.full_tensor() if hasattr(total, "full_tensor") else total)
+        return [float(total_norm(tensor.detach() for tensor in each)) for each in tensors if each]
 
 
 def adamw(groups: Any) -> torch.optim.Optimizer:

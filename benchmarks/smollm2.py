@@ -16,7 +16,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,13 @@ from jetlit.cli.parsing import call, parse_arguments
 from jetlit.cli.report import report as report_verb
 from jetlit.cli.scoring import build_tasks, load_model, task_scores
 from jetlit.cli.search_blocks import search_blocks
+from jetlit.cli.search_hardware import linear_block
 from jetlit.cli.search_placement import search_placement
 from jetlit.cli.search_ranking import search_ranking
 from jetlit.errors import UserError
 from jetlit.files import read_json, write_json
 from jetlit.generation import find_largest_batch, measure_generation
 from jetlit.models import Architecture
-from jetlit.models.mixers import ATTENTION_BLOCKS
 from jetlit.models.teacher import read_config
 from jetlit.pipeline.lock import run_lock
 from jetlit.report.style import COLOURS, new_figure, save
@@ -274,17 +274,16 @@ def _continued(lab: Lab, seed: int) -> Path:
 def windows(lab: Lab) -> None:
     """How many of the linear layers keep attention over a sliding window, evenly spread."""
     own = Architecture.load(lab.run / "hardware" / "architecture.json")
-    linear = _linear(own.layer_types)
-    open_layers = [index for index, kind in enumerate(own.layer_types) if kind != "attn"]
+    bare = tuple("attn" if kind == "attn" else linear_block(own) for kind in own.layer_types)
+    open_layers = [index for index, kind in enumerate(bare) if kind != "attn"]
+    configs = own.block_configs | {"swa": {"window_size": WINDOW}}
     jobs: list[Job] = []
     for seed in lab.seeds:
         for share in WINDOW_SHARES:
             count = round(share * len(open_layers))
-            kept = [open_layers[place] for place in uniform_layers(count, len(open_layers))]
-            layers = ["attn" if kind == "attn" else linear for kind in own.layer_types]
-            kinds = list(place(tuple(layers), kept, "swa"))
+            kept = [open_layers[number] for number in uniform_layers(count, len(open_layers))]
             file = lab.run / "studies" / f"windows_{count}.json"
-            Architecture(kinds, own.block_configs | {"swa": {"window_size": WINDOW}}).save(file)
+            Architecture(list(place(bare, kept, "swa")), configs).save(file)
             overrides = {"model.init_args.architecture": file, "seed_everything": seed}
             fit = partial(lab.passing_fit, f"windows_{count}_{seed}", "candidate", **overrides)
             jobs.append(({"windows": count, "linear blocks": len(open_layers) - count, "seed": seed}, fit))
@@ -295,11 +294,6 @@ WINDOW = 128
 """Tokens whose keys and values of 3 heads of 64 are 98 KB in bf16: what reading and writing a float32 state of 12,288
 numbers moves."""
 WINDOW_SHARES = [0.0, 0.25, 0.5, 0.75, 1.0]
-
-
-def _linear(kinds: Sequence[str]) -> str:
-    """The linear block among a model's layers."""
-    return next(kind for kind in kinds if kind not in ATTENTION_BLOCKS)
 
 
 def generation(lab: Lab) -> None:
@@ -329,7 +323,7 @@ def _generation(lab: Lab, folder: Path) -> Row:
 def placement(lab: Lab) -> None:
     """Searched, uniform and one-at-a-time placements, trained alike from one model without attention."""
     found = read_json(lab.run / "placement" / "placement.json")
-    linear = _linear(found["layer_types"])
+    linear = linear_block(Architecture(found["layer_types"]))
     ranking = _ranking(lab, linear)
     spent = _search_tokens(lab, ranking)
     count = len(found["layer_types"])
@@ -525,7 +519,7 @@ def _searched_in(lab: Lab, name: str, options: Row, seed: int) -> Row:
         lab.verb(search_placement, ["placement", "placement_tasks"], folder, *verb)
     found = read_json(folder / "placement.json")
     layers = found["searched"][0]["layers"]
-    linear = _linear(found["layer_types"])
+    linear = linear_block(Architecture(found["layer_types"]))
     row = {"layers": str(layers)}
     row |= {f"{task}, all linear": value for task, value in found["linear_scores"].items()}
     row |= _placed(lab, layers, linear, len(found["layer_types"]), seed)

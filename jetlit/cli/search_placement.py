@@ -72,7 +72,7 @@ def search_placement(
         names = {"judges": [task.name for task in judges]}
         return SharedEvaluator(evaluator, Path(out_dir) / "shared", key | names, workers) if workers > 1 else evaluator
 
-    evaluator, patterns = shared(built), shared(pattern_tasks)
+    evaluator, patterns = shared(built), shared(pattern_tasks) if sliding_window_budget else None
     weights = weights or {task.name: 1.0 for task in built}
     sizes = curve_budgets if curve_budgets is not None else list(range(1, min(budget + 1, layers) + 1))
     found = search(
@@ -106,11 +106,8 @@ def search_placement(
         metrics[f"{name}/placement"] = metric(found.scores[name], unit)
         metrics[f"{name}/all_linear"] = metric(found.linear_scores[name], unit)
         metrics[f"{name}/all_full"] = metric(found.full_scores[name], unit)
-    counted = {"layer_evaluations": evaluator.counts} | (
-        {"sliding_windows": patterns.counts} if sliding_window_budget else {}
-    )
-    for prefix, counts in counted.items():
-        for name, count in vars(counts).items():
+    for prefix, judge in {"layer_evaluations": evaluator, "sliding_windows": patterns}.items():
+        for name, count in vars(judge.counts).items() if judge else ():
             metrics[f"{prefix}/{name}"] = metric(count, "layers x batches")
     config = {
         "run_dir": run_dir,

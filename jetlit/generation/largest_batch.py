@@ -16,7 +16,6 @@ from jetlit.generation.throughput import median_seconds, peak_memory_bytes, rese
 from jetlit.models import JetNemotronForCausalLM
 
 TOKENS_TIMED = 8192  # enough for a prefill's speed; a long context in small chunks would take minutes
-SIZES_TOLD_APART = 128  # below the size that is found; up to so many sequences every size counts
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def find_largest_batch(
     limit: int = 4096,
     kept_speed: float = 0.95,
 ) -> LargestBatch:
-    """Finds the largest batch of sequences of `context` tokens that a model can generate with, to 1% or one sequence.
+    """Finds the largest batch of sequences of `context` tokens that a model can generate with on its device.
 
     First the number of tokens to prefill at once is chosen on one sequence, the fewest that are nearly as fast as the
     best, because their activations take room from the cache; a batch shares them, though no sequence gets less than
@@ -88,12 +87,11 @@ def find_largest_batch(
 def largest_that_runs(run: Callable[[int], object], limit: int, first: int = 1) -> int:
     """Returns the largest size up to `limit` with which `run` does not run out of memory, 0 when none does.
 
-    Sizes are doubled from the first on until one fails, then the gap is halved, until it is less than 1% of the size:
-    an attempt at thousands of sequences takes seconds.
+    Sizes are doubled from the first on until one fails, then the gap is halved.
     """
     works, fails = 0, limit + 1
     size = min(first, limit)
-    while fails - works > 1 + works // SIZES_TOLD_APART:
+    while fails - works > 1:
         if _fits(run, size):
             works = size
         else:

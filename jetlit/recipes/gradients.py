@@ -1,5 +1,6 @@
-"""The norm of all gradients, whoever holds them."""
+"""Norms over all processes, whoever holds what."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,6 +15,10 @@ def gradient_norm(trainer: Any, optimizer: Optimizer) -> Tensor:
     root = flat_root(trainer)
     if root is not None:
         return root.clip_grad_norm_(float("inf"))
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
+    return total_norm(p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+
+
+def total_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """The norm of tensors, those that are spread over processes (DTensors) taken whole."""
+    norm = torch.nn.utils.get_total_norm(list(tensors))
     return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
