@@ -46,11 +46,11 @@ def run(tmp_path_factory):
             plan += [{"stage": stage, "strategy": strategy, "folder": f"{stage}_{strategy}", "options": options[stage]}]
     for fit in plan[len(STRATEGIES) :]:
         stopped = fit | {"folder": f"{fit['folder']}_stopped"}
-        plan += [stopped | {"kill": True}, stopped | {"options": [*fit["options"], *RESUME]}]
+        plan += [stopped | {"ends": "stopped"}, stopped | {"options": [*fit["options"], *RESUME]}]
     stopped_by_one(run_dir, "stage1", "stage1_one_to_two", *STAGE1)
     fit = {"stage": "stage1", "strategy": "fsdp2"}
     plan += [fit | {"folder": "stage1_one_to_two", "options": [*STAGE1, *RESUME]}]
-    plan += [fit | {"folder": "stage1_two_to_one", "options": STAGE1, "kill": True}]
+    plan += [fit | {"folder": "stage1_two_to_one", "options": STAGE1, "ends": "stopped"}]
     launch(run_dir, plan, start_method="spawn")
     by_one(run_dir, "stage1", "stage1_two_to_one", *STAGE1, *RESUME)
     return run_dir

@@ -99,7 +99,7 @@ class TermOnOneRank(Callback):
 
 
 def terminate(argv: list[str]) -> None:
-    cli = JetlitCLI(argv)
+    cli = JetlitCLI(argv[1:])
     cli.trainer.callbacks.append(TermOnOneRank())
     try:
         cli.run("fit")
@@ -123,7 +123,7 @@ class NanOnOneRank(Callback):
 
 
 def spoil(argv: list[str]) -> None:
-    cli = JetlitCLI([*argv, "--nan_guard.action", "skip"])
+    cli = JetlitCLI([*argv[1:], "--nan_guard.action", "skip"])
     cli.trainer.callbacks.append(NanOnOneRank())
     cli.run("fit")
 
@@ -156,6 +156,14 @@ def note_teacher(cli: JetlitCLI) -> None:
     (cli.folder / f"teacher_rank{cli.trainer.global_rank}.json").write_text(json.dumps(held))
 
 
+def finish(argv: list[str]) -> None:
+    note_teacher(run_fit(argv))
+
+
+# How a job of a plan ends.
+ENDS = {"well": finish, "stopped": stop, "terminated": terminate, "spoiled": spoil, "unwritable": unwritable}
+
+
 def main(run_dir: Path, plan: list[dict[str, Any]], processes: int, nodes: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork has its launcher's handler
     torch.set_num_threads(1)
@@ -166,16 +174,4 @@ def main(run_dir: Path, plan: list[dict[str, Any]], processes: int, nodes: int) 
         if nodes > 1:
             options += ["--trainer.num_nodes", str(nodes), "--trainer.devices", "1"]
         argv = command(str(run_dir), job["stage"], job["folder"], job["strategy"], processes, *options)
-        if job.get("kill"):
-            stop(argv)
-            continue
-        if job.get("terminate"):
-            terminate(argv[1:])
-            continue
-        if job.get("spoil"):
-            spoil(argv[1:])
-            continue
-        if job.get("unwritable"):
-            unwritable(argv)
-            continue
-        note_teacher(run_fit(argv))
+        ENDS[job.get("ends", "well")](argv)

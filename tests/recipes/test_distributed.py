@@ -40,7 +40,7 @@ def run(finished_run, tmp_path_factory):
     mixed = ["--trainer.precision", "bf16-mixed", "--model.init_args.teacher", str(run_dir / "narrow")]
     mixed += ["--model.init_args.fit_tokens", "0"]  # nothing to round but the steps themselves
     by_one(run_dir, "stage1", "mixed_one", *mixed)
-    fit = {"options": [], "kill": False}
+    fit = {"options": []}
     plan = [
         fit | {"stage": stage, "folder": f"{stage}_{strategy}", "strategy": strategy}
         for strategy in STRATEGIES
@@ -52,16 +52,16 @@ def run(finished_run, tmp_path_factory):
     plan += [
         accumulated | {"folder": "stage1_ddp", "strategy": "ddp"},
         accumulated | {"folder": "stage1_fsdp2", "options": spare},
-        background | {"folder": "stage1_fsdp", "strategy": "fsdp", "kill": True},
+        background | {"folder": "stage1_fsdp", "strategy": "fsdp", "ends": "stopped"},
         background | {"folder": "stage1_fsdp", "strategy": "fsdp", "options": [*BACKGROUND, "--ckpt_path", "last"]},
         accumulated | {"folder": "one_to_two", "options": [*ACCUMULATION, "--ckpt_path", "last"]},
         {"stage": "stage1", "strategy": "fsdp2", "folder": "mixed_fsdp2", "options": mixed},
-        background | {"folder": "two_to_one", "kill": True},
-        {"stage": "stage2", "strategy": "ddp", "folder": "spoiled", "options": [], "spoil": True},
-        {"stage": "stage2", "strategy": "fsdp", "folder": "spoiled_fsdp", "options": [], "spoil": True},
-        background | {"folder": "terminated", "terminate": True},
+        background | {"folder": "two_to_one", "ends": "stopped"},
+        {"stage": "stage2", "strategy": "ddp", "folder": "spoiled", "options": [], "ends": "spoiled"},
+        {"stage": "stage2", "strategy": "fsdp", "folder": "spoiled_fsdp", "options": [], "ends": "spoiled"},
+        background | {"folder": "terminated", "ends": "terminated"},
         background | {"folder": "terminated", "options": [*BACKGROUND, "--ckpt_path", "last"]},
-        accumulated | {"folder": "sharded", "options": [*ACCUMULATION, *SHARDED], "kill": True},
+        accumulated | {"folder": "sharded", "options": [*ACCUMULATION, *SHARDED], "ends": "stopped"},
         accumulated | {"folder": "sharded", "options": [*ACCUMULATION, *SHARDED, "--ckpt_path", "last"]},
     ]
     launch(run_dir, plan)
@@ -140,13 +140,13 @@ def test_what_cannot_be_consolidated_is_said(run, tmp_path):
 
 
 def test_a_checkpoint_that_cannot_be_written_in_the_background_is_said_at_the_end(run):
-    job = {"stage": "stage1", "folder": "unwritable", "options": BACKGROUND, "unwritable": True}
+    job = {"stage": "stage1", "folder": "unwritable", "options": BACKGROUND, "ends": "unwritable"}
     launch(run, [job | {"strategy": strategy} for strategy in ("ddp", "fsdp2")], processes=1)
 
 
 @pytest.mark.slow
 def test_two_nodes_train_as_one_process_does(run):
-    plan = [{"stage": "stage2", "folder": "stage2_nodes", "strategy": "fsdp2", "options": [], "kill": False}]
+    plan = [{"stage": "stage2", "folder": "stage2_nodes", "strategy": "fsdp2", "options": []}]
     launch(run, plan, processes=2, nodes=2)
     expected = curve(run, "stage2_one", "train/objective")
     assert curve(run, "stage2_nodes", "train/objective") == pytest.approx(expected, **CLOSE)
