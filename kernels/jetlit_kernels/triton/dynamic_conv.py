@@ -35,8 +35,8 @@ class Tile:
     stages: int
 
 
-# Measured on an H200 (benchmarks/results/kernel_notebook.md); float32 runs without tensor cores, in small tiles.
-FORWARD = Tile(rows=128, columns=128, inner=64, warps=4, stages=3)
+# Measured (benchmarks/results/kernel_notebook.md); float32 runs without tensor cores, in small tiles.
+FORWARD = Tile(rows=128, columns=128, inner=64, warps=8, stages=3)
 SINGLE = Tile(rows=32, columns=64, inner=32, warps=4, stages=2)
 # Rows held at a time in the backward pass: fewer make its library products inefficient.
 STRETCH = 8192
