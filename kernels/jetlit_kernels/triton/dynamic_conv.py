@@ -267,8 +267,8 @@ def backward(
     return (
         d_v,
         d_hidden.view(hidden.shape).to(hidden.dtype),
-        _by_channel(d_weight, taps).to(weight.dtype),
-        _by_channel(d_bias.sum(0), taps).to(bias.dtype),
+        _by_channel(d_weight, taps, weight.dtype),
+        _by_channel(d_bias.sum(0), taps, bias.dtype),
     )
 
 
@@ -285,9 +285,10 @@ def _by_tap(x: torch.Tensor, taps: int) -> torch.Tensor:
     return x.unflatten(0, (-1, taps)).transpose(0, 1).flatten(0, 1).contiguous()
 
 
-def _by_channel(x: torch.Tensor, taps: int) -> torch.Tensor:
-    """[W·D, ...] to [D·W, ...]."""
-    return x.unflatten(0, (taps, -1)).transpose(0, 1).flatten(0, 1).contiguous()
+def _by_channel(x: torch.Tensor, taps: int, dtype: torch.dtype) -> torch.Tensor:
+    """[W·D, ...] to [D·W, ...], cast by the copy that reorders."""
+    ordered = x.unflatten(0, (taps, -1)).transpose(0, 1)
+    return ordered.to(dtype, copy=True, memory_format=torch.contiguous_format).flatten(0, 1)
 
 
 def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
