@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
-from jetlit_kernels import dynamic_conv, gated_delta_rule, jet_decode_step, log_decay_and_beta
+from jetlit_kernels import dynamic_conv, gated_delta_rule, jet_decode_step, log_decay_and_beta, silu
 from torch import nn
 from transformers import initialization as init
 
@@ -42,7 +41,7 @@ class KernelGenerator(nn.Module):
 
     def hidden(self, x: torch.Tensor) -> torch.Tensor:
         """Returns SiLU(w1 x): [B, T, rank]."""
-        return F.silu(self.w1(x))
+        return silu(self.w1(x))
 
 
 class DynamicConvolution(nn.Module):
@@ -166,7 +165,7 @@ class JetBlock(GatedReadOut):
         q, k, v, gate, rank, a, b = project(
             hidden, [self.q_proj, self.k_proj, self.v_proj, self.g_proj, generator.w1, self.a_proj, self.b_proj]
         )
-        v = self.split_heads(self.dynamic_conv1d(v, F.silu(rank), state, cu_seqlens))
+        v = self.split_heads(self.dynamic_conv1d(v, silu(rank), state, cu_seqlens))
         g, beta = log_decay_and_beta(b, a, self.A_log, self.dt_bias)
         o, final = gated_delta_rule(
             self.split_heads(q),

@@ -10,9 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Narrower layers are multiplied together: one alone leaves most of a GPU idle.
-NARROW = 512
-
 
 def project(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
     """Applies several linear layers to one input: what `[layer(x) for layer in layers]` gives.
@@ -25,7 +22,7 @@ def project(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
         layers: from H to any widths.
 
     Returns:
-        One tensor [..., width] a layer; those of narrow layers may be slices of one tensor.
+        One tensor [..., width] a layer; those of narrow layers (at most H / 2 wide) may be slices of one tensor.
     """
     if not all(is_plain(layer) for layer in layers):
         return [layer(x) for layer in layers]
@@ -45,10 +42,18 @@ def project(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
     return [outputs[layer] for layer in layers]
 
 
+def _is_narrow(layer: nn.Linear) -> bool:
+    """Whether a layer shares a product: at most half as wide as its input, it leaves most of a GPU idle alone.
+
+    Wider outputs would pay for being slices: the kernels that read them copy them first.
+    """
+    return 2 * layer.out_features <= layer.in_features
+
+
 def _groups(layers: Sequence[nn.Linear]) -> list[list[nn.Linear]]:
     """Layers that one product serves: each wide one alone, narrow ones together with those that have biases as they."""
-    wide = [[layer] for layer in layers if layer.out_features >= NARROW]
-    narrow = [layer for layer in layers if layer.out_features < NARROW]
+    wide = [[layer] for layer in layers if not _is_narrow(layer)]
+    narrow = [layer for layer in layers if _is_narrow(layer)]
     biased = [layer for layer in narrow if layer.bias is not None]
     plain = [layer for layer in narrow if layer.bias is None]
     return [*wide, *(group for group in (plain, biased) if group)]

@@ -5,16 +5,18 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from jetlit.blocks.projections import NARROW, project
+from jetlit.blocks import BLOCKS
+from jetlit.blocks.projections import project
 
-WIDTHS = {"narrow": (3, 24, 7), "wide": (NARROW + 3, NARROW), "both": (NARROW, 5, NARROW + 1, 9), "one": (5,)}
+INPUTS = 33
+WIDTHS = {"narrow": (3, 16, 7), "wide": (40, 17), "both": (17, 5, 64, 9), "one": (5,)}
 widths = pytest.mark.parametrize("sizes", WIDTHS.values(), ids=WIDTHS)
 
 
 def draw(sizes: tuple[int, ...], bias: bool = False, dtype: torch.dtype = torch.float64):
     torch.manual_seed(0)
-    layers = nn.ModuleList(nn.Linear(33, size, bias=bias, dtype=dtype) for size in sizes)
-    x = torch.randn(2, 5, 33, dtype=dtype, requires_grad=True)
+    layers = nn.ModuleList(nn.Linear(INPUTS, size, bias=bias, dtype=dtype) for size in sizes)
+    x = torch.randn(2, 5, INPUTS, dtype=dtype, requires_grad=True)
     return layers, x, [torch.randn(2, 5, size, dtype=dtype) for size in sizes]
 
 
@@ -56,14 +58,14 @@ def test_frozen_layers_get_no_gradient_and_pass_one_on(sizes):
 
 
 def test_biased_and_unbiased_layers_may_be_mixed():
-    layers, x, _ = draw((4, 5, NARROW), bias=True)
-    layers.append(nn.Linear(33, 6, bias=False, dtype=torch.float64))
+    layers, x, _ = draw((4, 5, 17), bias=True)
+    layers.append(nn.Linear(INPUTS, 6, bias=False, dtype=torch.float64))
     for a, b in zip(project(x, layers), [layer(x) for layer in layers], strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_without_gradients_the_values_are_the_same_to_the_bit():
-    layers, x, _ = draw((4, NARROW))
+    layers, x, _ = draw((4, 17))
     with torch.no_grad():
         quiet = project(x, layers)
     assert all(torch.equal(a, b) and not a.requires_grad for a, b in zip(quiet, project(x, layers), strict=True))
@@ -77,7 +79,7 @@ def test_layers_with_hooks_or_of_another_class_are_called():
     layers, x, _ = draw((4, 4))
     layers[0].register_forward_hook(lambda module, args, output: output + 1)
     torch.testing.assert_close(project(x, layers)[0], layers[0](x))
-    doubled = Doubled(33, 4, dtype=torch.float64)
+    doubled = Doubled(INPUTS, 4, dtype=torch.float64)
     torch.testing.assert_close(project(x, [doubled])[0], 2 * nn.functional.linear(x, doubled.weight, doubled.bias))
 
 
@@ -91,7 +93,7 @@ class Operations(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("sizes", "joined"), [((NARROW, NARROW + 1), 0), ((NARROW, 3, 4), 2)])
+@pytest.mark.parametrize(("sizes", "joined"), [((17, 18), 0), ((17, 3, 4), 2), ((17, 3), 0)])
 def test_gradients_are_joined_for_narrow_layers_alone(sizes, joined):
     layers, x, upstream = draw(sizes)
     with Operations() as operations:  # the narrow layers' weights, and later the gradients of their outputs
@@ -99,8 +101,23 @@ def test_gradients_are_joined_for_narrow_layers_alone(sizes, joined):
     assert operations.names.count("cat") == joined
 
 
+@pytest.mark.parametrize(("hidden", "heads", "size"), [(1536, 12, 96), (2048, 16, 128), (576, 9, 64), (64, 4, 16)])
+@torch.no_grad()
+def test_a_jet_block_projects_in_five_products(hidden, heads, size):
+    with torch.device("meta"):
+        block = BLOCKS["jet"](hidden, heads, size)
+        x = torch.empty(2, 5, hidden)
+    generator = block.dynamic_conv1d.kernel_generator
+    wide = [block.q_proj, block.k_proj, block.v_proj, block.g_proj]
+    narrow = [generator.w1, block.a_proj, block.b_proj]
+    outputs = project(x, [*wide, *narrow])
+    assert all(output.is_contiguous() for output in outputs[:4])
+    widths = sum(layer.out_features for layer in narrow)
+    assert all(output.stride() == (5 * widths, widths, 1) for output in outputs[4:])
+
+
 def test_compiles_without_graph_break():
-    layers, x, upstream = draw((NARROW, 5), dtype=torch.float32)
+    layers, x, upstream = draw((17, 5), dtype=torch.float32)
     compiled = torch.compile(lambda x: project(x, layers), fullgraph=True, backend="aot_eager")
     pairs = zip(
         gradients(compiled(x), x, layers, upstream), gradients(project(x, layers), x, layers, upstream), strict=True

@@ -67,6 +67,12 @@ def test_odd_lengths(length, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("rank", [1, 37, 136])
+def test_odd_ranks(rank, dtype):
+    check(draw(2, 77, 45, rank, 4, dtype), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_released_size(dtype):
     # More rows than the backward pass holds at a time.
     check(draw(3, 4096, 3072, 384, 4, dtype), TOLERANCE[dtype])

@@ -84,6 +84,21 @@ def test_no_state_no_activation_and_several_tiles(backend, dtype, tolerance, mon
 
 
 @BACKENDS
+@pytest.mark.parametrize("layout", ["wide rows", "every other column", "off by one"])
+def test_parameters_may_lie_anyhow(layout, backend, dtype, tolerance):
+    v, hidden, weight, bias = draw(1, 9, 6, 8, 3, dtype)
+    rows, rank = weight.shape
+    memory = torch.full((rows + 1, 2 * rank), float("nan"), dtype=dtype)
+    if layout == "off by one":
+        memory = memory.flatten()[1 : 1 + rows * rank].view(rows, rank)
+    laid = memory[:rows, ::2] if layout == "every other column" else memory[:rows, :rank]
+    laid.copy_(weight)
+    spread = torch.stack([bias, torch.full_like(bias, float("nan"))], 1)[:, 0]
+    out, _ = dynamic_conv(v, hidden, laid, spread, backend=backend)
+    assert_near([out], [naive(*exact([v, hidden, weight, bias]))], tolerance)
+
+
+@BACKENDS
 @settings(max_examples=8, derandomize=True)
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4), taps=st.integers(2, 8), seed=st.integers(0, 2**16))
 def test_chunk_after_chunk_is_one_pass(backend, dtype, tolerance, lengths, taps, seed):

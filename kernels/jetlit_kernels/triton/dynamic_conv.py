@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import no_type_check
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 
@@ -36,8 +35,8 @@ class Tile:
     stages: int
 
 
-# Measured on an H200 (benchmarks/results/kernel_notebook.md); float32 runs without tensor cores, in small tiles.
-FORWARD = Tile(rows=128, columns=128, inner=64, warps=4, stages=3)
+# Measured (benchmarks/results/kernel_notebook.md); float32 runs without tensor cores, in small tiles.
+FORWARD = Tile(rows=128, columns=128, inner=64, warps=8, stages=3)
 SINGLE = Tile(rows=32, columns=64, inner=32, warps=4, stages=2)
 # Rows held at a time in the backward pass: fewer make its library products inefficient.
 STRETCH = 8192
@@ -46,16 +45,23 @@ SEGMENT, BLOCK, WARPS, STAGES = 64, 512, 4, 3
 
 @triton.jit
 def _generate(
-    hidden, weight, bias, R, WP: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BR: tl.constexpr,
-    PRECISION: tl.constexpr,
+    hidden, weight, bias, D, R, W: tl.constexpr, WP: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
+    BR: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Kernels of a tile, [BT, WP, BD] float32; `hidden` and `weight` are descriptors, which read zeros out of range."""
-    first = tl.program_id(0) * (WP * BD)
-    total = tl.zeros([BT, WP * BD], dtype=tl.float32)
+    """Kernels of a tile, [BT, WP, BD] float32.
+
+    `hidden` [M, R] and `weight` [W, D, R] are descriptors, which read zeros out of range. The sum begins with the bias:
+    added last, it costs registers that the second program of a multiprocessor needs.
+    """
+    first = tl.program_id(0) * BD
+    column = tl.arange(0, WP * BD)
+    tap, channel = column // BD, first + column % BD
+    b = tl.load(bias + channel * W + tap, mask=(tap < W) & (channel < D), other=0.0).to(tl.float32)
+    total = tl.broadcast_to(b[None, :], [BT, WP * BD])
     for r in range(0, R, BR):
         h = hidden.load([tl.program_id(1) * BT, r])
-        total = tl.dot(h, weight.load([first, r]).T, total, input_precision=PRECISION)
-    total += tl.load(bias + first + tl.arange(0, WP * BD)).to(tl.float32)[None, :]
+        w = tl.reshape(weight.load([0, first, r]), [WP * BD, BR])
+        total = tl.dot(h, w.T, total, input_precision=PRECISION)
     return tl.reshape(total, [BT, WP, BD])
 
 
@@ -92,7 +98,7 @@ def forward_kernel(
     """One tile of the output, [BT, BD]."""
     rows = tl.program_id(1) * BT + tl.arange(0, BT)
     x = _window(v, state, positions, owners, rows, M, T, D, stride_v, W, WP, BD, PACKED, HAS_STATE)
-    kernels = _generate(hidden, weight, bias, R, WP, BT, BD, BR, PRECISION)
+    kernels = _generate(hidden, weight, bias, D, R, W, WP, BT, BD, BR, PRECISION)
     y = tl.sum(kernels * x.to(tl.float32), axis=1)
     if SILU:
         y *= sigmoid(y)
@@ -205,11 +211,12 @@ def forward(
     tap_columns = power_of_two(taps)
     block = tile.columns // tap_columns
     hidden_rows = described(hidden.to(v.dtype).reshape(rows, rank), [tile.rows, tile.inner])
-    tile_weight = described(_by_tile(weight.to(v.dtype), taps, block), [tile.columns, tile.inner])
+    by_tap = weight.to(v.dtype).unflatten(0, (channels, taps)).transpose(0, 1)
+    tap_weight = described(by_tap, [tap_columns, block, tile.inner])
     v, stride_v = _rows(v)
     sequences = Sequences.of(cu_seqlens, rows)
     forward_kernel[(cdiv(channels, block), cdiv(rows, tile.rows))](
-        v, hidden_rows, tile_weight, _by_tile(bias, taps, block), None if state is None else state.contiguous(),
+        v, hidden_rows, tap_weight, bias.contiguous(), None if state is None else state.contiguous(),
         sequences.positions, sequences.owners, out, rows, length, channels, rank, stride_v, W=taps, WP=tap_columns,
         BT=tile.rows, BD=block, BR=tile.inner, SILU=silu, PACKED=cu_seqlens is not None, HAS_STATE=state is not None,
         PRECISION="ieee" if exact else "tf32", num_warps=tile.warps, num_stages=tile.stages,
@@ -260,8 +267,8 @@ def backward(
     return (
         d_v,
         d_hidden.view(hidden.shape).to(hidden.dtype),
-        _by_channel(d_weight, taps).to(weight.dtype),
-        _by_channel(d_bias.sum(0), taps).to(bias.dtype),
+        _by_channel(d_weight, taps, weight.dtype),
+        _by_channel(d_bias.sum(0), taps, bias.dtype),
     )
 
 
@@ -273,22 +280,15 @@ def _rows(v: torch.Tensor) -> tuple[torch.Tensor, int]:
     return v, v.stride(1)
 
 
-def _by_tile(x: torch.Tensor, taps: int, block: int) -> torch.Tensor:
-    """[D·W, ...] to [D / block · WP · block, ...]: a tile's rows together, tap by tap, zeros where there is none."""
-    x = x.unflatten(0, (-1, taps))
-    padding = (0, 0) * (x.ndim - 2) + (0, power_of_two(taps) - taps, 0, -x.shape[0] % block)
-    x = F.pad(x, padding) if any(padding) else x  # padding by nothing would copy
-    return x.unflatten(0, (-1, block)).transpose(1, 2).flatten(0, 2).contiguous()
-
-
 def _by_tap(x: torch.Tensor, taps: int) -> torch.Tensor:
     """[D·W, ...] to [W·D, ...]."""
     return x.unflatten(0, (-1, taps)).transpose(0, 1).flatten(0, 1).contiguous()
 
 
-def _by_channel(x: torch.Tensor, taps: int) -> torch.Tensor:
-    """[W·D, ...] to [D·W, ...]."""
-    return x.unflatten(0, (taps, -1)).transpose(0, 1).flatten(0, 1).contiguous()
+def _by_channel(x: torch.Tensor, taps: int, dtype: torch.dtype) -> torch.Tensor:
+    """[W·D, ...] to [D·W, ...], cast by the copy that reorders."""
+    ordered = x.unflatten(0, (taps, -1)).transpose(0, 1)
+    return ordered.to(dtype, copy=True, memory_format=torch.contiguous_format).flatten(0, 1)
 
 
 def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
