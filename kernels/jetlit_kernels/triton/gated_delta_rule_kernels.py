@@ -312,7 +312,7 @@ def scan_kernel(
     With STORE_MAPS it writes what each window makes of a state S, M S + B, as `final` [windows, N, H, K, V + K] (not
     packed; blocks of V + K in the grid). The first V columns, B, start from zeros, or from the initial state; the other
     K, M, from the identity and without values, for past column V the descriptor of v reads zeros. M of a sequence's
-    first window is not written.
+    first window, which no product needs, stays the identity.
     """
     column = tl.program_id(0) * BV
     n = tl.program_id(1) // H
@@ -323,8 +323,7 @@ def scan_kernel(
         n, from_chunk, to_chunk, length, chunks, bounds, base, SIZE=C, PACKED=PACKED
     )
     if STORE_MAPS:
-        if (column >= V) & (low == 0):
-            return
+        high = tl.where((column >= V) & (low == 0), low, high)
     state = tl.zeros((BK, BV), tl.float32)
     if HAS_INITIAL:
         offsets, mask = state_offsets(n * H + head, column, K, V, BK, BV)
