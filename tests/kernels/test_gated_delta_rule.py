@@ -204,7 +204,7 @@ class TestTriton:
     def test_triton_long_rows_in_segments(
         self, T: int, K: int, V: int, qk_activation: str | None, short_segments: None
     ) -> None:
-        tensors = draw(2, T, H=1, K=K, V=V)
+        tensors = draw(2, T, H=1, K=K, V=V, decay=1e-3)  # a state is to outlive a segment
         self.check(tensors, qk_activation=qk_activation)
         self.check_without_gradients(tensors, qk_activation=qk_activation)
         del tensors["initial_state"]
