@@ -73,6 +73,7 @@ def compile_one(job: tuple[str, tuple[int, ...], Shape]) -> str | None:
     kernel, candidate, shape = job
     CONFIGS[kernel, torch.bfloat16][launcher.key_block(shape[3])] = Config(*candidate)
     try:
+        _scan_whole_rows()
         passes(shape)()
         torch.cuda.synchronize()
     except Exception as error:  # a configuration that does not fit is a result, not an end
@@ -86,6 +87,7 @@ def sweep(shape: Shape) -> list[dict[str, Any]]:
     with multiprocessing.get_context("spawn").Pool(8) as pool:  # fills Triton's cache
         failed = [failure for failure in pool.map(compile_one, jobs, chunksize=1) if failure]
     rows: list[dict[str, Any]] = [{"kernel": failure} for failure in failed]
+    _scan_whole_rows()
     width, run = launcher.key_block(shape[3]), passes(shape)
     expected = run()
     for kernel, candidate, _ in jobs:
@@ -103,6 +105,11 @@ def sweep(shape: Shape) -> list[dict[str, Any]]:
             {"kernel": kernel, "configuration": candidate, "µs": sum(launches) / 3, "difference": f"{error:.0e}"}
         )
     return rows
+
+
+def _scan_whole_rows() -> None:
+    """Keeps long rows from being cut into segments, which take two launches of the scan."""
+    launcher.segments = lambda programs, chunks, slots: 1
 
 
 def _function(kernel: str) -> str:

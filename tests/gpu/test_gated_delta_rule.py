@@ -171,8 +171,72 @@ def test_large_inputs_stay_finite(compare: Callable[..., None], dtype: torch.dty
     compare(draw(1, 300, 4, 96, 128, dtype, size=100.0), TOLERANCE[dtype])
 
 
-def test_equal_inputs_give_equal_results() -> None:
-    tensors = draw(2, 700, 4, 96, 256, torch.bfloat16)
+def draw_long(dtype: torch.dtype, *, decay: float = 1e-4, beta: float = 0.05) -> dict[str, torch.Tensor]:
+    """A row of few heads that is cut into segments, with gates whose states outlive a segment."""
+    tensors = draw(1, 8192 + 37, 2, 96, 256, dtype, decay=decay)
+    tensors["beta"] *= beta
+    return tensors
+
+
+@pytest.fixture
+def cut_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Collects the segments, less one, of every call that cuts its rows."""
+    from jetlit_kernels.triton import gated_delta_rule as launcher
+
+    counts: list[int] = []
+    join = launcher.join
+
+    def counted(maps: torch.Tensor, *rest: object) -> None:
+        counts.append(maps.shape[0])
+        join(maps, *rest)
+
+    monkeypatch.setattr(launcher, "join", counted)
+    return counts
+
+
+@pytest.mark.parametrize(("dtype", "decay", "beta"), [(torch.bfloat16, 0.1, 1.0), (torch.float32, 1e-4, 0.05)])
+@pytest.mark.parametrize("compare", [check, check_silu])
+def test_long_rows_in_segments(
+    compare: Callable[..., None], dtype: torch.dtype, decay: float, beta: float, cut_rows: list[int]
+) -> None:
+    compare(draw_long(dtype, decay=decay, beta=beta), TOLERANCE[dtype])
+    assert cut_rows and cut_rows[0] >= 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("carried", [False, True])
+@torch.no_grad()
+def test_long_rows_in_segments_without_gradients(carried: bool, dtype: torch.dtype, cut_rows: list[int]) -> None:
+    tensors = draw_long(dtype)
+    if not carried:
+        del tensors["initial_state"]
+    o, state = gated_delta_rule(**tensors, backend="triton", output_final_state=True)
+    expected = chunk_gated_delta_rule(**{name: t.double() for name, t in tensors.items()})
+    assert_close(dict(o=o, state=state), dict(zip(("o", "state"), expected)), TOLERANCE[dtype])
+    assert cut_rows
+
+
+def test_segments_do_not_show_in_gradients(monkeypatch: pytest.MonkeyPatch, cut_rows: list[int]) -> None:
+    from jetlit_kernels.triton import gated_delta_rule as launcher
+
+    tensors = draw_long(torch.bfloat16)
+    upstream = torch.randn_like(tensors["v"]), 0.1 * torch.randn_like(tensors["initial_state"])
+    in_segments = run_with_gradients(gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True)
+    assert cut_rows
+    monkeypatch.setattr(launcher, "segments", lambda *shape: 1)
+    whole = run_with_gradients(gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True)
+    assert len(cut_rows) == 1
+    assert_close(in_segments, whole, TOLERANCE[torch.bfloat16])
+
+
+def test_one_row_of_the_2b_model(cut_rows: list[int]) -> None:
+    check(draw(1, 32768, 12, 96, 256, torch.bfloat16), TOLERANCE[torch.bfloat16])
+    assert cut_rows
+
+
+@pytest.mark.parametrize("T", [700, 8192 + 37])
+def test_equal_inputs_give_equal_results(T: int) -> None:
+    tensors = draw(2, T, 4, 96, 256, torch.bfloat16, decay=1e-3)
     upstream = torch.randn_like(tensors["v"]), torch.randn_like(tensors["initial_state"])
     once, again = (
         run_with_gradients(gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True)

@@ -64,6 +64,15 @@ def test_sizes(T: int, K: int, V: int, kind: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@torch.no_grad()
+def test_long_rows_in_segments(dtype: torch.dtype) -> None:
+    tensors = {n: t.to(dtype) if n in "qkv" else t for n, t in draw("scalar", 1, 8192 + 37, 2, 96, 256, 1e-3).items()}
+    o, state = linear_attention(**tensors, backend="triton", output_final_state=True)
+    expected = chunk_linear_attention(**{name: t.double() for name, t in tensors.items()})
+    assert_close(dict(o=o, state=state), dict(zip(("o", "state"), expected)), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_without_an_initial_state(dtype: torch.dtype) -> None:
     tensors = draw("vector", 2, 130, 3, 96, 64)
     del tensors["initial_state"]

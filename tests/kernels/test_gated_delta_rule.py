@@ -169,6 +169,22 @@ class TestTriton:
         )
         assert_close(actual, expected, 1e-5)
 
+    def check_without_gradients(self, tensors: dict[str, torch.Tensor], **options: object) -> None:
+        tensors = {name: t.float() for name, t in tensors.items()}
+        expected = recurrent_gated_delta_rule(**{name: t.double() for name, t in tensors.items()}, **options)
+        actual = gated_delta_rule(**tensors, backend="triton", output_final_state=True, **options)
+        for a, e in zip(actual, expected, strict=True):
+            assert a is not None and relative_error(a, e) < 1e-5
+
+    @pytest.fixture
+    def short_segments(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Cuts rows of four chunks or more into segments, as a GPU does with rows of a hundred."""
+        from jetlit_kernels.triton import gated_delta_rule as launcher
+        from jetlit_kernels.triton import gated_delta_rule_segments as cut
+
+        monkeypatch.setattr(launcher, "INTERVAL", 2)
+        monkeypatch.setattr(cut, "SHORTEST", 2)
+
     @pytest.mark.parametrize("T", [1, 31, 33, 70])
     def test_triton_lengths(self, T: int) -> None:
         self.check(draw(1, T, H=1))
@@ -183,6 +199,32 @@ class TestTriton:
         monkeypatch.setattr(launcher, "INTERVAL", 2)
         monkeypatch.setattr(launcher, "GROUP_TILES", 4)
         self.check(draw(2, 200, H=1))
+
+    @pytest.mark.parametrize(("T", "K", "V", "qk_activation"), [(250, 16, 24, None), (225, 48, 37, "silu")])
+    def test_triton_long_rows_in_segments(
+        self, T: int, K: int, V: int, qk_activation: str | None, short_segments: None
+    ) -> None:
+        tensors = draw(2, T, H=1, K=K, V=V, decay=1e-3)  # a state is to outlive a segment
+        self.check(tensors, qk_activation=qk_activation)
+        self.check_without_gradients(tensors, qk_activation=qk_activation)
+        del tensors["initial_state"]
+        self.check_without_gradients(tensors, qk_activation=qk_activation)
+
+    def test_triton_segments_do_not_show_in_strong_and_weak_gates(self, short_segments: None) -> None:
+        tensors = draw(1, 400, H=1, decay=0.0)
+        tensors["beta"].fill_(1e-3)
+        tensors["g"][:, 150:160] = -50.0
+        self.check(tensors)
+
+    def test_triton_few_programs_of_long_rows_are_cut_into_segments(self) -> None:
+        from jetlit_kernels.triton.gated_delta_rule_segments import segments
+
+        # 4 blocks of V times 12 heads, and 264 programs at once on an H100's 132 multiprocessors.
+        assert segments(48, chunks=512, slots=264) == 5
+        assert segments(8 * 48, chunks=64, slots=264) == 1
+        assert segments(48, chunks=64, slots=264) == 1
+        assert segments(8, chunks=128, slots=264) == 4
+        assert segments(2 * 48, chunks=256, slots=264) == 1
 
     @pytest.mark.parametrize("qk_activation", [None, "silu"])
     def test_triton_packed_sequences_in_groups_of_chunks(

@@ -20,6 +20,7 @@ from jetlit_kernels.triton.chunks import Chunking, cdiv
 from jetlit_kernels.triton.descriptors import described
 from jetlit_kernels.triton.gated_delta_rule_backward_kernels import chunk_gradient_kernel, reverse_scan_kernel
 from jetlit_kernels.triton.gated_delta_rule_kernels import GATE_ROWS, prepare_kernel, scan_kernel
+from jetlit_kernels.triton.gated_delta_rule_segments import join, segments, slots
 
 INTERVAL = 8  # chunks between two kept states
 GROUP_TILES = 2048  # chunks times heads in a group of the backward pass: fills a GPU, bounds the scratch memory
@@ -96,10 +97,18 @@ class _Problem:
     def interval(self) -> int:
         return min(INTERVAL, self.chunking.per_row)
 
-    @property
-    def checkpoints(self) -> int:
-        """States kept of every row: where an interval begins, but at the row's start."""
-        return cdiv(self.chunking.per_row, self.interval) - 1
+    def starts(self, chunks: int) -> int:
+        """Returns how many stretches of so many chunks begin in a row, but at its start."""
+        return cdiv(self.chunking.per_row, chunks) - 1
+
+    @cached_property
+    def window(self) -> int:
+        """Chunks of a segment of a row: whole intervals, or the row if the forward pass scans it in one."""
+        cut = self.chunking
+        config = CONFIGS["scan", self.q.dtype][key_block(self.q.shape[3])]
+        programs = cdiv(self.v.shape[3], config.columns) * cut.sequences * self.heads
+        count = 1 if cut.bounds is not None else segments(programs, cut.per_row, slots(self.q.device, config.warps))
+        return cut.per_row if count == 1 else cdiv(cut.per_row, count * INTERVAL) * INTERVAL
 
     @cached_property
     def group(self) -> int:
@@ -165,7 +174,8 @@ class Kept:
     """What the forward pass makes for the scans, and keeps for the backward pass.
 
     Attributes:
-        checkpoints: [T / (8 · C) - 1, rows, H, K, V] float32: the state at every eighth chunk of a row but its first.
+        checkpoints: [T / (8 · C) - 1, rows, H, K, V] float32: the state at every eighth chunk of a row but its first;
+            if no backward pass follows, at every segment of a row but its first.
         inverses: [chunks, H, C, C]: A - I; empty for linear attention.
         attentions: [chunks, H, C, C]: P.
         gates: [chunks, H, GATE_ROWS, C] float32.
@@ -177,13 +187,13 @@ class Kept:
     gates: torch.Tensor
 
     @classmethod
-    def empty(cls, problem: _Problem, save: bool) -> Kept:
-        """Allocates them; checkpoints only to save."""
+    def empty(cls, problem: _Problem, checkpoints: int) -> Kept:
+        """Allocates them, with so many states of every row."""
         cut, H, C = problem.chunking, problem.heads, problem.chunking.size
         # Packed sequences leave chunks unwritten, and states where one starts with an interval; nothing reads them.
         allocate = torch.empty if cut.bounds is None else torch.zeros
         device, chunks = problem.q.device, cut.rows * cut.per_row
-        states = (problem.checkpoints if save else 0, cut.rows, H, problem.q.shape[3], problem.v.shape[3])
+        states = (checkpoints, cut.rows, H, problem.q.shape[3], problem.v.shape[3])
         return cls(
             allocate(states, dtype=torch.float32, device=device),
             allocate(chunks if problem.delta else 0, H, C, C, dtype=problem.q.dtype, device=device),
@@ -235,15 +245,16 @@ def _scan(
     first: int,
     group: int,
     window: int,
+    interval: int,
     has_initial: bool,
-    save: bool,
+    save: bool = False,
 ) -> None:
     q, k, v = inputs
     block = key_block(q.shape[3])
-    config = CONFIGS[kernel, q.dtype][block]
-    reads = kernel == "scan"  # the states need neither q nor P
+    reads, maps = kernel == "scan", kernel == "maps"
+    config = CONFIGS["scan" if reads else "states", q.dtype][block]  # the others need neither q nor P
     grid = (
-        cdiv(v.shape[3], config.columns),
+        cdiv(v.shape[3] + (q.shape[3] if maps else 0), config.columns),
         problem.chunking.sequences * problem.heads,
         cdiv(group, window),
     )
@@ -258,24 +269,53 @@ def _scan(
         first=first,
         group=group,
         window=window,
-        interval=problem.interval,
+        interval=interval,
         rows=problem.chunking.rows,
         BK=block,
         BV=config.columns,
         HAS_INITIAL=has_initial,
         STORE_OUTPUT=reads,
         STORE_CHECKPOINTS=save,
-        STORE_STATES=not reads,
+        STORE_STATES=kernel == "states",
+        STORE_MAPS=maps,
+        FROM_CHECKPOINTS=kernel == "states" or (reads and window < problem.chunking.per_row),
         **problem.common,
         **config.options(),
     )
+
+
+def _start_segments(
+    problem: _Problem,
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    kept: Kept,
+    initial_state: torch.Tensor | None,
+    interval: int,
+) -> None:
+    """Writes the state at every segment's start but the rows' own into the checkpoints."""
+    K, V, window = problem.q.shape[3], problem.v.shape[3], problem.window
+    starts, states = problem.starts(window), problem.chunking.rows * problem.heads
+    maps = torch.empty(starts, states, K, V + K, dtype=torch.float32, device=problem.q.device)
+    _scan(
+        "maps",
+        problem,
+        inputs,
+        kept,
+        (initial_state, maps, None, None, None, None),
+        first=0,
+        group=starts * window,
+        window=window,
+        interval=interval,
+        has_initial=initial_state is not None,
+    )
+    join(maps, kept.checkpoints.view(-1, states, K, V), window // interval)
 
 
 def empty_kept(
     q: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | None, delta: bool, save: bool
 ) -> tuple[torch.Tensor, ...]:
     """Returns tensors like those that the forward pass keeps."""
-    kept = Kept.empty(_Problem.of(q, v, cu_seqlens, delta), save).tensors()
+    problem = _Problem.of(q, v, cu_seqlens, delta)
+    kept = Kept.empty(problem, problem.starts(problem.interval) if save else 0).tensors()
     return kept if save else tuple(t.new_empty(0) for t in kept)
 
 
@@ -301,18 +341,24 @@ def forward(
     K, V, H, cut = q.shape[3], v.shape[3], problem.heads, problem.chunking
     o = torch.empty_like(v)
     final = torch.empty(cut.sequences, H, K, V, dtype=torch.float32, device=q.device)
-    kept = Kept.empty(problem, save)
+    segmented = problem.window < cut.per_row
+    interval = problem.window if segmented and not save else problem.interval
+    kept = Kept.empty(problem, problem.starts(interval) if segmented or save else 0)
     active = (torch.empty_like(q), torch.empty_like(k)) if silu else (None, None)
     _prepare(problem, (q, k), (g, beta), active, kept, scale, l2norm)
+    inputs = (*active, v) if silu else (q, k, v)
+    if segmented:
+        _start_segments(problem, inputs, kept, initial_state, interval)
     _scan(
         "scan",
         problem,
-        (*active, v) if silu else (q, k, v),
+        inputs,
         kept,
         (initial_state, final, kept.checkpoints, o, None, None),
         first=0,
         group=cut.per_row,
-        window=cut.per_row,
+        window=problem.window,
+        interval=interval,
         has_initial=initial_state is not None,
         save=save,
     )
@@ -378,8 +424,8 @@ def backward(
             first=first,
             group=group,
             window=problem.interval,
+            interval=problem.interval,
             has_initial=has_initial,
-            save=False,
         )
         _reverse_scan(problem, (q, k), kept, scratch, do, d_final, dv, d_initial, number, group, has_initial)
         _chunk_gradients(

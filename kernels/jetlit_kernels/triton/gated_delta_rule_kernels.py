@@ -10,8 +10,9 @@ its start (all per head):
 Without DELTA, for linear attention, U is V and neither A nor β exists.
 
 `prepare_kernel` computes A and P of all chunks in parallel, `scan_kernel` the rest, one program a block of columns of
-V. The factors of the L2 norm stay outside the products: q and k enter them as they were given, or after SiLU, whose
-results `prepare_kernel` writes for the scan.
+V; also one a segment of a long row, where the former leave a GPU idle (`gated_delta_rule_segments`). The factors of the
+L2 norm stay outside the products: q and k enter them as they were given, or after SiLU, whose results `prepare_kernel`
+writes for the scan.
 """
 
 from __future__ import annotations
@@ -295,6 +296,8 @@ def scan_kernel(
     STORE_OUTPUT: tl.constexpr,
     STORE_CHECKPOINTS: tl.constexpr,
     STORE_STATES: tl.constexpr,
+    STORE_MAPS: tl.constexpr,
+    FROM_CHECKPOINTS: tl.constexpr,
     PACKED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -303,22 +306,31 @@ def scan_kernel(
     q, k, v, inverses and attentions are descriptors (`load_tile` for q, `load_operand`, `load_square`).
 
     With STORE_OUTPUT it writes o and the final states, and with STORE_CHECKPOINTS the state at every `interval`-th
-    chunk of a row but its first, [.., rows, H, K, V]. With STORE_STATES it starts from those and writes every chunk's
-    state [slots, H, K, V] and U [slots, H, C, V] for the backward pass.
+    chunk of a row but its first, [.., rows, H, K, V]. With FROM_CHECKPOINTS windows start from those. With STORE_STATES
+    it writes every chunk's state [slots, H, K, V] and U [slots, H, C, V] for the backward pass.
+
+    With STORE_MAPS it writes what each window makes of a state S, M S + B, as `final` [windows, N, H, K, V + K] (not
+    packed; blocks of V + K in the grid). The first V columns, B, start from zeros, or from the initial state; the other
+    K, M, from the identity and without values, for past column V the descriptor of v reads zeros. M of a sequence's
+    first window, which no product needs, stays the identity.
     """
     column = tl.program_id(0) * BV
     n = tl.program_id(1) // H
     head = tl.program_id(1) % H
     from_chunk = first + tl.program_id(2) * window
     to_chunk = tl.minimum(from_chunk + window, first + group)
-    start, end, _, shift, row, low, high = span_of_sequence(
+    start, end, count, shift, row, low, high = span_of_sequence(
         n, from_chunk, to_chunk, length, chunks, bounds, base, SIZE=C, PACKED=PACKED
     )
+    if STORE_MAPS:
+        high = tl.where((column >= V) & (low == 0), low, high)
     state = tl.zeros((BK, BV), tl.float32)
     if HAS_INITIAL:
         offsets, mask = state_offsets(n * H + head, column, K, V, BK, BV)
         state = tl.load(initial + offsets, mask=mask & (low == 0), other=0.0).to(tl.float32)
-    if STORE_STATES:
+    if STORE_MAPS:
+        state += tl.where(tl.arange(0, BK)[:, None] == (column - V + tl.arange(0, BV))[None, :], 1.0, 0.0)
+    if FROM_CHECKPOINTS:
         offsets, mask = state_offsets(((from_chunk // interval - 1) * rows + row) * H + head, column, K, V, BK, BV)
         state += tl.load(checkpoints + offsets, mask=mask & (low > 0) & (low < high), other=0.0)
 
@@ -369,4 +381,9 @@ def scan_kernel(
 
     if STORE_OUTPUT:
         offsets, mask = state_offsets(n * H + head, column, K, V, BK, BV)
+        if FROM_CHECKPOINTS:
+            mask = mask & (high == count)
+        tl.store(final + offsets, state, mask=mask)
+    if STORE_MAPS:
+        offsets, mask = state_offsets((tl.program_id(2) * rows + n) * H + head, column, K, V + K, BK, BV)
         tl.store(final + offsets, state, mask=mask)
