@@ -14,8 +14,9 @@ from torch.autograd.function import once_differentiable
 def project(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
     """Applies several linear layers to one input: what `[layer(x) for layer in layers]` gives.
 
-    Under autocast the input is cast once. The gradient of the input is summed inside the products that make it, in
-    their type and in a fixed order. Layers that are not plain ones (adapters, quantised layers, hooks) are called.
+    Under autocast the input is cast once where there are gradients. Its gradient is summed inside the products that
+    make it, in their type and in a fixed order. Layers that are not plain ones (adapters,
+    quantised layers, hooks) are called.
 
     Args:
         x: [..., H].

@@ -10,7 +10,7 @@ from jetlit_kernels.dispatch import resolve_backend
 
 
 def silu(x: torch.Tensor, *, backend: str = "auto") -> torch.Tensor:
-    """x · sigmoid(x), computed in float32 and rounded once; differentiable once.
+    """x · sigmoid(x), computed in float32 (float64 stays float64) and rounded once; differentiable once.
 
     Args:
         x: [..., N]; rows may be any distance apart.

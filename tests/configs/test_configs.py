@@ -1,6 +1,7 @@
 """Every shipped YAML file is read by the command it is for, and what it describes can be built."""
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -110,6 +111,25 @@ def test_the_large_students_are_built_as_shapes(scale, tmp_path, monkeypatch):
     monkeypatch.setattr("jetlit.recipes.full_training.load_teacher", lambda *_: student)
     recipes["stage2"].configure_model()
     assert {(p.device.type, p.requires_grad) for p in recipes["stage2"].model.parameters()} == {("meta", True)}
+
+
+def test_the_final_hybrid_of_smollm2_has_the_parameters_of_its_report():
+    report = json.loads((CONFIGS.parent / "docs/smollm2/report_windows/report.json").read_text())
+    architecture = Architecture.load(CONFIGS / "smollm2_135m/hybrid.json")
+    teacher = JetNemotronConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        attention_bias=False,
+        tie_word_embeddings=True,
+    )
+    architecture.validate(teacher)
+    student = empty_model(hybrid_config(teacher, architecture))
+    reported = report["stages"]["stage2"]["metrics"]["parameters"]["value"]
+    assert sum(parameter.numel() for parameter in student.parameters()) == reported
 
 
 @pytest.mark.parametrize(("scale", "name"), VERB_CASES)

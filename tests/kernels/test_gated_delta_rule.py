@@ -220,11 +220,11 @@ class TestTriton:
         from jetlit_kernels.triton.gated_delta_rule_segments import segments
 
         # 4 blocks of V times 12 heads, and 264 programs at once on an H100's 132 multiprocessors.
-        assert segments(48, chunks=512, slots=264) == 5
-        assert segments(8 * 48, chunks=64, slots=264) == 1
-        assert segments(48, chunks=64, slots=264) == 1
-        assert segments(8, chunks=128, slots=264) == 4
-        assert segments(2 * 48, chunks=256, slots=264) == 1
+        assert segments(48, chunks=512, room=264) == 5
+        assert segments(8 * 48, chunks=64, room=264) == 1
+        assert segments(48, chunks=64, room=264) == 1
+        assert segments(8, chunks=128, room=264) == 4
+        assert segments(2 * 48, chunks=256, room=264) == 1
 
     @pytest.mark.parametrize("qk_activation", [None, "silu"])
     def test_triton_packed_sequences_in_groups_of_chunks(

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from jetlit_kernels.triton.overlap import overlapped, wait_for_inputs
+from jetlit_kernels.triton.sizes import power_of_two
 
 
 class Config(NamedTuple):
@@ -105,16 +106,16 @@ def forward(
     partial = torch.empty(pairs, splits, group, size, dtype=torch.float32, device=query.device)
     lse = torch.empty(pairs, splits, group, dtype=torch.float32, device=query.device)
     out = torch.empty(batch, heads, size, dtype=query.dtype, device=query.device)
-    width, overlap = triton.next_power_of_2(max(size, 16)), overlapped(query)
+    width, overlap = power_of_two(max(size, 16)), overlapped(query)
     split_kernel[(pairs, splits)](
         query.contiguous(), key, value, seen, partial, lse, slots, scale,
         *key.stride()[:3], *value.stride()[:3],
-        HKV=groups, GROUP=group, D=size, BM=max(ROWS, triton.next_power_of_2(group)), BD=width,
+        HKV=groups, GROUP=group, D=size, BM=max(ROWS, power_of_two(group)), BD=width,
         SPLITS=splits, PRECISION="ieee", **(config or Config())._asdict(), **overlap,
     )  # fmt: skip
     combine_kernel[(pairs, group)](
         partial, lse, out,
-        GROUP=group, D=size, BN=triton.next_power_of_2(splits), BD=width, SPLITS=splits, num_warps=4, **overlap,
+        GROUP=group, D=size, BN=power_of_two(splits), BD=width, SPLITS=splits, num_warps=4, **overlap,
     )  # fmt: skip
     return out
 

@@ -26,7 +26,15 @@ from jetlit_kernels.triton.sizes import power_of_two
 
 @dataclass(frozen=True)
 class Tile:
-    """Sizes of one program: BT rows, COLUMNS = taps (rounded up to a power of two) x channels, BR of the inner sum."""
+    """Sizes of one program.
+
+    Attributes:
+        rows: tokens.
+        columns: taps, rounded up to a power of two, times channels.
+        inner: of the sum, a step.
+        warps: warps a program.
+        stages: stages of the loads' pipeline.
+    """
 
     rows: int
     columns: int

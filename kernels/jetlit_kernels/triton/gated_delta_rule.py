@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-import triton
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from jetlit_kernels.triton.chunks import Chunking, cdiv
@@ -21,6 +20,7 @@ from jetlit_kernels.triton.descriptors import described
 from jetlit_kernels.triton.gated_delta_rule_backward_kernels import chunk_gradient_kernel, reverse_scan_kernel
 from jetlit_kernels.triton.gated_delta_rule_kernels import GATE_ROWS, prepare_kernel, scan_kernel
 from jetlit_kernels.triton.gated_delta_rule_segments import join, segments, slots
+from jetlit_kernels.triton.sizes import power_of_two
 
 INTERVAL = 8  # chunks between two kept states
 GROUP_TILES = 2048  # chunks times heads in a group of the backward pass: fills a GPU, bounds the scratch memory
@@ -71,7 +71,7 @@ def key_block(K: int) -> int:
 
     Never 32: on Hopper, Triton 3.6 gave wrong results for 16-bit tiles of that width (docs/kernels.md).
     """
-    return max(64, triton.next_power_of_2(K))
+    return max(64, power_of_two(K))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from jetlit_kernels.triton.chunks import cdiv
+from jetlit_kernels.triton.sizes import power_of_two
 
 FEWEST = 3  # segments: two would take as long as one
 SHORTEST = 32  # chunks of a segment: less would not pay for two more launches
@@ -37,18 +38,18 @@ def slots(device: torch.device, warps: int) -> int:
     return _multiprocessors(device) * WARPS // warps
 
 
-def segments(programs: int, chunks: int, slots: int) -> int:
+def segments(programs: int, chunks: int, room: int) -> int:
     """Chooses the number of segments of a row.
 
     Args:
         programs: programs of a scan over whole rows.
         chunks: chunks of a row.
-        slots: programs that run at once.
+        room: programs that run at once (`slots`).
 
     Returns:
         As many as run at once and are long enough to pay; 1 for short rows, and where whole rows leave little idle.
     """
-    count = min(slots // programs, chunks // SHORTEST)
+    count = min(room // programs, chunks // SHORTEST)
     return count if count >= FEWEST else 1
 
 
@@ -56,22 +57,22 @@ def join(maps: torch.Tensor, checkpoints: torch.Tensor, stride: int) -> None:
     """Writes the state after every segment, all but a row's last, into the checkpoints.
 
     Args:
-        maps: [segments, N · H, K, V + K] float32: B and M of every segment. The first one's B includes the initial
-            state; its M is not read.
+        maps: [segments - 1, N · H, K, V + K] float32: B and M of every segment but the row's last. The first one's B
+            includes the initial state; its M is not read.
         checkpoints: [.., N · H, K, V] float32; the state after segment i becomes number (i + 1) · stride - 1.
         stride: checkpoints a segment.
     """
-    segments, states, K, width = maps.shape
+    count, states, K, width = maps.shape
     V = width - K
     join_kernel[(cdiv(V, COLUMNS), states)](
         maps,
         checkpoints,
-        segments,
+        count,
         stride,
         states,
         K=K,
         V=V,
-        BK=max(STEP, triton.next_power_of_2(K)),
+        BK=max(STEP, power_of_two(K)),
         BV=COLUMNS,
         STEP=STEP,
         num_warps=4,
@@ -79,11 +80,11 @@ def join(maps: torch.Tensor, checkpoints: torch.Tensor, stride: int) -> None:
     )
 
 
-@triton.jit(do_not_specialize=["segments", "stride", "states"])
+@triton.jit(do_not_specialize=["count", "stride", "states"])
 def join_kernel(
     maps,
     checkpoints,
-    segments,
+    count,
     stride,
     states,
     K: tl.constexpr,
@@ -107,7 +108,7 @@ def join_kernel(
     state = tl.load(maps + n.to(tl.int64) * K * (V + K) + of_write, mask=inside, other=0.0)
     place = checkpoints + ((stride - 1) * states + n).to(tl.int64) * K * V
     tl.store(place + of_state, state, mask=inside)
-    for segment in range(1, segments):
+    for segment in range(1, count):
         tl.debug_barrier()  # what the program's other threads have stored is read now
         origin = maps + (segment * states + n).to(tl.int64) * K * (V + K)
         state = tl.load(origin + of_write, mask=inside, other=0.0)
