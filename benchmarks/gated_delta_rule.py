@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from jetlit_kernels import gated_delta_rule
 from jetlit_kernels.reference.gated_delta_rule import chunk_gated_delta_rule
-from jetlit_kernels.triton import gated_delta_rule as launcher
-from jetlit_kernels.triton.gated_delta_rule import CONFIGS, Config
+from jetlit_kernels.triton import gated_delta_rule as forward_pass
+from jetlit_kernels.triton import gated_delta_rule_backward as backward_pass
+from jetlit_kernels.triton import gated_delta_rule_plan as plan
+from jetlit_kernels.triton.gated_delta_rule_plan import CONFIGS, Config, Kept, key_block
 from kernel_report import BYTES_PER_SECOND, Pass, Recurrence, Shape, distance, kernel_report
 from timing import kernel_times
 
@@ -63,15 +65,16 @@ def passes(shape: Shape) -> Pass:
     do, scale = torch.randn_like(tensors[2]), shape[3] ** -0.5
 
     def run() -> tuple[torch.Tensor, ...]:
-        o, final, *kept = launcher.forward(*tensors, None, None, scale, True, True, True)
-        return o, final, *launcher.backward(*tensors, None, None, launcher.Kept(*kept), do, None, scale, True, True)[:5]
+        o, final, *kept = forward_pass.forward(*tensors, None, None, scale, True, True, True)
+        gradients = backward_pass.backward(*tensors, None, None, Kept(*kept), do, None, scale, True, True)
+        return o, final, *gradients[:5]
 
     return run
 
 
 def compile_one(job: tuple[str, tuple[int, ...], Shape]) -> str | None:
     kernel, candidate, shape = job
-    CONFIGS[kernel, torch.bfloat16][launcher.key_block(shape[3])] = Config(*candidate)
+    CONFIGS[kernel, torch.bfloat16][key_block(shape[3])] = Config(*candidate)
     try:
         _scan_whole_rows()
         passes(shape)()
@@ -88,7 +91,7 @@ def sweep(shape: Shape) -> list[dict[str, Any]]:
         failed = [failure for failure in pool.map(compile_one, jobs, chunksize=1) if failure]
     rows: list[dict[str, Any]] = [{"kernel": failure} for failure in failed]
     _scan_whole_rows()
-    width, run = launcher.key_block(shape[3]), passes(shape)
+    width, run = key_block(shape[3]), passes(shape)
     expected = run()
     for kernel, candidate, _ in jobs:
         present = CONFIGS[kernel, torch.bfloat16][width]
@@ -109,7 +112,7 @@ def sweep(shape: Shape) -> list[dict[str, Any]]:
 
 def _scan_whole_rows() -> None:
     """Keeps long rows from being cut into segments, which take two launches of the scan."""
-    launcher.segments = lambda programs, chunks, slots: 1
+    plan.segments = lambda programs, chunks, room: 1
 
 
 def _function(kernel: str) -> str:

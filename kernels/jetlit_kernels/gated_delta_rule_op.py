@@ -9,16 +9,11 @@ import torch
 from jetlit_kernels.dispatch import announce, resolve_backend
 from jetlit_kernels.eager import differentiable, without_gradient
 
+# The launchers are imported where they are called: Triton is absent on some machines, where nothing calls them.
+
 LARGEST_KEY = 256  # the widest K of the kernels
 
 Gradients = tuple[torch.Tensor | None, ...]
-
-
-def _launcher() -> Any:
-    # Imported on the first launch: Triton is absent on some machines, where nothing calls these operators.
-    from jetlit_kernels.triton import gated_delta_rule
-
-    return gated_delta_rule
 
 
 def _contiguous(tensor: torch.Tensor | None) -> torch.Tensor | None:
@@ -42,8 +37,11 @@ def _forward(
 
     Returns o [B, T, H, V], the final states [N, H, K, V], and four tensors for the backward pass.
     """
-    tensors = (_contiguous(t) for t in (q, k, v, g, beta, initial_state))
-    return _launcher().forward(*tensors, cu_seqlens, scale, l2norm, silu, save)
+    from jetlit_kernels.triton import gated_delta_rule as launcher
+
+    q, k, v, g = (t.contiguous() for t in (q, k, v, g))
+    beta, initial_state = _contiguous(beta), _contiguous(initial_state)
+    return launcher.forward(q, k, v, g, beta, initial_state, cu_seqlens, scale, l2norm, silu, save)
 
 
 gated_delta_rule_op = torch.library.custom_op(
@@ -69,12 +67,14 @@ def _(
     silu: bool,
     save: bool,
 ) -> tuple[torch.Tensor, ...]:
+    from jetlit_kernels.triton import gated_delta_rule as launcher
+
     sequences = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     shape = (q.shape[2], q.shape[3], v.shape[3])
     return (
         torch.empty_like(v, memory_format=torch.contiguous_format),
         q.new_empty(sequences, *shape, dtype=torch.float32),
-        *_launcher().empty_kept(q, v, cu_seqlens, beta is not None, save),
+        *launcher.empty_kept(q, v, cu_seqlens, beta is not None, save),
     )
 
 
@@ -94,10 +94,12 @@ def _gradients(
     silu: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns the gradients of q, k, v, g, beta and of the initial states (empty where there is none)."""
-    tensors = (_contiguous(t) for t in (q, k, v, g, beta, initial_state))
-    upstream = do.contiguous(), _contiguous(d_final)
-    launcher = _launcher()
-    return launcher.backward(*tensors, cu_seqlens, launcher.Kept(*kept), *upstream, scale, l2norm, silu)
+    from jetlit_kernels.triton import gated_delta_rule_backward as launcher
+    from jetlit_kernels.triton.gated_delta_rule_plan import Kept
+
+    q, k, v, g, do = (t.contiguous() for t in (q, k, v, g, do))
+    beta, initial_state, d_final = (_contiguous(t) for t in (beta, initial_state, d_final))
+    return launcher.backward(q, k, v, g, beta, initial_state, cu_seqlens, Kept(*kept), do, d_final, scale, l2norm, silu)
 
 
 gated_delta_rule_backward_op = torch.library.custom_op(

@@ -157,9 +157,9 @@ def test_silu_of_queries_and_keys(T: int, K: int, V: int, dtype: torch.dtype) ->
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_silu_in_packed_sequences_over_several_groups(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jetlit_kernels.triton import gated_delta_rule as launcher
+    from jetlit_kernels.triton import gated_delta_rule_plan as plan
 
-    monkeypatch.setattr(launcher, "GROUP_TILES", 64)
+    monkeypatch.setattr(plan, "GROUP_TILES", 64)
     lengths = torch.tensor([0, 1, 63, 64, 65, 0, 500, 900, 700], device="cuda")
     tensors = draw(1, int(lengths.sum()), 4, 96, 256, dtype, N=8)
     check_silu(tensors, TOLERANCE[dtype], cu_seqlens=lengths.cumsum(0))
@@ -217,13 +217,13 @@ def test_long_rows_in_segments_without_gradients(carried: bool, dtype: torch.dty
 
 
 def test_segments_do_not_show_in_gradients(monkeypatch: pytest.MonkeyPatch, cut_rows: list[int]) -> None:
-    from jetlit_kernels.triton import gated_delta_rule as launcher
+    from jetlit_kernels.triton import gated_delta_rule_plan as plan
 
     tensors = draw_long(torch.bfloat16)
     upstream = torch.randn_like(tensors["v"]), 0.1 * torch.randn_like(tensors["initial_state"])
     in_segments = run_with_gradients(gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True)
     assert cut_rows
-    monkeypatch.setattr(launcher, "segments", lambda *shape: 1)
+    monkeypatch.setattr(plan, "segments", lambda *shape: 1)
     whole = run_with_gradients(gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True)
     assert len(cut_rows) == 1
     assert_close(in_segments, whole, TOLERANCE[torch.bfloat16])

@@ -179,10 +179,10 @@ class TestTriton:
     @pytest.fixture
     def short_segments(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Cuts rows of four chunks or more into segments, as a GPU does with rows of a hundred."""
-        from jetlit_kernels.triton import gated_delta_rule as launcher
+        from jetlit_kernels.triton import gated_delta_rule_plan as plan
         from jetlit_kernels.triton import gated_delta_rule_segments as cut
 
-        monkeypatch.setattr(launcher, "INTERVAL", 2)
+        monkeypatch.setattr(plan, "INTERVAL", 2)
         monkeypatch.setattr(cut, "SHORTEST", 2)
 
     @pytest.mark.parametrize("T", [1, 31, 33, 70])
@@ -194,10 +194,10 @@ class TestTriton:
         self.check(draw(1, 40, H=1, K=K, V=V))
 
     def test_triton_backward_in_groups_of_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from jetlit_kernels.triton import gated_delta_rule as launcher
+        from jetlit_kernels.triton import gated_delta_rule_plan as plan
 
-        monkeypatch.setattr(launcher, "INTERVAL", 2)
-        monkeypatch.setattr(launcher, "GROUP_TILES", 4)
+        monkeypatch.setattr(plan, "INTERVAL", 2)
+        monkeypatch.setattr(plan, "GROUP_TILES", 4)
         self.check(draw(2, 200, H=1))
 
     @pytest.mark.parametrize(("T", "K", "V", "qk_activation"), [(250, 16, 24, None), (225, 48, 37, "silu")])
@@ -230,10 +230,10 @@ class TestTriton:
     def test_triton_packed_sequences_in_groups_of_chunks(
         self, qk_activation: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from jetlit_kernels.triton import gated_delta_rule as launcher
+        from jetlit_kernels.triton import gated_delta_rule_plan as plan
 
-        monkeypatch.setattr(launcher, "INTERVAL", 1)
-        monkeypatch.setattr(launcher, "GROUP_TILES", 2)
+        monkeypatch.setattr(plan, "INTERVAL", 1)
+        monkeypatch.setattr(plan, "GROUP_TILES", 2)
         bounds = torch.tensor([0, 0, 1, 33, 97, 97, 140])
         self.check(draw(1, 140, H=1, N=6), cu_seqlens=bounds, qk_activation=qk_activation)
 

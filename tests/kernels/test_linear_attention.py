@@ -102,10 +102,10 @@ def test_triton_matches_the_recurrence(kind: str, decay: float, bounds: list[int
 
 @INTERPRETED
 def test_triton_long_rows_in_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jetlit_kernels.triton import gated_delta_rule as launcher
+    from jetlit_kernels.triton import gated_delta_rule_plan as plan
     from jetlit_kernels.triton import gated_delta_rule_segments as cut
 
-    monkeypatch.setattr(launcher, "INTERVAL", 2)
+    monkeypatch.setattr(plan, "INTERVAL", 2)
     monkeypatch.setattr(cut, "SHORTEST", 2)
     check(draw("scalar", 1, 250, H=1, K=18, decay=1e-3), torch.float32, 1e-5, "triton")
 

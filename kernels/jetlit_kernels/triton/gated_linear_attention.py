@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 
 from jetlit_kernels.triton.chunks import Chunking, cdiv
-from jetlit_kernels.triton.gated_delta_rule import CHUNK, PRECISION, Config, key_block
+from jetlit_kernels.triton.gated_delta_rule_plan import CHUNK, PRECISION, Config, key_block
 from jetlit_kernels.triton.gated_linear_attention_kernels import (
     attention_kernel,
     decay_kernel,
