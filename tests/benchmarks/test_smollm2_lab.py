@@ -12,8 +12,8 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def work(smollm2, folder: Path, name: str) -> None:
-    lab = smollm2.Lab.__new__(smollm2.Lab)
+def work(laboratory, folder: Path, name: str) -> None:
+    lab = laboratory.Lab.__new__(laboratory.Lab)
     lab.out = folder / name
 
     def job(number: int) -> dict[str, int]:
@@ -33,9 +33,9 @@ def test_two_processes_share_the_jobs_and_end_with_the_same_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
-    smollm2 = importlib.import_module("smollm2")
+    laboratory = importlib.import_module("smollm2_lab")
     context = multiprocessing.get_context("fork")  # spares the imports
-    processes = [context.Process(target=work, args=(smollm2, tmp_path, name)) for name in ("first", "second")]
+    processes = [context.Process(target=work, args=(laboratory, tmp_path, name)) for name in ("first", "second")]
     for process in processes:
         process.start()
     for process in processes:
