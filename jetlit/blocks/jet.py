@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from jetlit_kernels import dynamic_conv, gated_delta_rule, jet_decode_step, log_decay_and_beta, silu
 from torch import nn
 from transformers import initialization as init
@@ -41,7 +42,7 @@ class KernelGenerator(nn.Module):
 
     def hidden(self, x: torch.Tensor) -> torch.Tensor:
         """Returns SiLU(w1 x): [B, T, rank]."""
-        return silu(self.w1(x))
+        return F.silu(self.w1(x))
 
 
 class DynamicConvolution(nn.Module):

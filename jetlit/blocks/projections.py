@@ -15,8 +15,8 @@ def project(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
     """Applies several linear layers to one input: what `[layer(x) for layer in layers]` gives.
 
     Under autocast the input is cast once where there are gradients. Its gradient is summed inside the products that
-    make it, in their type and in a fixed order. Layers that are not plain ones (adapters,
-    quantised layers, hooks) are called.
+    make it, in their type and in a fixed order. Layers that are not plain ones (adapters, quantised layers, hooks) are
+    called.
 
     Args:
         x: [..., H].

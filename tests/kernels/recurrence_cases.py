@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 
 Operator = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
@@ -49,3 +50,12 @@ def run_with_gradients(
 def upstream_like(v: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Random gradients of the output [B, T, H, V] and of the final state [N, H, K, V]."""
     return torch.randn_like(v), torch.randn_like(state)
+
+
+def cut_short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cuts rows of four chunks or more into segments, as a GPU does with rows of a hundred."""
+    from jetlit_kernels.triton import gated_delta_rule_plan as plan
+    from jetlit_kernels.triton import gated_delta_rule_segments as cut
+
+    monkeypatch.setattr(plan, "INTERVAL", 2)
+    monkeypatch.setattr(cut, "SHORTEST", 2)

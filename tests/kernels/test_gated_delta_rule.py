@@ -8,7 +8,13 @@ from jetlit_kernels import gated_delta_rule
 from jetlit_kernels.reference.gated_delta_rule import recurrent_gated_delta_rule
 
 from tests.kernels.backends import INTERPRETED
-from tests.kernels.recurrence_cases import assert_close, relative_error, run_with_gradients, upstream_like
+from tests.kernels.recurrence_cases import (
+    assert_close,
+    cut_short_rows,
+    relative_error,
+    run_with_gradients,
+    upstream_like,
+)
 
 
 def draw(
@@ -178,12 +184,7 @@ class TestTriton:
 
     @pytest.fixture
     def short_segments(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Cuts rows of four chunks or more into segments, as a GPU does with rows of a hundred."""
-        from jetlit_kernels.triton import gated_delta_rule_plan as plan
-        from jetlit_kernels.triton import gated_delta_rule_segments as cut
-
-        monkeypatch.setattr(plan, "INTERVAL", 2)
-        monkeypatch.setattr(cut, "SHORTEST", 2)
+        cut_short_rows(monkeypatch)
 
     @pytest.mark.parametrize("T", [1, 31, 33, 70])
     def test_triton_lengths(self, T: int) -> None:

@@ -6,7 +6,13 @@ from jetlit_kernels import linear_attention
 from jetlit_kernels.reference.linear_attention import recurrent_linear_attention
 
 from tests.kernels.backends import INTERPRETED
-from tests.kernels.recurrence_cases import assert_close, relative_error, run_with_gradients, upstream_like
+from tests.kernels.recurrence_cases import (
+    assert_close,
+    cut_short_rows,
+    relative_error,
+    run_with_gradients,
+    upstream_like,
+)
 
 KINDS = ["none", "scalar", "vector"]
 
@@ -102,11 +108,7 @@ def test_triton_matches_the_recurrence(kind: str, decay: float, bounds: list[int
 
 @INTERPRETED
 def test_triton_long_rows_in_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jetlit_kernels.triton import gated_delta_rule_plan as plan
-    from jetlit_kernels.triton import gated_delta_rule_segments as cut
-
-    monkeypatch.setattr(plan, "INTERVAL", 2)
-    monkeypatch.setattr(cut, "SHORTEST", 2)
+    cut_short_rows(monkeypatch)
     check(draw("scalar", 1, 250, H=1, K=18, decay=1e-3), torch.float32, 1e-5, "triton")
 
 

@@ -141,7 +141,7 @@ def empty_kept(
 ) -> tuple[torch.Tensor, ...]:
     """Returns tensors like those that the forward pass keeps."""
     problem = Problem.of(q, v, cu_seqlens, delta)
-    kept = Kept.empty(problem, problem.starts(problem.interval) if save else 0).tensors()
+    kept = Kept.empty(problem, problem.starts(problem.interval)).tensors()
     return kept if save else tuple(t.new_empty(0) for t in kept)
 
 
@@ -167,13 +167,13 @@ def forward(
     K, V, H, cut = q.shape[3], v.shape[3], problem.heads, problem.chunking
     o = torch.empty_like(v)
     final = torch.empty(cut.sequences, H, K, V, dtype=torch.float32, device=q.device)
-    segmented = problem.window < cut.per_row
-    interval = problem.window if segmented and not save else problem.interval
-    kept = Kept.empty(problem, problem.starts(interval) if segmented or save else 0)
+    # Without a backward pass to come, the segments' starts alone are kept: none, if a row is one segment.
+    interval = problem.interval if save else problem.window
+    kept = Kept.empty(problem, problem.starts(interval))
     active = (torch.empty_like(q), torch.empty_like(k)) if silu else (None, None)
     _prepare(problem, (q, k), (g, beta), active, kept, scale, l2norm)
     inputs = (*active, v) if silu else (q, k, v)
-    if segmented:
+    if problem.window < cut.per_row:
         _start_segments(problem, inputs, kept, initial_state, interval)
     scan(
         "scan",
