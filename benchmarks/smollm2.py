@@ -12,16 +12,19 @@ the same tables. Weights are removed once they are scored.
 """
 
 import argparse
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
+from convolution_blocks import VariedConvolutions
 from matplotlib.ticker import MaxNLocator
 from reporting import RESULTS, report
 from smollm2_lab import Job, Lab, OutOfTime, Row
 
+from jetlit.blocks import BLOCKS
 from jetlit.cli.fit import resolved_config, run_fit
 from jetlit.cli.parsing import parse_arguments
 from jetlit.cli.scoring import build_tasks, load_model
@@ -245,23 +248,38 @@ def losses(lab: Lab) -> None:
 
 
 def convolution(lab: Lab) -> None:
-    """JetBlock's dynamic convolution on V; nearly static (a generator of rank 1); static ones on Q, K and V."""
-    base = Architecture.load(lab.run / "placement" / "placement.json")
-    teacher = read_config(lab.teacher())
-    channels = 2 * teacher.num_attention_heads * teacher.head_dim  # JetBlock's by default
-    blocks: dict[str, tuple[str, Row]] = {
-        "dynamic, on V (JetBlock)": ("jet", {}),
-        "rank 1, on V": ("jet", {"dconv_generator_reduction": channels}),
-        "static, on Q, K and V (Gated DeltaNet)": ("gated_delta_net", {}),
-    }
+    """A dynamic, a static and no convolution on V, each with static ones on Q and K and without them.
+
+    The variant stands in every layer without full attention, in place of sliding windows too, beside which few layers
+    would be left to differ.
+    """
+    BLOCKS[VARIED] = VariedConvolutions
+    placed = Architecture.load(lab.run / "placement" / "placement.json")
     files = {}
-    for number, (name, (block, config)) in enumerate(blocks.items()):
-        files[name] = lab.run / "studies" / f"convolution_{number}.json"
-        base.with_block(block, config).save(files[name])
-    _compare(lab, "convolution", "Convolutions", files, {name: {} for name in files})
+    for variant, (block, config) in CONVOLUTIONS.items():
+        layers = ["attn" if kind == "attn" else block for kind in placed.layer_types]
+        name = re.sub(r"\W+", "_", variant).strip("_")
+        files[variant] = lab.run / "studies" / f"convolution_{name}.json"
+        Architecture(layers, {block: config}).save(files[variant])
+    notes = f"No sliding windows: the variant is in {len(layers) - layers.count('attn')} layers of {len(layers)}."
+    _compare(lab, "convolution", "Convolutions", files, {variant: {} for variant in files}, notes)
 
 
-def _compare(lab: Lab, study: str, title: str, architectures: dict[str, Path], variants: dict[str, Row]) -> None:
+VARIED = "varied_convolutions"
+"""The study's own block, known by this name while it runs."""
+CONVOLUTIONS: dict[str, tuple[str, Row]] = {
+    "dynamic on V (JetBlock)": ("jet", {}),
+    "static on V": (VARIED, {"static": "v"}),
+    "dynamic on V, static on Q and K": (VARIED, {"static": "qk", "dynamic_v": True}),
+    "static on Q and K": (VARIED, {"static": "qk"}),
+    "static on Q, K and V (Gated DeltaNet)": ("gated_delta_net", {}),
+    "none": (VARIED, {}),
+}
+
+
+def _compare(
+    lab: Lab, study: str, title: str, architectures: dict[str, Path], variants: dict[str, Row], notes: str = ""
+) -> None:
     """Fits of one stage that differ in recipe options or architecture, one after the other for each seed."""
     jobs: list[Job] = []
     for seed in lab.seeds:
@@ -270,7 +288,7 @@ def _compare(lab: Lab, study: str, title: str, architectures: dict[str, Path], v
             overrides |= {"model.init_args.architecture": architectures[variant], "seed_everything": seed}
             fit = partial(lab.passing_fit, f"{study}_{number}_{seed}", "candidate", **overrides)
             jobs.append(({"variant": variant, "seed": seed}, fit))
-    lab.tabled(study, title, jobs)
+    lab.tabled(study, title, jobs, notes)
 
 
 def blocks(lab: Lab) -> None:

@@ -61,6 +61,16 @@ class DynamicConvolution(nn.Module):
         self.taps = taps
         self.kernel_generator = KernelGenerator(hidden_size, channels // reduction, channels, taps, initializer_range)
 
+    def pass_through(self) -> None:
+        """Opens the current token's tap of freshly initialised kernels.
+
+        The generator's first layer becomes random: while both its weights are zero neither has a gradient, and the
+        convolution would stay static for ever. The second layer stays zero, so that it is static at first.
+        """
+        generator = self.kernel_generator
+        generator.w2.bias.view(-1, self.taps)[:, -1] += 1
+        generator.w1.weight.normal_(std=generator.initializer_range)
+
     def forward(
         self, v: torch.Tensor, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None
     ) -> torch.Tensor:
@@ -144,14 +154,8 @@ class JetBlock(GatedReadOut):
         init.ones_(self.o_norm.weight)
 
     def after_inheriting(self) -> None:
-        """Opens the current token's tap, so that inherited values pass through, and lets the heads remember.
-
-        The generator's first layer becomes random: while both its weights are zero neither has a gradient, and the
-        convolution would stay static for ever. The second layer stays zero, so that it is static at first.
-        """
-        generator = self.dynamic_conv1d.kernel_generator
-        generator.w2.bias.view(self.value_dim, -1)[:, -1] += 1
-        generator.w1.weight.normal_(std=generator.initializer_range)
+        """Lets inherited values pass through the convolution and the heads remember."""
+        self.dynamic_conv1d.pass_through()
         spread_decay(self.A_log, self.dt_bias)
 
     def state_specs(self) -> dict[str, StateSpec]:
