@@ -14,7 +14,7 @@ from jetlit_kernels import gated_delta_rule
 from jetlit_kernels.reference.gated_delta_rule import chunk_gated_delta_rule
 
 from jetlit.models.parameters import PAPER_GRID
-from tests.kernels.recurrence_cases import assert_close, relative_error, run_with_gradients
+from tests.kernels.recurrence_cases import assert_close, relative_error, run_with_gradients, watch_turns
 
 pytestmark = [
     pytest.mark.gpu,
@@ -243,6 +243,128 @@ def test_equal_inputs_give_equal_results(T: int) -> None:
         for _ in range(2)
     )
     assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+# Rows, tokens, heads and GROUP_TILES: cut short and in many small groups, and a long row in groups as ever.
+WALKS = [(2, 4133, 4, 64), (1, 32768, 12, None)]
+
+
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    return watch_turns(monkeypatch)
+
+
+def in_plain_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jetlit_kernels.triton import gated_delta_rule_plan as plan
+
+    monkeypatch.setattr(plan, "SETS", 1)
+
+
+@pytest.mark.parametrize("qk_activation", [None, "silu"])
+@pytest.mark.parametrize(("B", "T", "H", "tiles"), WALKS)
+def test_the_second_stream_does_not_show_in_gradients(
+    B: int,
+    T: int,
+    H: int,
+    tiles: int | None,
+    qk_activation: str | None,
+    walks: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from jetlit_kernels.triton import gated_delta_rule_plan as plan
+
+    if tiles is not None:
+        monkeypatch.setattr(plan, "GROUP_TILES", tiles)
+    tensors = draw(B, T, H, 96, 256, torch.bfloat16)
+    upstream = torch.randn_like(tensors["v"]), torch.randn_like(tensors["initial_state"])
+
+    def run() -> dict[str, torch.Tensor]:
+        options = {"backend": "triton", "output_final_state": True, "qk_activation": qk_activation}
+        return run_with_gradients(gated_delta_rule, tensors, upstream, **options)
+
+    beside = [run() for _ in range(4)]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        beside += [run() for _ in range(4)]
+    torch.cuda.synchronize()
+    in_plain_order(monkeypatch)
+    expected = run()
+    groups = walks[0][0]
+    assert groups >= 3 and walks == [(groups, 2)] * 8 + [(groups, 1)]
+    for actual in beside:
+        different = [name for name in expected if not torch.equal(actual[name], expected[name])]
+        assert not different
+
+
+@pytest.mark.parametrize("slow", ["scans", "chunk_gradients"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_slow_stream_is_waited_for(
+    slow: str, packed: bool, walks: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jetlit_kernels.triton import gated_delta_rule_backward as launcher
+    from jetlit_kernels.triton import gated_delta_rule_plan as plan
+
+    monkeypatch.setattr(plan, "GROUP_TILES", 64)
+    lengths = torch.tensor([700, 1, 0, 63, 1300, 65], device="cuda")
+    T = int(lengths.sum())
+    tensors = draw(1, T, 4, 100, 72, torch.bfloat16, N=6) if packed else draw(2, T, 4, 100, 72, torch.bfloat16)
+    upstream = torch.randn_like(tensors["v"]), torch.randn_like(tensors["initial_state"])
+    options = {"qk_activation": "silu", "cu_seqlens": F.pad(lengths.cumsum(0), (1, 0)) if packed else None}
+
+    def run() -> dict[str, torch.Tensor]:
+        return run_with_gradients(
+            gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True, **options
+        )
+
+    run()  # compiled here, so that the launches below come without a pause
+    launch = getattr(launcher._Pass, slow)
+
+    def after_a_pause(self: object, turn: int) -> None:
+        torch.cuda._sleep(1_000_000)  # half a millisecond, longer than the rest of a turn
+        launch(self, turn)
+
+    with monkeypatch.context() as paused:
+        paused.setattr(launcher._Pass, slow, after_a_pause)
+        actual = run()
+    in_plain_order(monkeypatch)
+    expected = run()
+    assert walks[0][0] >= 3 and [sets for _, sets in walks] == [2, 2, 1]
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("T", [130, 2085])
+def test_forward_and_backward_in_a_cuda_graph(
+    T: int, walks: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jetlit_kernels.triton import gated_delta_rule_plan as plan
+
+    monkeypatch.setattr(plan, "GROUP_TILES", 64)
+    tensors = {name: t.requires_grad_() for name, t in draw(2, T, 4, 96, 256, torch.bfloat16).items()}
+    upstream = torch.randn_like(tensors["v"]), torch.randn_like(tensors["initial_state"])
+
+    def run() -> list[torch.Tensor]:
+        o, state = gated_delta_rule(**tensors, backend="triton", output_final_state=True, qk_activation="silu")
+        return [o, state, *torch.autograd.grad((o, state), tuple(tensors.values()), upstream)]
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    for _ in range(3):
+        with torch.no_grad():
+            for t in (tensors["q"], tensors["v"], *upstream):
+                t.mul_(0.75)
+            for t in captured:
+                t.fill_(float("nan"))
+        graph.replay()
+        assert all(map(torch.equal, captured, run()))
+    groups = walks[0][0]
+    assert (groups >= 3) == (T > 2000) and walks == [(groups, min(groups, 2))] * 5
 
 
 def test_compiled_without_graph_breaks() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 Operator = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+Step = Callable[[int], None]
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -59,3 +60,18 @@ def cut_short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(plan, "INTERVAL", 2)
     monkeypatch.setattr(cut, "SHORTEST", 2)
+
+
+def watch_turns(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Collects, of every backward pass of the gated delta rule, its groups of chunks and its sets of scratch memory."""
+    from jetlit_kernels.triton import gated_delta_rule_backward as launcher
+
+    walks: list[tuple[int, int]] = []
+    in_turns = launcher.in_turns
+
+    def watched(lead: Step, follow: Step, turns: int, sets: int, device: torch.device) -> None:
+        walks.append((turns, sets))
+        in_turns(lead, follow, turns, sets, device)
+
+    monkeypatch.setattr(launcher, "in_turns", watched)
+    return walks

@@ -14,6 +14,7 @@ from tests.kernels.recurrence_cases import (
     relative_error,
     run_with_gradients,
     upstream_like,
+    watch_turns,
 )
 
 
@@ -194,12 +195,33 @@ class TestTriton:
     def test_triton_widths(self, K: int, V: int) -> None:
         self.check(draw(1, 40, H=1, K=K, V=V))
 
-    def test_triton_backward_in_groups_of_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("carried", [True, False])
+    @pytest.mark.parametrize(("T", "qk_activation", "sets"), [(203, None, 2), (195, "silu", 2), (203, "silu", 1)])
+    def test_triton_backward_in_groups_of_chunks(
+        self, T: int, qk_activation: str | None, sets: int, carried: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         from jetlit_kernels.triton import gated_delta_rule_plan as plan
 
         monkeypatch.setattr(plan, "INTERVAL", 2)
         monkeypatch.setattr(plan, "GROUP_TILES", 4)
-        self.check(draw(2, 200, H=1))
+        monkeypatch.setattr(plan, "slots", lambda *_: 4 * sets)  # four programs fill it, or half of it
+        walks = watch_turns(monkeypatch)
+        tensors = {name: t.float() for name, t in draw(2, T, H=1, K=18, V=37).items()}
+        upstream = upstream_like(tensors["v"], tensors["initial_state"])
+        if not carried:
+            del tensors["initial_state"]
+        options: dict[str, object] = {"qk_activation": qk_activation}
+        expected = run_with_gradients(recurrent_gated_delta_rule, tensors, upstream, dtype=torch.float64, **options)
+        actual = run_with_gradients(
+            gated_delta_rule, tensors, upstream, backend="triton", output_final_state=True, **options
+        )
+        assert_close(actual, expected, 1e-5)
+        assert walks == [(4, sets)]
+
+    def test_triton_a_single_group_takes_one_set_of_scratch_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        walks = watch_turns(monkeypatch)
+        self.check(draw(1, 70, H=1))
+        assert walks == [(1, 1)]
 
     @pytest.mark.parametrize(("T", "K", "V", "qk_activation"), [(250, 16, 24, None), (225, 48, 37, "silu")])
     def test_triton_long_rows_in_segments(

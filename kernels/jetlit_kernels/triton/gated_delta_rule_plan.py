@@ -16,6 +16,7 @@ from jetlit_kernels.triton.sizes import power_of_two
 
 INTERVAL = 8  # chunks between two kept states
 GROUP_TILES = 2048  # chunks times heads in a group of the backward pass: fills a GPU, bounds the scratch memory
+SETS = 2  # of that memory at most, in turn: one is scanned into while the gradients of another are computed
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,7 @@ class Problem:
     def window(self) -> int:
         """Chunks of a segment of a row: whole intervals, or the row if the forward pass scans it in one."""
         cut = self.chunking
-        config = CONFIGS["scan", self.q.dtype][key_block(self.q.shape[3])]
-        programs = cdiv(self.v.shape[3], config.columns) * cut.sequences * self.heads
-        count = 1 if cut.bounds is not None else segments(programs, cut.per_row, slots(self.q.device, config.warps))
+        count = 1 if cut.bounds is not None else segments(*self._room("scan"), cut.per_row)
         return cut.per_row if count == 1 else cdiv(cut.per_row, count * INTERVAL) * INTERVAL
 
     @cached_property
@@ -109,6 +108,23 @@ class Problem:
         largest = max(1, GROUP_TILES // (self.chunking.rows * self.heads * self.interval))
         intervals = cdiv(self.chunking.per_row, self.interval)
         return min(cdiv(intervals, cdiv(intervals, largest)) * self.interval, self.chunking.per_row)
+
+    @property
+    def groups(self) -> int:
+        """Groups of the backward pass."""
+        return cdiv(self.chunking.per_row, self.group)
+
+    @property
+    def sets(self) -> int:
+        """Sets of scratch memory: a second one where a scan fills half of a GPU or less and there are groups for it."""
+        programs, room = self._room("reverse")
+        return min(SETS, self.groups) if 2 * programs <= room else 1
+
+    def _room(self, kernel: str) -> tuple[int, int]:
+        """Returns how many programs a scan of whole rows has, and how many of them run at once."""
+        config = CONFIGS[kernel, self.q.dtype][key_block(self.q.shape[3])]
+        programs = cdiv(self.v.shape[3], config.columns) * self.chunking.sequences * self.heads
+        return programs, slots(self.q.device, config.warps)
 
     def tiles(self, group: int, *shape: int) -> torch.Tensor:
         """Scratch memory [slots, H, ...] for a group of chunks."""

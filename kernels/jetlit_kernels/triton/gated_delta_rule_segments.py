@@ -38,13 +38,13 @@ def slots(device: torch.device, warps: int) -> int:
     return _multiprocessors(device) * WARPS // warps
 
 
-def segments(programs: int, chunks: int, room: int) -> int:
+def segments(programs: int, room: int, chunks: int) -> int:
     """Chooses the number of segments of a row.
 
     Args:
         programs: programs of a scan over whole rows.
-        chunks: chunks of a row.
         room: programs that run at once (`slots`).
+        chunks: chunks of a row.
 
     Returns:
         As many as run at once and are long enough to pay; 1 for short rows, and where whole rows leave little idle.
