@@ -60,7 +60,8 @@ def test_decays(kind: str, decay: float, dtype: torch.dtype) -> None:
     [(1, 64, 64), (63, 32, 64), (64, 96, 256), (65, 128, 64), (300, 256, 512), (500, 128, 128), (4096, 64, 128)],
 )
 def test_sizes(T: int, K: int, V: int, kind: str, dtype: torch.dtype) -> None:
-    check(draw(kind, 1 if T > 1000 else 2, T, 3, K, V), dtype)
+    # Of few numbers, as a single token's decays are, the relative error is chance.
+    check(draw(kind, 64 if T == 1 else 1 if T > 1000 else 2, T, 3, K, V), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

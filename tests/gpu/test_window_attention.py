@@ -24,3 +24,10 @@ def test_matches_float64(heads, groups, length, slots, window, size, dtype, tole
     query, key, value = draw(2, heads, groups, length, slots, size, dtype, "cuda")
     actual = window_attention(query, key, value, window)
     assert_near([actual], [definition(query, key, value, window, size**-0.5)], tolerance)
+
+
+@pytest.mark.usefixtures("filled_with_nan")
+def test_more_sequences_and_heads_than_a_grid_s_second_axis_has_places():
+    query, key, value = draw(7300, 9, 3, 3, 6, 64, torch.bfloat16, "cuda")
+    actual = window_attention(query, key, value, 4)
+    assert_near([actual], [definition(query, key, value, 4, 64**-0.5)], 5e-3)

@@ -239,6 +239,11 @@ class TestTriton:
         tensors["g"][:, 150:160] = -50.0
         self.check(tensors)
 
+    def test_triton_refuses_more_sequences_and_heads_than_a_launch_takes(self) -> None:
+        q, v, g = torch.zeros(21846, 1, 3, 4), torch.zeros(21846, 1, 3, 5), torch.zeros(21846, 1, 3)
+        with pytest.raises(ValueError, match=r"at most 65,535 .* not 21,846 x 3: split it"):
+            gated_delta_rule(q, q, v, g, g, backend="triton")
+
     def test_triton_few_programs_of_long_rows_are_cut_into_segments(self) -> None:
         from jetlit_kernels.triton.gated_delta_rule_segments import segments
 

@@ -107,6 +107,14 @@ def test_triton_matches_the_recurrence(kind: str, decay: float, bounds: list[int
 
 
 @INTERPRETED
+@pytest.mark.parametrize("kind", ["scalar", "vector"])
+def test_triton_refuses_more_sequences_and_heads_than_a_launch_takes(kind: str) -> None:
+    tensors = {name: t.float() for name, t in draw(kind, 21846, 1, H=3, K=1, V=1).items()}
+    with pytest.raises(ValueError, match=r"at most 65,535 .* not 21,846 x 3: split it"):
+        linear_attention(**tensors, backend="triton")
+
+
+@INTERPRETED
 def test_triton_long_rows_in_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     cut_short_rows(monkeypatch)
     check(draw("scalar", 1, 250, H=1, K=18, decay=1e-3), torch.float32, 1e-5, "triton")

@@ -14,6 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
+MOST = 65_535  # programs of a launch along the second axis of its grid, where a scan has its sequences and heads
+
 
 def cdiv(a: int, b: int) -> int:
     """Returns a / b rounded up; Triton's function of that name costs more on the host than a launch allows."""
@@ -40,6 +42,17 @@ class Chunking:
     def sequences(self) -> int:
         """The number of sequences."""
         return self.rows if self.bounds is None else self.bounds.shape[0] - 1
+
+    def check_heads(self, heads: int) -> None:
+        """Refuses more sequences of so many heads than one launch takes.
+
+        Raises:
+            ValueError: there are more than 65,535 of both, multiplied.
+        """
+        if self.sequences * heads > MOST:
+            raise ValueError(
+                f"A call takes at most {MOST:,} sequences times heads, not {self.sequences:,} x {heads}: split it."
+            )
 
     @cached_property
     def per_row(self) -> int:

@@ -79,7 +79,9 @@ class Problem:
     def of(cls, q: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | None, delta: bool) -> Problem:
         """Returns the problem of a call on q [B, T, H, K] and v [B, T, H, V]."""
         bounds = None if cu_seqlens is None else cu_seqlens.int().contiguous()
-        return cls(q, v, delta, Chunking(CHUNK[q.dtype], q.shape[0], q.shape[1], bounds))
+        chunking = Chunking(CHUNK[q.dtype], q.shape[0], q.shape[1], bounds)
+        chunking.check_heads(q.shape[2])
+        return cls(q, v, delta, chunking)
 
     @property
     def heads(self) -> int:

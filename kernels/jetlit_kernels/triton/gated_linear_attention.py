@@ -47,6 +47,7 @@ class _Call:
         self.dtype, self.device = q.dtype, q.device
         self.heads, self.K, self.V = q.shape[2], q.shape[3], v.shape[3]
         self.cut = Chunking(CHUNK[q.dtype], q.shape[0], q.shape[1], bounds)
+        self.cut.check_heads(self.heads)
         self.slots = self.cut.rows * self.cut.per_row
 
     @cached_property

@@ -19,8 +19,8 @@ def window_kernel(
     HQ: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """BM queries of one head."""
-    batch, head = (tl.program_id(1) // HQ).to(tl.int64), tl.program_id(1) % HQ
-    token, column = tl.program_id(0) * BM + tl.arange(0, BM), tl.arange(0, BD)
+    batch, head = (tl.program_id(0) // HQ).to(tl.int64), tl.program_id(0) % HQ
+    token, column = tl.program_id(1) * BM + tl.arange(0, BM), tl.arange(0, BD)
     wide = (column < D)[None, :]
     valid = (token < T)[:, None] & wide
     q = tl.load(
@@ -31,8 +31,8 @@ def window_kernel(
     key += batch * stride_kb + (head // GROUP) * stride_kh
     value += batch * stride_vb + (head // GROUP) * stride_vh
     position = token + (S - T)
-    first = tl.maximum(tl.program_id(0) * BM + S - T - window + 1, 0) // BS * BS
-    end = tl.minimum(tl.program_id(0) * BM + BM + S - T, S)
+    first = tl.maximum(tl.program_id(1) * BM + S - T - window + 1, 0) // BS * BS
+    end = tl.minimum(tl.program_id(1) * BM + BM + S - T, S)
     highest = tl.full([BM], float("-inf"), dtype=tl.float32)
     total = tl.zeros([BM], dtype=tl.float32)
     sums = tl.zeros([BM, BD], dtype=tl.float32)
@@ -52,7 +52,7 @@ def window_kernel(
         total = total * shrink + tl.sum(weights, axis=1)
         sums = tl.dot(weights.to(v.dtype), v, sums * shrink[:, None], input_precision="ieee")
         highest = higher
-    place = out + (tl.program_id(1).to(tl.int64) * T + token)[:, None] * D + column[None, :]
+    place = out + (tl.program_id(0).to(tl.int64) * T + token)[:, None] * D + column[None, :]
     tl.store(place, (sums / tl.where(total == 0.0, 1.0, total)[:, None]).to(out.dtype.element_ty), mask=valid)
 
 
@@ -63,7 +63,8 @@ def forward(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window:
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     settings = FLOAT32 if query.dtype == torch.float32 else NARROW
     if out.numel():
-        window_kernel[(cdiv(length, settings["BM"]), batch * heads)](
+        # A grid's second axis ends at 65,535, which thousands of short prompts have more heads than.
+        window_kernel[(batch * heads, cdiv(length, settings["BM"]))](
             query, key, value, out, length, key.shape[2], window, scale * LOG2_E,
             *query.stride()[:3], *key.stride()[:3], *value.stride()[:3],
             HQ=heads, GROUP=heads // key.shape[1], D=size, BD=max(16, power_of_two(size)), **settings,
