@@ -1,4 +1,6 @@
-"""Tokens per second of the data loader alone, from local chunks: blocks of 4,096, one corpus and a mixture.
+"""The data loader alone, from local chunks: how long an epoch takes to begin, and tokens per second from then on.
+
+Blocks are of 4,096 tokens, from one corpus and from a mixture.
 
     python benchmarks/loader.py
     python benchmarks/loader.py --corpora FOLDER FOLDER --workers 0 4 8
@@ -9,15 +11,16 @@ runs this, with the byte tokenizer.
 """
 
 import argparse
+import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from jetlit_data import CorpusSpec, prepare
 from reporting import RESULTS, report
+from torch import set_num_threads
+from torch.utils.data import DataLoader
 
 from jetlit.datamodules import TokenDataModule
 
@@ -37,37 +40,69 @@ def mixture(corpora: list[str]) -> dict[str, float]:
     return {path: 0.5**number for number, path in enumerate(corpora)}
 
 
-def speeds(data: TokenDataModule, seconds: float) -> tuple[float, float]:
-    """Tokens/s of the first epoch, which opens and checks every chunk, and of as many more as fill the time."""
+class Epochs(NamedTuple):
+    """What epochs took.
+
+    Attributes:
+        start: seconds until the first batch is there, the workers' start included.
+        tokens: of the batches that were not there by then.
+        seconds: that these took.
+    """
+
+    start: float
+    tokens: int
+    seconds: float
+
+    @property
+    def speed(self) -> float:
+        """Tokens/s once an epoch has begun."""
+        return self.tokens / self.seconds
+
+
+def epochs(data: TokenDataModule, seconds: float) -> tuple[Epochs, Epochs]:
+    """The first epoch, which opens and checks every chunk, and the mean of as many more as fill the time."""
     loader = data.train_dataloader()
-    first, first_took = epoch(loader)
-    tokens, took = 0, 0.0
-    while took < seconds:
-        more, more_took = epoch(loader)
-        tokens, took = tokens + more, took + more_took
-    return first / first_took, tokens / took
+    first, more = epoch(loader), [epoch(loader)]
+    while sum(each.start + each.seconds for each in more) < seconds:
+        more.append(epoch(loader))
+    starts, tokens, took = zip(*more, strict=True)
+    return first, Epochs(sum(starts) / len(starts), sum(tokens), sum(took))
 
 
 def measure(corpora: dict[str, float], workers: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One row."""
     data = TokenDataModule(corpora, arguments.length, arguments.batch, num_workers=workers)
-    first, later = speeds(data, arguments.seconds)
+    first, later = epochs(data, arguments.seconds)
     return {
         "corpora": len(corpora),
         "workers": workers,
         "batch x length": f"{arguments.batch}x{arguments.length}",
-        "first epoch, tokens/s": first,
-        "later epochs, tokens/s": later,
+        "first epoch: begins after s": first.start,
+        "tokens/s": first.speed,
+        "later epochs: begin after s": later.start,
+        "then tokens/s": later.speed,
         "wanted, tokens/s": WANTED,
-        "slower one / a GPU's need": min(first, later) / CONSUMED,
+        "slower one / a GPU's need": min(first.speed, later.speed) / CONSUMED,
     }
 
 
-def epoch(loader: Iterable[dict[str, torch.Tensor]]) -> tuple[int, float]:
-    """Tokens and seconds of one pass, its processes' start included."""
+def epoch(loader: DataLoader[Any]) -> Epochs:
+    """One pass. Batches that workers have ready when the first one comes count in neither tokens nor seconds.
+
+    Raises:
+        SystemExit: there are no others.
+    """
+    ready = loader.num_workers * (loader.prefetch_factor or 0)
     start = time.perf_counter()
-    tokens = sum(batch["input_ids"].numel() for batch in loader)
-    return tokens, time.perf_counter() - start
+    batches = iter(loader)
+    next(batches)
+    begun = began = time.perf_counter()
+    for _ in zip(range(ready), batches):
+        began = time.perf_counter()
+    tokens = sum(batch["input_ids"].numel() for batch in batches)
+    if not tokens:
+        sys.exit(f"An epoch of {ready + 1} batches or fewer is over when it begins: take more text or fewer workers.")
+    return Epochs(begun - start, tokens, time.perf_counter() - began)
 
 
 def main() -> None:
@@ -79,7 +114,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement, at least")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         corpora = arguments.corpora or prepared(folder)
         rows = [

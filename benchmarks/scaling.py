@@ -151,8 +151,12 @@ def work(arguments: argparse.Namespace) -> Row:
     }
 
 
-def read(arguments: argparse.Namespace) -> float:
-    """What every process of a launch does to measure its loader; returns the slowest one's tokens/s."""
+def read(arguments: argparse.Namespace) -> tuple[float, float]:
+    """What every process of a launch does to measure its loader.
+
+    Returns:
+        The slowest one's tokens/s, and its seconds until an epoch begins.
+    """
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
     if torch.cuda.is_available():
@@ -160,10 +164,11 @@ def read(arguments: argparse.Namespace) -> float:
     corpora = token_loader.mixture(arguments.corpora)
     data = TokenDataModule(corpora, arguments.length, arguments.batch, num_workers=WORKERS)
     distributed.barrier()
-    slowest = torch.tensor(min(token_loader.speeds(data, seconds=3)))
-    distributed.all_reduce(slowest, distributed.ReduceOp.MIN)
+    first, later = token_loader.epochs(data, seconds=3)
+    worst = torch.tensor([min(first.speed, later.speed), -max(first.start, later.start)])
+    distributed.all_reduce(worst, distributed.ReduceOp.MIN)
     distributed.destroy_process_group()
-    return float(slowest)
+    return float(worst[0]), -float(worst[1])
 
 
 def launch(job: Callable[[argparse.Namespace], Result], processes: int, arguments: argparse.Namespace) -> Result:
@@ -224,12 +229,13 @@ def handed_over(step: str, processes: int, models: Path, arguments: argparse.Nam
 
 def loaded(processes: int, corpora: list[str], arguments: argparse.Namespace) -> Row:
     """Speed of the slowest loader of a count of processes, beside what a GPU consumes."""
-    slowest = launch(read, processes, argparse.Namespace(**(vars(arguments) | {"corpora": corpora})))
+    slowest, start = launch(read, processes, argparse.Namespace(**(vars(arguments) | {"corpora": corpora})))
     return {
         "tokens/s": slowest * processes,
         "tokens/s a process": slowest,
         "efficiency": None,
         "tokens/s a process / a GPU's need": slowest / token_loader.CONSUMED,
+        "an epoch begins after s": start,
     }
 
 

@@ -51,6 +51,7 @@ def test_two_processes_share_the_work_and_one_goes_on(measured):
     assert two["its checkpoint resumed by"].startswith("1, to step 4")
     assert {row["step"] for row in loaders} == {"loader, 4 workers"}
     assert all(row["tokens/s"] == row["processes"] * row["tokens/s a process"] > 0 for row in loaders)
+    assert all(0 < row["an epoch begins after s"] < 60 for row in loaders)
     assert (measured / "scaling.png").stat().st_size > 0
 
 
