@@ -6,6 +6,7 @@ from jetlit.recipes.optimisation import WarmupCosine
 from jetlit.recipes.pretraining import DecoderShape, Pretraining
 from jetlit.recipes.recipe import Recipe
 from jetlit.recipes.supernet import SuperNetworkTraining
+from jetlit.recipes.taught_full_training import TaughtFullTraining
 
 __all__ = [
     "DecoderShape",
@@ -14,5 +15,6 @@ __all__ = [
     "Pretraining",
     "Recipe",
     "SuperNetworkTraining",
+    "TaughtFullTraining",
     "WarmupCosine",
 ]

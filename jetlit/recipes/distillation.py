@@ -7,10 +7,10 @@ from torch import nn
 
 from jetlit.errors import UserError
 from jetlit.models import Architecture, freeze_all_but_mixers, hybridise, load_teacher
-from jetlit.recipes.teaching import TaughtRecipe
+from jetlit.recipes.mixer_training import MixerTraining
 
 
-class Distillation(TaughtRecipe):
+class Distillation(MixerTraining):
     """Training of the token mixers, everything else frozen (paper, section 2: stage 1).
 
     Args:
@@ -19,9 +19,9 @@ class Distillation(TaughtRecipe):
         student: folder of a hybrid to go on with. Beside an architecture it gives the layers where it has the wanted
             linear block, the teacher the others.
         inherit: whether linear blocks start from the teacher's attention or from random projections.
-        feature_weight: see `TaughtRecipe`.
-        kl_weight: see `TaughtRecipe`.
-        kwargs: see `TaughtRecipe`.
+        feature_weight: see `MixerTraining`.
+        kl_weight: see `MixerTraining`.
+        kwargs: see `MixerTraining`.
 
     Raises:
         UserError: neither architecture nor student is given.

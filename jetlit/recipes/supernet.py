@@ -5,10 +5,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from jetlit.models import SuperNetwork, freeze_all_but_mixers
-from jetlit.recipes.teaching import TaughtRecipe
+from jetlit.recipes.mixer_training import MixerTraining
 
 
-class SuperNetworkTraining(TaughtRecipe):
+class SuperNetworkTraining(MixerTraining):
     """Each step trains one random path through the layers' alternatives (paper, section 2, step 1).
 
     Every layer holds its full attention and the alternatives; embeddings, MLPs, norms and head stay as they are. All
@@ -21,9 +21,9 @@ class SuperNetworkTraining(TaughtRecipe):
         train_attention: False leaves the full-attention paths as they are in the teacher.
         even_budgets: train paths of few and of many full-attention layers as often as those of half, see
             `SuperNetwork.sample_active_subnet`.
-        feature_weight: see `TaughtRecipe`.
-        kl_weight: see `TaughtRecipe`.
-        kwargs: see `TaughtRecipe`.
+        feature_weight: see `MixerTraining`.
+        kl_weight: see `MixerTraining`.
+        kwargs: see `MixerTraining`.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from jetlit.models.assembly import empty_model
 from jetlit.models.hybridise import hybrid_config
 from jetlit.models.parameters import PAPER_GRID
 from jetlit.pipeline.postnas import check_stages
-from jetlit.recipes import Distillation, FullTraining, Pretraining, SuperNetworkTraining
+from jetlit.recipes import Distillation, FullTraining, Pretraining, SuperNetworkTraining, TaughtFullTraining
 from jetlit.recipes.flat_sharding import FlatShardingStrategy
 from jetlit.search.grid import state_size_rows
 from jetlit.tasks.suites import Suite
@@ -26,7 +26,7 @@ from jetlit.tasks.suites import Suite
 CONFIGS = Path(__file__).parents[2] / "configs"
 FITS = {
     "quickstart": ["teacher", "supernet", "candidate", "stage1", "stage2"],
-    "smollm2_135m": ["supernet", "candidate", "stage1", "stage2"],
+    "smollm2_135m": ["supernet", "candidate", "stage1", "stage2", "stage2_taught"],
     "jet_nemotron_2b": ["supernet", "candidate", "stage1", "stage2"],
     "jet_nemotron_4b": ["supernet", "stage1", "stage2"],
 }
@@ -81,6 +81,7 @@ def test_no_config_is_left_untested():
 def test_a_fit_is_instantiated(scale, stage, tmp_path):
     cli = JetlitCLI(arguments(scale, stage, "--run_dir", str(tmp_path), *HERE))
     kinds = {"teacher": Pretraining, "supernet": SuperNetworkTraining, "stage2": FullTraining}
+    kinds["stage2_taught"] = TaughtFullTraining
     assert type(cli.model) is kinds.get(stage, Distillation)
     assert cli.config.stage == stage and cli.trainer.max_steps > 0
     assert all(str(tmp_path) in path for path in cli.datamodule.corpora)

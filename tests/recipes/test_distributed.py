@@ -32,7 +32,7 @@ def run(finished_run, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("distributed") / "run"
     shutil.copytree(finished_run, run_dir)
     distributed_fits.prepare(run_dir)
-    for stage in ("stage1", "supernet", "stage2"):
+    for stage in ("stage1", "supernet", "stage2", "stage2_taught"):
         options = ACCUMULATION if stage == "stage1" else []
         by_one(run_dir, stage, f"{stage}_one", *options)
     stopped_by_one(run_dir, "stage1", "one_to_two", *ACCUMULATION)
@@ -44,7 +44,7 @@ def run(finished_run, tmp_path_factory):
     plan = [
         fit | {"stage": stage, "folder": f"{stage}_{strategy}", "strategy": strategy}
         for strategy in STRATEGIES
-        for stage in ("supernet", "stage2")
+        for stage in ("supernet", "stage2", "stage2_taught")
     ]
     accumulated = {"stage": "stage1", "strategy": "fsdp2", "options": ACCUMULATION}
     background = accumulated | {"options": BACKGROUND}
@@ -70,7 +70,7 @@ def run(finished_run, tmp_path_factory):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("stage", ["supernet", "stage1", "stage2"])
+@pytest.mark.parametrize("stage", ["supernet", "stage1", "stage2", "stage2_taught"])
 def test_two_processes_train_as_one_does(run, stage, strategy):
     for name in ("train/objective", "train/grad_norm"):
         assert curve(run, f"{stage}_{strategy}", name) == pytest.approx(curve(run, f"{stage}_one", name), **CLOSE)
@@ -80,7 +80,7 @@ def test_two_processes_train_as_one_does(run, stage, strategy):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("stage", ["supernet", "stage1", "stage2"])
+@pytest.mark.parametrize("stage", ["supernet", "stage1", "stage2", "stage2_taught"])
 def test_the_export_of_two_processes_is_that_of_one(run, stage, strategy):
     load = SuperNetwork.from_pretrained if stage == "supernet" else load_teacher
     one, two = (load(str(run / f"{stage}_{which}/model")).state_dict() for which in ("one", strategy))

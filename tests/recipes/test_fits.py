@@ -28,7 +28,7 @@ def assert_same(left, right):
     assert not differing
 
 
-@pytest.mark.parametrize("stage", ["teacher", "supernet", "stage1", "stage2"])
+@pytest.mark.parametrize("stage", ["teacher", "supernet", "stage1", "stage2", "stage2_taught"])
 def test_the_held_out_objective_falls(run_dir, stage):
     name = {"supernet": "val/feature", "stage1": "val/kl"}.get(stage, "val/loss")
     inherited = ["--model.init_args.fit_tokens", "0"] if stage in ("supernet", "stage1") else []
@@ -63,13 +63,14 @@ def test_frozen_tensors_do_not_move_by_a_bit_and_mixers_do(run_dir, stage):
     assert len(moved) > len(mixers) // 2
 
 
-def test_stage_2_trains_every_parameter(run_dir):
+@pytest.mark.parametrize("stage", ["stage2", "stage2_taught"])
+def test_stage_2_trains_every_parameter(run_dir, stage):
     before = load_teacher(str(run_dir / "stage1/model")).state_dict()
-    after = tiny.fit(run_dir, "stage2").model.model.state_dict()
+    after = tiny.fit(run_dir, stage).model.model.state_dict()
     assert not [name for name in before if torch.equal(before[name], after[name])]
 
 
-@pytest.mark.parametrize("stage", ["teacher", "supernet", "stage1", "stage2"])
+@pytest.mark.parametrize("stage", ["teacher", "supernet", "stage1", "stage2", "stage2_taught"])
 def test_a_resumed_fit_equals_an_undisturbed_one(run_dir, stage, tmp_path):
     undisturbed = tiny.fit(run_dir, stage, "--trainer.max_steps", "8", "--ckpt_path", "none")
     expected, expected_metrics = state(undisturbed), values(run_dir, stage)

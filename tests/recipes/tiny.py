@@ -49,6 +49,10 @@ RECIPES = {
         },
     },
     "stage2": {"class_path": "FullTraining", "init_args": {"student": "${run_dir}/stage1/model"}},
+    "stage2_taught": {
+        "class_path": "TaughtFullTraining",
+        "init_args": {"teacher": "${run_dir}/teacher/model", "student": "${run_dir}/stage1/model"},
+    },
 }
 
 
