@@ -14,7 +14,6 @@ the same tables. Weights are removed once they are scored.
 import argparse
 import re
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,10 +21,11 @@ import torch
 from convolution_blocks import VariedConvolutions
 from matplotlib.ticker import MaxNLocator
 from reporting import RESULTS, report
+from smollm2_hybrids import final, further
 from smollm2_lab import Job, Lab, OutOfTime, Row
 
 from jetlit.blocks import BLOCKS
-from jetlit.cli.fit import resolved_config, run_fit
+from jetlit.cli.fit import run_fit
 from jetlit.cli.parsing import parse_arguments
 from jetlit.cli.scoring import build_tasks, load_model
 from jetlit.cli.search_blocks import search_blocks
@@ -40,65 +40,7 @@ from jetlit.report.style import COLOURS, new_figure, save
 from jetlit.results import read_result
 from jetlit.search.beam import place, uniform_layers
 
-# The studies, in the order of their worth.
-
-
-def final(lab: Lab) -> None:
-    """The hybrid after both stages against its teacher, as it is and continued on the same tokens."""
-
-    def job(model: str, seed: int, find: Callable[[], Path]) -> Job:
-        name = f"{model}_{seed}".replace(" ", "_")
-        return {"model": model, "seed": seed}, partial(_held_out, lab, name, find)
-
-    jobs = [job("teacher", 0, lab.teacher)]
-    for seed in lab.seeds:
-        jobs += [job(name, seed, partial(_hybrid, lab, stage, seed)) for name, stage in HYBRIDS.items()]
-        jobs.append(job("teacher continued", seed, partial(_continued, lab, seed)))
-    lab.tabled("final", "Teacher and hybrid", jobs, TEXT_ALONE)
-
-
-TEXT_ALONE = "Held-out loss: of text alone, nats per token."
-
-
-def _held_out(lab: Lab, name: str, find: Callable[[], Path]) -> Row:
-    """Held-out loss of text and scores of the model that `find` trains or finds."""
-    model = find()
-    lab.check_time()
-    with lab.claim(lab.run / "studies" / "held_out" / name):
-        return {"held-out loss": lab.held_out(name, model)} | lab.score(model)
-
-
-HYBRIDS = {"stage 1": "stage1", "hybrid": "stage2"}
-
-
-def _hybrid(lab: Lab, stage: str, seed: int) -> Path:
-    """A stage's model; the run's own has the first seed, others are trained here, of the same architecture."""
-    if seed == 0:
-        return lab.run / stage / "model"
-    overrides: Row = {"seed_everything": seed}
-    if stage == "stage2":
-        overrides["model.init_args.student"] = _hybrid(lab, "stage1", seed)
-    name = f"{stage}_seed{seed}"
-    lab.fit(name, stage, **overrides)
-    return lab.run / "studies" / name / "model"
-
-
-CONTINUED_RATE = 1e-3
-"""Half of stage 2's own, as for a model that is trained already; at 5e-4 it ended 0.03 nats higher."""
-
-
-def _continued(lab: Lab, seed: int) -> Path:
-    """The teacher trained as in stage 2, on as many tokens as the hybrid saw in both stages."""
-    stages = (resolved_config(lab.fit_argv(stage, stage, {})) for stage in ("stage1", "stage2"))
-    overrides = {
-        "model.init_args.student": lab.teacher(),
-        "model.init_args.optimizer.init_args.lr": CONTINUED_RATE,
-        "trainer.max_steps": sum(stage["trainer"]["max_steps"] for stage in stages),
-        "seed_everything": seed,
-    }
-    name = f"continued_seed{seed}"
-    lab.fit(name, "stage2", **overrides)
-    return lab.run / "studies" / name / "model"
+# The studies but those of the hybrid itself (smollm2_hybrids.py), in the order of their worth.
 
 
 def windows(lab: Lab) -> None:
@@ -403,6 +345,7 @@ def rates(lab: Lab) -> None:
 STUDIES = {
     "rates": rates,
     "final": final,
+    "further": further,
     "windows": windows,
     "generation": generation,
     "placement": placement,

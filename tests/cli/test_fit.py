@@ -125,10 +125,6 @@ WRONG = {
     "missing corpus": (["--data.corpora", "nowhere"], "nowhere"),
     "missing checkpoint": (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt does not exist"),
     "objective of nothing": (["--model.kl_weight", "0", "--model.feature_weight", "0"], "one of them must be above"),
-    "taught by nothing": (
-        ["--model", "TaughtFullTraining", "--model.student", "x", "--model.kl_weight", "0"],
-        "kl_weight must be above zero: FullTraining",
-    ),
     "no student at all": (["--model.architecture", "null"], "needs an architecture, a student or both"),
     "no block fits": (["--data.block_size", "100000"], "longer than the largest"),
     "warm-up too long": (["--model.scheduler.warmup_steps", "100"], "warm-up of 100 steps does not fit"),
