@@ -6,22 +6,20 @@ They stand here and not in `jetlit.blocks` since nobody trains with them in earn
 from __future__ import annotations
 
 import torch
-from jetlit_kernels import gated_delta_rule, log_decay_and_beta, silu
+from jetlit_kernels import silu
 from torch import nn
-from transformers import initialization as init
 
 from jetlit.blocks.base import CarriedState, StateSpec
-from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
+from jetlit.blocks.gated_delta import GatedDeltaMixer
 from jetlit.blocks.jet import DynamicConvolution
 from jetlit.blocks.projections import project
-from jetlit.blocks.read_out import GatedReadOut
 from jetlit.blocks.short_convolution import ShortConvolution
 
 TAPS, REDUCTION, INITIALIZER_RANGE = 4, 8, 0.02
 """JetBlock's own by default."""
 
 
-class VariedConvolutions(GatedReadOut):
+class VariedConvolutions(GatedDeltaMixer):
     """JetBlock and Gated DeltaNet but for their convolutions, of which any may be had.
 
     Recurrence, decays, gate and read-out are what those two share; SiLU follows on q, k and v with and without a
@@ -50,10 +48,7 @@ class VariedConvolutions(GatedReadOut):
         dynamic_v: bool = False,
     ) -> None:
         super().__init__(hidden_size, num_heads, head_dim, expand_v, qkv_bias, norm_eps)
-        self.a_proj = nn.Linear(hidden_size, num_heads, bias=False)
-        self.b_proj = nn.Linear(hidden_size, num_heads, bias=False)
-        self.A_log = no_weight_decay(nn.Parameter(torch.empty(num_heads)))
-        self.dt_bias = no_weight_decay(nn.Parameter(torch.empty(num_heads)))
+        self.add_decay()
         widths = {"q": self.key_dim, "k": self.key_dim, "v": self.value_dim}
         self.static_conv1d = nn.ModuleDict({name: ShortConvolution(widths[name], TAPS) for name in static})
         self.dynamic_conv1d = (
@@ -68,8 +63,7 @@ class VariedConvolutions(GatedReadOut):
             convolution.init_weights()
         if self.dynamic_conv1d is not None:
             self.dynamic_conv1d.kernel_generator.init_weights()
-        init_decay(self.A_log, self.dt_bias)
-        init.ones_(self.o_norm.weight)
+        super().init_weights()
 
     def after_inheriting(self) -> None:
         """Opens the current token's taps and lets the heads remember, as JetBlock and Gated DeltaNet do."""
@@ -77,7 +71,7 @@ class VariedConvolutions(GatedReadOut):
             convolution.pass_through()
         if self.dynamic_conv1d is not None:
             self.dynamic_conv1d.pass_through()
-        spread_decay(self.A_log, self.dt_bias)
+        super().after_inheriting()
 
     def state_specs(self) -> dict[str, StateSpec]:
         """The recurrent state and the last inputs of the convolutions that there are."""
@@ -99,17 +93,5 @@ class VariedConvolutions(GatedReadOut):
             v = silu(heads["v"])
         else:
             v = self.dynamic_conv1d(heads["v"], silu(*rank), state, cu_seqlens)
-        g, beta = log_decay_and_beta(b, a, self.A_log, self.dt_bias)
-        o, final = gated_delta_rule(
-            self.split_heads(heads["q"]),
-            self.split_heads(heads["k"]),
-            self.split_heads(v),
-            g,
-            beta,
-            initial_state=state.read("recurrent"),
-            output_final_state=state.kept,
-            cu_seqlens=cu_seqlens,
-            qk_activation="silu",
-        )
-        state.write("recurrent", final)
-        return self.gated_output(o, gate)
+        q, k, v = (self.split_heads(x) for x in (heads["q"], heads["k"], v))
+        return self.gated_output(self.recur(q, k, v, a, b, state, cu_seqlens), gate)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import torch
-from jetlit_kernels import gated_delta_rule, log_decay_and_beta
-from torch import nn
-from transformers import initialization as init
 
 from jetlit.blocks.base import CarriedState
-from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
-from jetlit.blocks.read_out import GatedReadOut
+from jetlit.blocks.gated_delta import GatedDeltaMixer
 from jetlit.blocks.short_convolution import ConvolvedMixer
 
 
-class GatedDeltaNet(GatedReadOut, ConvolvedMixer):
+class GatedDeltaNet(GatedDeltaMixer, ConvolvedMixer):
     """S ← α_t (I − β_t k_t k_tᵀ) S + β_t k_t ⊗ v_t with a decay α_t of each head that depends on the token.
 
     Short convolutions with SiLU on q, k and v, unit queries and keys, RMSNorm of each head and a SiLU gate on the
@@ -40,38 +36,12 @@ class GatedDeltaNet(GatedReadOut, ConvolvedMixer):
         conv_size: int = 4,
     ) -> None:
         super().__init__(hidden_size, num_heads, head_dim, expand_v, qkv_bias, norm_eps, conv_size)
-        self.a_proj = nn.Linear(hidden_size, num_heads, bias=False)
-        self.b_proj = nn.Linear(hidden_size, num_heads, bias=False)
-        self.A_log = no_weight_decay(nn.Parameter(torch.empty(num_heads)))
-        self.dt_bias = no_weight_decay(nn.Parameter(torch.empty(num_heads)))
+        self.add_decay()
         self.add_gate()
         self.init_weights()
-
-    def init_weights(self) -> None:
-        """Initialises convolutions, decays and the output norm."""
-        super().init_weights()
-        init_decay(self.A_log, self.dt_bias)
-        init.ones_(self.o_norm.weight)
-
-    def after_inheriting(self) -> None:
-        """Opens the convolutions and lets the heads remember."""
-        super().after_inheriting()
-        spread_decay(self.A_log, self.dt_bias)
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
         q, k, v = self.convolved_heads(hidden, state, cu_seqlens)
-        g, beta = log_decay_and_beta(self.b_proj(hidden), self.a_proj(hidden), self.A_log, self.dt_bias)
-        o, final = gated_delta_rule(
-            q,
-            k,
-            v,
-            g,
-            beta,
-            initial_state=state.read("recurrent"),
-            output_final_state=state.kept,
-            cu_seqlens=cu_seqlens,
-            qk_activation="silu",
-        )
-        state.write("recurrent", final)
+        o = self.recur(q, k, v, self.a_proj(hidden), self.b_proj(hidden), state, cu_seqlens)
         return self.read_out(o, hidden)

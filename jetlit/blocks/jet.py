@@ -6,14 +6,13 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jetlit_kernels import dynamic_conv, gated_delta_rule, jet_decode_step, log_decay_and_beta, silu
+from jetlit_kernels import dynamic_conv, jet_decode_step, silu
 from torch import nn
 from transformers import initialization as init
 
 from jetlit.blocks.base import CarriedState, StateSpec
-from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
+from jetlit.blocks.gated_delta import GatedDeltaMixer
 from jetlit.blocks.projections import project
-from jetlit.blocks.read_out import GatedReadOut
 from jetlit.errors import UserError
 
 
@@ -92,7 +91,7 @@ class DynamicConvolution(nn.Module):
         return v
 
 
-class JetBlock(GatedReadOut):
+class JetBlock(GatedDeltaMixer):
     """Gated DeltaNet's time mixing with a dynamic convolution on values and none on queries and keys.
 
     Args:
@@ -137,10 +136,7 @@ class JetBlock(GatedReadOut):
                 f"JetBlock needs dconv_generator_reduction from 1 to {self.value_dim} (heads times value size), not "
                 f"{dconv_generator_reduction}: correct the config."
             )
-        self.a_proj = nn.Linear(hidden_size, num_heads, bias=False)
-        self.b_proj = nn.Linear(hidden_size, num_heads, bias=False)
-        self.A_log = no_weight_decay(nn.Parameter(torch.empty(num_heads)))
-        self.dt_bias = no_weight_decay(nn.Parameter(torch.empty(num_heads)))
+        self.add_decay()
         self.dynamic_conv1d = DynamicConvolution(
             hidden_size, self.value_dim, conv_size, dconv_generator_reduction, initializer_range
         )
@@ -150,13 +146,12 @@ class JetBlock(GatedReadOut):
     def init_weights(self) -> None:
         """Initialises the kernel generator, the decays and the output norm as the released code does."""
         self.dynamic_conv1d.kernel_generator.init_weights()
-        init_decay(self.A_log, self.dt_bias)
-        init.ones_(self.o_norm.weight)
+        super().init_weights()
 
     def after_inheriting(self) -> None:
         """Lets inherited values pass through the convolution and the heads remember."""
         self.dynamic_conv1d.pass_through()
-        spread_decay(self.A_log, self.dt_bias)
+        super().after_inheriting()
 
     def state_specs(self) -> dict[str, StateSpec]:
         """The recurrent state and the last inputs of the convolution."""
@@ -171,19 +166,7 @@ class JetBlock(GatedReadOut):
             hidden, [self.q_proj, self.k_proj, self.v_proj, self.g_proj, generator.w1, self.a_proj, self.b_proj]
         )
         v = self.split_heads(self.dynamic_conv1d(v, silu(rank), state, cu_seqlens))
-        g, beta = log_decay_and_beta(b, a, self.A_log, self.dt_bias)
-        o, final = gated_delta_rule(
-            self.split_heads(q),
-            self.split_heads(k),
-            v,
-            g,
-            beta,
-            initial_state=state.read("recurrent"),
-            output_final_state=state.kept,
-            cu_seqlens=cu_seqlens,
-            qk_activation="silu",
-        )
-        state.write("recurrent", final)
+        o = self.recur(self.split_heads(q), self.split_heads(k), v, a, b, state, cu_seqlens)
         return self.gated_output(o, gate)
 
     @staticmethod
