@@ -111,8 +111,9 @@ def sweep(shape: Shape) -> list[dict[str, Any]]:
 
 
 def _scan_whole_rows() -> None:
-    """Keeps long rows from being cut into segments, which take two launches of the scan."""
-    plan.segments = lambda programs, chunks, room: 1
+    """Keeps long rows from being cut into segments, which take two launches of the scan, and kernels from meeting."""
+    plan.segments = lambda programs, room, chunks: 1
+    plan.SETS = 1
 
 
 def _function(kernel: str) -> str:

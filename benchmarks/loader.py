@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from jetlit_data import CorpusSpec, prepare
 from reporting import RESULTS, report
-from torch import set_num_threads
 from torch.utils.data import DataLoader
 
 from jetlit.datamodules import TokenDataModule
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement, at least")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    set_num_threads(1)
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         corpora = arguments.corpora or prepared(folder)
         rows = [

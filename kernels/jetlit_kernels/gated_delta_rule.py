@@ -51,8 +51,8 @@ def gated_delta_rule(
         final_state: [N, H, K, V] in float32 (float64 for float64 inputs), or None.
 
     Raises:
-        ValueError: shapes disagree, the activation is unknown, Triton is given more than 65,535
-            sequences times heads, or the backend cannot run (the message says why).
+        ValueError: shapes disagree, the activation is unknown, Triton is given more than 65,535 sequences times heads,
+            or the backend cannot run (the message says why).
     """
     check_sequences(q, k, v)
     for name, gate in (("g", g), ("beta", beta)):

@@ -47,8 +47,8 @@ def linear_attention(
         final_state: [N, H, K, V] in float32 (float64 for float64 inputs), or None.
 
     Raises:
-        ValueError: shapes disagree, Triton is given more than 65,535
-            sequences times heads, or the backend cannot run (the message says why).
+        ValueError: shapes disagree, Triton is given more than 65,535 sequences times heads, or the backend cannot run
+            (the message says why).
     """
     check_sequences(q, k, v)
     if g is not None and tuple(g.shape) not in (tuple(q.shape[:3]), tuple(q.shape)):
