@@ -25,7 +25,7 @@ from jetlit.files import read_json
 from jetlit.generation import find_largest_batch, measure_generation
 from jetlit.generation.cache import computed_cache_bytes
 from jetlit.models import JetNemotronConfig, JetNemotronForCausalLM
-from jetlit.report.style import new_figure, save
+from jetlit.pipeline.report.style import new_figure, save
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CONTEXTS = [2**power * 1024 for power in range(2, 9)]

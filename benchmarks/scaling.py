@@ -42,8 +42,8 @@ from training import RandomTokens, build, save_models
 
 from jetlit.datamodules import TokenDataModule
 from jetlit.files import write_text
+from jetlit.pipeline.report.style import new_figure, save
 from jetlit.recipes.gradients import total_norm
-from jetlit.report.style import new_figure, save
 
 Row = dict[str, Any]
 Result = TypeVar("Result")

@@ -27,16 +27,16 @@ from smollm2_lab import Job, Lab, OutOfTime, Row
 from jetlit.blocks import BLOCKS
 from jetlit.cli.fit import run_fit
 from jetlit.cli.parsing import parse_arguments
-from jetlit.cli.scoring import build_tasks, load_model
+from jetlit.cli.scoring import build_tasks
 from jetlit.cli.search_blocks import search_blocks
 from jetlit.cli.search_hardware import linear_block
 from jetlit.cli.search_placement import search_placement
 from jetlit.cli.search_ranking import search_ranking
 from jetlit.files import read_json
 from jetlit.generation import find_largest_batch, measure_generation
-from jetlit.models import Architecture
-from jetlit.models.teacher import read_config
-from jetlit.report.style import COLOURS, new_figure, save
+from jetlit.models import Architecture, load_model
+from jetlit.models.loading import read_config
+from jetlit.pipeline.report.style import COLOURS, new_figure, save
 from jetlit.results import read_result
 from jetlit.search.beam import place, uniform_layers
 
@@ -77,7 +77,7 @@ def generation(lab: Lab) -> None:
 
 def _generation(lab: Lab, folder: Path) -> Row:
     lab.check_time()
-    model = load_model(folder, dtype="bfloat16")
+    model = load_model(folder, dtype="bfloat16", device="auto")
     # Thousands of sequences share a prefill: few tokens of each at once.
     found = find_largest_batch(model, lab.context, chunks=(32, 128, 512, 2048), limit=lab.largest)
     measured = measure_generation(

@@ -15,11 +15,12 @@ from reporting import report
 from jetlit.cli.fit import resolved_config, run_fit
 from jetlit.cli.parsing import call, parse_arguments
 from jetlit.cli.report import report as report_verb
-from jetlit.cli.scoring import build_tasks, load_model, task_scores
+from jetlit.cli.scoring import build_tasks, task_scores
 from jetlit.cli.search_blocks import search_blocks
 from jetlit.cli.search_ranking import search_ranking
 from jetlit.errors import UserError
 from jetlit.files import read_json, write_json
+from jetlit.models import load_model
 from jetlit.pipeline.lock import run_lock
 from jetlit.results import config_hash, read_result
 
@@ -127,7 +128,7 @@ class Lab:
 
     def score(self, model: Path) -> Row:
         """Accuracy on each task of the report, and the mean."""
-        scores = task_scores(load_model(model), build_tasks(self.tasks, self.teacher()))
+        scores = task_scores(load_model(model, device="auto"), build_tasks(self.tasks, self.teacher()))
         return {
             name: entry["value"] for name, entry in scores.items() if name.endswith(("accuracy", "accuracy_stderr"))
         }

@@ -24,7 +24,7 @@ from reporting import RESULTS, report, with_earlier
 from torch.utils.data import DataLoader
 
 from jetlit.callbacks import NanGuard, Throughput
-from jetlit.models import Architecture, JetNemotronConfig, JetNemotronForCausalLM, hybridise
+from jetlit.models import Architecture, JetNemotronConfig, JetNemotronForCausalLM, hybridize
 from jetlit.recipes import Distillation, FullTraining, Recipe, SuperNetworkTraining
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -43,7 +43,7 @@ def save_models(folder: Path, scale: str, device: torch.device) -> tuple[Path, P
     with device:
         teacher = JetNemotronForCausalLM(config).bfloat16()
     teacher.save_pretrained(folder / "teacher")
-    hybridise(teacher, architecture).save_pretrained(folder / "student")
+    hybridize(teacher, architecture).save_pretrained(folder / "student")
     return folder / "teacher", folder / "student"
 
 

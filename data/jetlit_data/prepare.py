@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from jetlit.errors import UserError
 from jetlit_data.chunks import ChunkWriter
 from jetlit_data.corpus import CORPUS_FILE, CorpusInfo
+from jetlit_data.corpus_progress import corpus_progress
 from jetlit_data.overlap import SeenParagraphs
-from jetlit_data.progress import corpus_progress
 from jetlit_data.sources import GENERATORS, Source, open_source
 from jetlit_data.tokenizer import encode_documents, load_tokenizer, vocabulary_size
 

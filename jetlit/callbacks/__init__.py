@@ -6,11 +6,11 @@ from jetlit.callbacks.checkpoint import (
     StageCheckpoint,
     last_checkpoint,
 )
-from jetlit.callbacks.export import ExportModel
+from jetlit.callbacks.export_model import ExportModel
 from jetlit.callbacks.logger import StageLogger
 from jetlit.callbacks.manifest import RunManifest
 from jetlit.callbacks.nan_guard import NanGuard
-from jetlit.callbacks.progress import StepProgressBar
+from jetlit.callbacks.progress_bar import StepProgressBar
 from jetlit.callbacks.task_scores import TaskScores
 from jetlit.callbacks.throughput import Throughput
 

@@ -6,12 +6,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from jetlit.cli.scoring import load_model
 from jetlit.generation import measure_generation, measure_training
 from jetlit.generation.measurements import cached_measurement, shapes
 from jetlit.models import JetNemotronConfig
+from jetlit.models.loading import convert_config, load_model, read_config
 from jetlit.models.parameters import PAPER_GRID, count_parameters, grid_config
-from jetlit.models.teacher import convert_config, read_config
 from jetlit.objectives import chunked_cross_entropy
 
 
@@ -55,7 +54,7 @@ def bench_generation(
     """
 
     def measure() -> dict[str, float]:
-        return measure_generation(load_model(model, device, dtype), batch, context, repeats=repeats)
+        return measure_generation(load_model(model, dtype, device), batch, context, repeats=repeats)
 
     # The shapes decide, not the folder: another model may have taken its place.
     config = {"bench": "generation", "config": shapes(read_config(model)), "batch": batch, "context": context}
@@ -81,7 +80,7 @@ def bench_training(
         device: "auto", "cpu" or "cuda".
         dtype: to compute in; by default the checkpoint's.
     """
-    loaded = load_model(model, device, dtype).train()
+    loaded = load_model(model, dtype, device).train()
     where = loaded.lm_head.weight.device
     optimizer = torch.optim.AdamW(loaded.parameters(), lr=1e-5)
     generator = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ from jetlit_data import load_tokenizer
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from jetlit.callbacks import last_checkpoint
-from jetlit.callbacks.export import write_model
+from jetlit.callbacks.export_model import write_model
 from jetlit.cli.fit import JetlitCLI
 from jetlit.errors import UserError
 

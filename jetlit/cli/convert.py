@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from jetlit.cli.scoring import pick_dtype
 from jetlit.models.export import convert as write_hybrid
+from jetlit.models.loading import pick_dtype
 
 
 def convert(

@@ -8,10 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jetlit.cli.scoring import build_tasks, load_model, task_scores
+from jetlit.cli.scoring import build_tasks, task_scores
 from jetlit.errors import UserError
 from jetlit.models.export import load_tokenizer
-from jetlit.report.tables import evaluation_table
+from jetlit.models.loading import load_model
+from jetlit.pipeline.report.tables import evaluation_table
 from jetlit.results import metric, write_result
 from jetlit.search.candidates import Metrics
 from jetlit.tasks.paper import paper_accuracy, paper_mean
@@ -48,7 +49,7 @@ def eval(
         raise UserError("Say what to score on: give either tasks or a suite.")
     begun = time.monotonic()
     named = None if suite is None else Suite.load(suite)
-    loaded = load_model(model, device, dtype)
+    loaded = load_model(model, dtype, device)
     if named is None:
         scores = task_scores(loaded, build_tasks(tasks or [], model))
     else:

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from jetlit.errors import UserError
-from jetlit.models import load_teacher
+from jetlit.models import load_model
 from jetlit.models.export import export as write_model
 from jetlit.results import metric, write_result
 
@@ -34,7 +34,7 @@ def export(
         hash: what the caller recognises the result by.
     """
     begun = time.monotonic()
-    source = load_teacher(model).eval()
+    source = load_model(model).eval()
     write_model(source, tokenizer or model, out_dir, format)
     written = AutoModelForCausalLM.from_pretrained(out_dir).eval()
     generator = torch.Generator().manual_seed(seed)

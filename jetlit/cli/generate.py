@@ -5,10 +5,10 @@ import time
 
 import torch
 
-from jetlit.cli.scoring import load_model
 from jetlit.errors import UserError
 from jetlit.generation import GenerationEngine
 from jetlit.models.export import load_tokenizer
+from jetlit.models.loading import load_model
 
 
 def generate(
@@ -33,7 +33,7 @@ def generate(
         dtype: "float32", "bfloat16" or "float16"; by default the checkpoint's.
         seed: of sampling.
     """
-    loaded = load_model(model, device, dtype)
+    loaded = load_model(model, dtype, device)
     tokenizer = load_tokenizer(model)
     text = sys.stdin.read() if prompt == "-" else prompt
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from jetlit.cli.scoring import build_tasks, load_model, pick_device, task_scores
+from jetlit.cli.scoring import build_tasks, task_scores
 from jetlit.generation import GenerationEngine, measure_generation
 from jetlit.generation.measurements import cached_measurement
 from jetlit.generation.throughput import prefill_pieces
 from jetlit.models import JetNemotronForCausalLM
 from jetlit.models.export import load_tokenizer
-from jetlit.report.report import Sample, write_report
+from jetlit.models.loading import load_model, pick_device
+from jetlit.pipeline.report.report import Sample, write_report
 from jetlit.results import metric, read_result
 from jetlit.search.candidates import Metrics
 
@@ -47,7 +48,7 @@ def report(
         result = read_result(folder / name)
         if result is None:
             continue
-        model = load_model(folder / name / "model", device)
+        model = load_model(folder / name / "model", device=device)
         scores[name] = _loss(result) | _throughput(folder, name, result["hash"], device, batch, context)
         if tasks:
             scores[name] |= task_scores(model, build_tasks(tasks, folder / name / "model"))
@@ -70,7 +71,7 @@ def _throughput(folder: Path, name: str, hash: str, device: str, batch: int, con
     config = {"model": name, "hash": hash, "batch": batch, "context": context, "device": where.type, "dtype": dtype}
 
     def measure() -> dict[str, float]:
-        model = load_model(folder / name / "model", device, dtype)
+        model = load_model(folder / name / "model", dtype, device)
         return measure_generation(model, batch, context, prefill_chunk=prefill_pieces(batch))
 
     found = cached_measurement(folder / "measurements", config, measure)

@@ -6,50 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from jetlit.errors import UserError
-from jetlit.models import JetNemotronForCausalLM, load_teacher
+from jetlit.models import JetNemotronForCausalLM, load_model
 from jetlit.models.export import load_tokenizer
 from jetlit.results import metric
 from jetlit.search.candidates import Metrics
 from jetlit.tasks import Task, build_task, evaluate_task
-
-
-def pick_device(name: str) -> torch.device:
-    """Returns the device of that name; "auto" is the GPU where there is one.
-
-    Raises:
-        UserError: the device is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"There is no device {name!r}: use auto, cpu or cuda.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("This machine has no CUDA device: use --device cpu.")
-    return device
-
-
-def pick_dtype(name: str) -> torch.dtype:
-    """Returns the type of that name, e.g. "bfloat16".
-
-    Raises:
-        UserError: there is no such floating-point type.
-    """
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise UserError(f"There is no floating-point type {name!r}: use float32, bfloat16 or float16.")
-    return dtype
-
-
-def load_model(path: str | Path, device: str = "auto", dtype: str | None = None) -> JetNemotronForCausalLM:
-    """Loads a checkpoint for inference."""
-    model = load_teacher(str(path), None if dtype is None else pick_dtype(dtype))
-    model.to(device=pick_device(device))  # type: ignore[call-arg]
-    return model.eval()
 
 
 def build_tasks(specs: Sequence[dict[str, Any]], tokenizer_folder: str | Path) -> list[Task]:
@@ -96,7 +58,7 @@ def measure_candidate(folder: Path, tasks: Sequence[Task], context: int, device:
         context: tokens of the sequence whose state is counted.
         device: to score on.
     """
-    model = load_model(folder, device)
+    model = load_model(folder, device=device)
     dtype = model.lm_head.weight.dtype
     state = sum(layer.self_attn.state_bytes(1, context, dtype) for layer in model.model.layers)
     linear = sum(

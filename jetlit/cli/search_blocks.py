@@ -11,7 +11,7 @@ from jsonargparse.typing import Path_fr
 from jetlit.cli.candidate_fit import CandidateFit
 from jetlit.cli.scoring import build_tasks, measure_candidate
 from jetlit.models import Architecture
-from jetlit.report.searches import block_figures, block_markdown, save_figures, save_table
+from jetlit.pipeline.report.searches import block_figures, block_markdown, save_figures, save_table
 from jetlit.results import metric, write_result
 from jetlit.search.blocks import select_block
 

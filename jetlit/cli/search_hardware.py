@@ -12,7 +12,7 @@ from jetlit.cli.candidate_fit import CandidateFit
 from jetlit.cli.scoring import build_tasks, measure_candidate
 from jetlit.errors import UserError
 from jetlit.models import Architecture
-from jetlit.report.searches import hardware_figures, hardware_markdown, save_figures, save_table
+from jetlit.pipeline.report.searches import hardware_figures, hardware_markdown, save_figures, save_table
 from jetlit.results import metric, write_result
 from jetlit.search.grid import state_size_rows
 from jetlit.search.hardware import search_hardware as search

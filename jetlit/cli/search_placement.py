@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jetlit.cli.scoring import build_tasks, pick_device
+from jetlit.cli.scoring import build_tasks
 from jetlit.errors import UserError
 from jetlit.files import write_json
 from jetlit.models import SuperNetwork
-from jetlit.report.searches import placement_figures, save_figures
+from jetlit.models.loading import pick_device
+from jetlit.pipeline.report.searches import placement_figures, save_figures
 from jetlit.results import metric, write_result
 from jetlit.search.evaluation import SubnetEvaluator
 from jetlit.search.placement import search_placement as search

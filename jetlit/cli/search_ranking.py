@@ -12,7 +12,7 @@ from jsonargparse.typing import Path_fr
 from jetlit.cli.candidate_fit import CandidateFit
 from jetlit.files import write_json
 from jetlit.models import Architecture
-from jetlit.models.teacher import read_config
+from jetlit.models.loading import read_config
 from jetlit.results import metric, read_result, write_result
 from jetlit.search.ranking import rank_layers
 

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from jetlit.cli.scoring import pick_dtype
+from jetlit.models.loading import pick_dtype
 from jetlit.models.pretrained import prepare_teacher
 from jetlit.results import config_hash, metric, read_result, write_result
 

@@ -11,8 +11,8 @@ from jetlit_kernels import narrow_linear
 
 from jetlit.errors import UserError
 from jetlit.generation.cache import Clock, EngineCache, computed_cache_bytes
+from jetlit.generation.engine_layers import EngineLayer, build_layers
 from jetlit.generation.graphs import CapturedStep
-from jetlit.generation.layers import EngineLayer, build_layers
 from jetlit.generation.memory import free_bytes, ran_out_of_memory
 from jetlit.generation.sampling import Sampling
 from jetlit.models import JetNemotronForCausalLM, SuperNetwork

@@ -5,12 +5,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from jetlit.models.architecture import Architecture, check_budget
 from jetlit.models.cache import HybridCache
 from jetlit.models.configuration import JetNemotronConfig
-from jetlit.models.hybridise import freeze_all_but_mixers, hybridise
+from jetlit.models.conversion import freeze_all_but_mixers, hybridize
 from jetlit.models.layer_inputs import LayerInputs
+from jetlit.models.loading import load_model
 from jetlit.models.modeling import JetNemotronForCausalLM, JetNemotronModel
 from jetlit.models.output_fit import fit_outputs
 from jetlit.models.supernet import SuperNetwork
-from jetlit.models.teacher import load_teacher
 
 AutoConfig.register(JetNemotronConfig.model_type, JetNemotronConfig, exist_ok=True)
 AutoModelForCausalLM.register(JetNemotronConfig, JetNemotronForCausalLM, exist_ok=True)
@@ -26,6 +26,6 @@ __all__ = [
     "check_budget",
     "fit_outputs",
     "freeze_all_but_mixers",
-    "hybridise",
-    "load_teacher",
+    "hybridize",
+    "load_model",
 ]

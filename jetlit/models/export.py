@@ -11,9 +11,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from jetlit.errors import UserError
 from jetlit.files import atomic_folder
 from jetlit.models.architecture import Architecture
-from jetlit.models.hybridise import hybridise
+from jetlit.models.conversion import hybridize
+from jetlit.models.loading import load_model
 from jetlit.models.modeling import JetNemotronForCausalLM
-from jetlit.models.teacher import load_teacher
 
 FORMATS = ("jet_nemotron",)
 
@@ -47,7 +47,7 @@ def export(
     if format not in FORMATS:
         raise UserError(f"There is no export format {format!r}: use {', '.join(map(repr, FORMATS))}.")
     if not isinstance(model, JetNemotronForCausalLM):
-        model = load_teacher(str(model))
+        model = load_model(str(model))
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(tokenizer)
     if not model.config.is_released_format:
@@ -88,7 +88,7 @@ def convert(
         architecture = Architecture.load(architecture)
     if block is not None:
         architecture = architecture.with_block(block, block_config)
-    model = hybridise(load_teacher(teacher, dtype), architecture)
+    model = hybridize(load_model(teacher, dtype), architecture)
     return export(model, _tokenizer_or_none(teacher), out_dir)
 
 

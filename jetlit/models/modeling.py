@@ -17,10 +17,10 @@ from jetlit.blocks.masks import attention_mask_for, packed_positions
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.errors import UserError
 from jetlit.models.cache import HybridCache
-from jetlit.models.checkpoint import IGNORED_TENSORS, check_files, check_loading
+from jetlit.models.checkpoint_files import IGNORED_TENSORS, check_files, check_loading
 from jetlit.models.configuration import JetNemotronConfig
+from jetlit.models.decoder_layer import DecoderLayer
 from jetlit.models.layer_inputs import LayerInputs
-from jetlit.models.layers import DecoderLayer
 from jetlit.models.rotary import HybridRotaryEmbedding
 
 

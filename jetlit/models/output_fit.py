@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from jetlit.blocks.base import LinearMixer
-from jetlit.models.layers import DecoderLayer
+from jetlit.models.decoder_layer import DecoderLayer
 from jetlit.models.modeling import JetNemotronForCausalLM, JetNemotronModel
 from jetlit.models.supernet import SuperNetwork
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from jetlit.errors import UserError
 from jetlit.files import atomic_folder
-from jetlit.models.teacher import convert_config
+from jetlit.models.loading import convert_config
 
 
 @dataclass(frozen=True)

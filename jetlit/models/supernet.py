@@ -18,7 +18,7 @@ from jetlit.files import atomic_path, read_json, write_json
 from jetlit.models.architecture import Architecture
 from jetlit.models.assembly import assemble, empty_model, fill, replace_mixers
 from jetlit.models.configuration import JetNemotronConfig
-from jetlit.models.hybridise import convert_mixer, hybrid_config
+from jetlit.models.conversion import convert_mixer, hybrid_config
 from jetlit.models.mixers import build_mixer
 from jetlit.models.modeling import JetNemotronForCausalLM, JetNemotronModel
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from jetlit.errors import UserError
-from jetlit.models import Architecture, freeze_all_but_mixers, hybridise, load_teacher
+from jetlit.models import Architecture, freeze_all_but_mixers, hybridize, load_model
 from jetlit.recipes.mixer_training import MixerTraining
 
 
@@ -47,9 +47,9 @@ class Distillation(MixerTraining):
     def build(self) -> nn.Module:
         """The hybrid, only its token mixers trainable, all of it in float32."""
         teacher = self.load_frozen_teacher()
-        student = None if self.student is None else load_teacher(self.student, torch.float32)
+        student = None if self.student is None else load_model(self.student, torch.float32)
         if self.architecture is not None:
-            hybrid = hybridise(teacher, Architecture.load(self.architecture), student, self.inherit).float()
+            hybrid = hybridize(teacher, Architecture.load(self.architecture), student, self.inherit).float()
             if student is None:
                 self.fit_to_teacher(hybrid)
         else:

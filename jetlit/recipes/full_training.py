@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from jetlit.models import load_teacher
+from jetlit.models import load_model
 from jetlit.recipes.language_modelling import LanguageModelling
 
 
@@ -23,4 +23,4 @@ class FullTraining(LanguageModelling):
 
     def build(self) -> nn.Module:
         """The student, every parameter trainable and in float32."""
-        return load_teacher(self.student, torch.float32).requires_grad_(True)
+        return load_model(self.student, torch.float32).requires_grad_(True)

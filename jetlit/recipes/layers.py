@@ -6,7 +6,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from jetlit.blocks.attention import Attention
-from jetlit.models.layers import DecoderLayer
+from jetlit.models.decoder_layer import DecoderLayer
 
 
 def compile_layer(layer: DecoderLayer) -> None:

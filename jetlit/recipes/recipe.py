@@ -15,7 +15,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from jetlit.errors import UserError
-from jetlit.models.layers import DecoderLayer
+from jetlit.models.decoder_layer import DecoderLayer
 from jetlit.objectives import chunked_cross_entropy
 from jetlit.recipes.flat_sharding import check_strategy, flat_root
 from jetlit.recipes.garbage import spare_what_is_there

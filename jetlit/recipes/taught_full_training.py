@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from jetlit.errors import UserError
-from jetlit.models import load_teacher
+from jetlit.models import load_model
 from jetlit.recipes.teaching import TaughtRecipe
 
 
@@ -38,7 +38,7 @@ class TaughtFullTraining(TaughtRecipe):
     def build(self) -> nn.Module:
         """The student, every parameter trainable and in float32."""
         self.load_frozen_teacher()
-        return load_teacher(self.student, torch.float32).requires_grad_(True)
+        return load_model(self.student, torch.float32).requires_grad_(True)
 
     def losses(self, input_ids: Tensor) -> dict[str, Tensor]:
         """Cross entropy, KL and their weighted sum."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from jetlit.models import JetNemotronForCausalLM, load_teacher
-from jetlit.models.layers import DecoderLayer
+from jetlit.models import JetNemotronForCausalLM, load_model
+from jetlit.models.decoder_layer import DecoderLayer
 from jetlit.objectives import chunked_kl
 from jetlit.recipes.lockstep import FrozenTeacher, lock_step
 from jetlit.recipes.precision import computes_in_bfloat16
@@ -36,7 +36,7 @@ class TaughtRecipe(Recipe):
 
     def load_frozen_teacher(self) -> JetNemotronForCausalLM:
         """Load the teacher and keep it, frozen; returns its model for the student to be made from."""
-        self.teacher = FrozenTeacher(load_teacher(self.teacher_path))
+        self.teacher = FrozenTeacher(load_model(self.teacher_path))
         return self.teacher.model
 
     def layers_that_run(self) -> list[DecoderLayer]:

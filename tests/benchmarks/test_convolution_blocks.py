@@ -12,7 +12,7 @@ from jetlit.blocks import BLOCKS
 from jetlit.blocks.attention import Attention
 from jetlit.cli.scoring import load_model
 from jetlit.generation import GenerationEngine
-from jetlit.models import Architecture, hybridise
+from jetlit.models import Architecture, hybridize
 from tests.blocks import test_contract as contract
 from tests.blocks.cases import HIDDEN, DictCache, assert_agree, inputs, make
 from tests.models.small import WINDOW, prompts, small_model
@@ -107,7 +107,7 @@ def test_inherited_convolutions_pass_through(varied, static, dynamic_v):
 def test_saved_loaded_and_served(varied, monkeypatch, tmp_path, static, dynamic_v):
     monkeypatch.setitem(BLOCKS, "varied", varied)
     config = {"varied": {"static": static, "dynamic_v": dynamic_v}}
-    hybrid = hybridise(small_model(["attn"] * 3), Architecture(["varied", "attn", "varied"], config))
+    hybrid = hybridize(small_model(["attn"] * 3), Architecture(["varied", "attn", "varied"], config))
     hybrid.save_pretrained(tmp_path)
     loaded, ids = load_model(tmp_path, "cpu"), prompts(length=21)
     expected = hybrid(ids).logits
@@ -133,7 +133,7 @@ def test_the_study_puts_each_variant_into_every_layer_without_full_attention(mon
     assert [row["seed"] for row in rows] == [options["seed_everything"] for _, options in fitted] == [0] * 6 + [1] * 6
     teacher, seen = small_model(["attn"] * 4), []
     for row, (_, options) in zip(rows, fitted, strict=True):
-        hybrid = hybridise(teacher, Architecture.load(options["model.init_args.architecture"]))
+        hybrid = hybridize(teacher, Architecture.load(options["model.init_args.architecture"]))
         first, full, *others = [layer.self_attn for layer in hybrid.model.layers]
         assert isinstance(full, Attention) and {type(other) for other in others} == {type(first)}
         assert all(other.state_specs() == first.state_specs() for other in others)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from jetlit_data import CorpusSpec, prepare
 
-from jetlit.models import Architecture, JetNemotronConfig, JetNemotronForCausalLM, hybridise
+from jetlit.models import Architecture, JetNemotronConfig, JetNemotronForCausalLM, hybridize
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "scaling.py"
 
@@ -28,7 +28,7 @@ def measured(tmp_path_factory) -> Path:
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     teacher = JetNemotronForCausalLM(JetNemotronConfig(**shape, **heads))
     teacher.save_pretrained(folder / "teacher")
-    hybridise(teacher, Architecture(["jet", "attn"], {"jet": {}})).save_pretrained(folder / "student")
+    hybridize(teacher, Architecture(["jet", "attn"], {"jet": {}})).save_pretrained(folder / "student")
     specs = {name: CorpusSpec("arithmetic", max_tokens=9_000) for name in ("one", "other")}
     prepare(folder, specs, val_fraction=0.1, chunk_tokens=2**12, progress=False)
     options = ["--models", folder, "--accelerator", "cpu", "--eager", "--steps", "stage1", "--batch", 1]

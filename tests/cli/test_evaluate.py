@@ -9,7 +9,7 @@ import torch
 from jetlit_data import load_tokenizer
 
 from jetlit.cli import main
-from jetlit.report.report import write_report
+from jetlit.pipeline.report.report import write_report
 from jetlit.results import write_result
 from tests.models.small import small_model
 from tests.tasks.test_suites import local_tasks  # noqa: F401 (a fixture)

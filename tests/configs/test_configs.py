@@ -15,7 +15,7 @@ from jetlit.cli.fit import JetlitCLI, resolved_config
 from jetlit.cli.search_hardware import linear_block, search_hardware
 from jetlit.models import Architecture, JetNemotronConfig
 from jetlit.models.assembly import empty_model
-from jetlit.models.hybridise import hybrid_config
+from jetlit.models.conversion import hybrid_config
 from jetlit.models.parameters import PAPER_GRID
 from jetlit.pipeline.postnas import check_stages
 from jetlit.recipes import Distillation, FullTraining, Pretraining, SuperNetworkTraining, TaughtFullTraining
@@ -109,7 +109,7 @@ def test_the_large_students_are_built_as_shapes(scale, tmp_path, monkeypatch):
     if scale == "jet_nemotron_2b":
         assert sum(shape.numel() for shape in shapes.values()) == 1_964_806_208
     # Stage 2 starts from that student: here from its shapes, in place of the weights of an earlier stage.
-    monkeypatch.setattr("jetlit.recipes.full_training.load_teacher", lambda *_: student)
+    monkeypatch.setattr("jetlit.recipes.full_training.load_model", lambda *_: student)
     recipes["stage2"].configure_model()
     assert {(p.device.type, p.requires_grad) for p in recipes["stage2"].model.parameters()} == {("meta", True)}
 

@@ -10,7 +10,7 @@ import torch
 from jetlit_kernels import dispatch
 from torch.utils.data import DataLoader
 
-from jetlit.models import Architecture, JetNemotronConfig, JetNemotronForCausalLM, hybridise
+from jetlit.models import Architecture, JetNemotronConfig, JetNemotronForCausalLM, hybridize
 from jetlit.recipes import Distillation, FullTraining
 
 pytestmark = [
@@ -37,7 +37,7 @@ def models(tmp_path_factory):
     teacher = JetNemotronForCausalLM(JetNemotronConfig(**SHAPE, **HEADS, initializer_range=0.05)).bfloat16()
     teacher.save_pretrained(folder / "teacher")
     architecture = Architecture(["jet", "attn", "swa", "jet"], {"jet": {}, "swa": {"window_size": 100}})
-    hybridise(teacher, architecture).save_pretrained(folder / "student")
+    hybridize(teacher, architecture).save_pretrained(folder / "student")
     return folder
 
 

@@ -7,7 +7,7 @@ in three pieces of TF32, through six steps.
 import pytest
 import torch
 
-from jetlit.models import load_teacher
+from jetlit.models import load_model
 from jetlit.results import read_result
 from tests.recipes import distributed_fits, tiny
 from tests.recipes.distributed_fits import by_one, curve, launch, stopped_by_one
@@ -84,6 +84,6 @@ def test_a_checkpoint_changes_hands(run, folder):
 def test_the_export_is_what_was_validated(run, strategy):
     """Weights gathered from two GPUs make a model with the held-out loss that the fit tells."""
     data = StripedTokens(block_size=BLOCK).tokens
-    model = load_teacher(str(run / f"stage2_{strategy}/model"))
+    model = load_model(str(run / f"stage2_{strategy}/model"))
     loss = model(data, labels=data, use_cache=False).loss.item()
     assert loss == pytest.approx(read_result(run / f"stage2_{strategy}")["metrics"]["val/loss"]["value"], **CLOSE)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from jetlit.blocks import BLOCKS
-from jetlit.models import Architecture, SuperNetwork, fit_outputs, hybridise
+from jetlit.models import Architecture, SuperNetwork, fit_outputs, hybridize
 from jetlit.models.output_fit import RIDGE
 from tests.models.small import prompts, small_model
 
@@ -49,7 +49,7 @@ def error(block, x, mixed):
 @pytest.mark.parametrize("name", ["gla", "jet", "mamba2"])
 def test_it_solves_the_weighed_ridge_regression_of_each_layer(name):
     teacher = small_model(["attn"] * 3)
-    hybrid = hybridise(teacher, Architecture([name, "attn", name]))
+    hybrid = hybridize(teacher, Architecture([name, "attn", name]))
     fit_outputs(hybrid, teacher.model, batches())
     for layer in (0, 2):
         block = hybrid.model.layers[layer].self_attn
@@ -67,7 +67,7 @@ def test_it_solves_the_weighed_ridge_regression_of_each_layer(name):
 def test_held_out_outputs_come_closer_to_attention_and_nothing_else_changes(name):
     # Small weights: attention that is not sharp, as that of most heads of a real model.
     teacher = small_model(["attn"] * 2, attention_bias=name != "jet", initializer_range=0.15)
-    hybrid = hybridise(teacher, Architecture([name, "attn"]))
+    hybrid = hybridize(teacher, Architecture([name, "attn"]))
     before = {key: tensor.clone() for key, tensor in hybrid.state_dict().items()}
     block = hybrid.model.layers[0].self_attn
     x, mixed, _ = layer_inputs_and_outputs(teacher, 0, prompts(6, 19, seed=99))
@@ -83,7 +83,7 @@ def test_every_linear_path_of_a_super_network_is_fitted_and_its_attention_kept()
     network = SuperNetwork(teacher, ["gla", "jet"])
     fit_outputs(network, teacher.model, batches())
     for name in ("gla", "jet"):
-        alone = hybridise(teacher, Architecture([name] * 2))
+        alone = hybridize(teacher, Architecture([name] * 2))
         for layer, own in zip(network.model.layers, alone.model.layers):
             own.self_attn.load_state_dict(layer.self_attn.paths[name].state_dict())
         fitted = [layer.self_attn.o_proj.weight.clone() for layer in alone.model.layers]

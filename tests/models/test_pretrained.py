@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from jetlit.errors import UserError
-from jetlit.models import load_teacher, pretrained
+from jetlit.models import load_model, pretrained
 from jetlit.models.pretrained import PackagedWeights, prepare_teacher
 from tests.models.small import prompts
 
@@ -40,10 +40,10 @@ def llama(tmp_path):
 def test_a_folder_becomes_a_teacher_with_the_same_logits(llama, tmp_path):
     prepare_teacher(str(llama), tmp_path / "out", torch.float32)
     expected = AutoModelForCausalLM.from_pretrained(llama)(prompts()).logits
-    torch.testing.assert_close(load_teacher(str(tmp_path / "out"))(prompts()).logits, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(load_model(str(tmp_path / "out"))(prompts()).logits, expected, rtol=1e-5, atol=1e-5)
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("ab")["input_ids"] == [97, 98]
     assert prepare_teacher(str(llama), tmp_path / "out").dtype == torch.bfloat16
-    assert load_teacher(str(tmp_path / "out")).lm_head.weight.dtype == torch.bfloat16
+    assert load_model(str(tmp_path / "out")).lm_head.weight.dtype == torch.bfloat16
     assert {path.name for path in tmp_path.iterdir()} == {"llama", "out"}
 
 
@@ -99,7 +99,7 @@ def test_smollm2_is_itself_and_knows_paris(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)(ids).logits
-    ours = load_teacher(str(tmp_path / "out"), torch.float32)(ids).logits
+    ours = load_model(str(tmp_path / "out"), torch.float32)(ids).logits
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert tokenizer.decode(ours[0, -1].argmax()) == " Paris"
     assert tokenizer.eos_token == "<|im_end|>" and tokenizer.decode(tokenizer("a, b .\n")["input_ids"]) == "a, b .\n"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from jetlit.errors import UserError
-from jetlit.models import Architecture, JetNemotronForCausalLM, SuperNetwork, hybridise
+from jetlit.models import Architecture, JetNemotronForCausalLM, SuperNetwork, hybridize
 from tests.models.small import prompts, small_model
 
 LAYERS = 4
@@ -43,7 +43,7 @@ def test_a_path_equals_hybridising_the_teacher_the_same_way(network):
     path = ["attn", "gla", "swa", "attn"]
     supernet.set_active_subnet(path)
     torch.manual_seed(5)
-    hybrid = hybridise(teacher, Architecture(path, {"gla": {"head_dim": 4}, "swa": {"window_size": 5}}))
+    hybrid = hybridize(teacher, Architecture(path, {"gla": {"head_dim": 4}, "swa": {"window_size": 5}}))
     # GLA's gate is fresh, so it is taken over before comparing.
     hybrid.model.layers[1].self_attn.load_state_dict(supernet.model.layers[1].self_attn.paths["gla"].state_dict())
     assert torch.equal(hybrid(prompts()).logits, supernet(prompts()).logits)

@@ -12,7 +12,7 @@ import torch
 from jetlit.callbacks import last_checkpoint
 from jetlit.cli.consolidate import consolidate
 from jetlit.errors import UserError
-from jetlit.models import SuperNetwork, load_teacher
+from jetlit.models import SuperNetwork, load_model
 from jetlit.results import read_result
 from tests.recipes import distributed_fits, tiny
 from tests.recipes.distributed_fits import by_one, curve, launch, stopped_by_one
@@ -36,7 +36,7 @@ def run(finished_run, tmp_path_factory):
         options = ACCUMULATION if stage == "stage1" else []
         by_one(run_dir, stage, f"{stage}_one", *options)
     stopped_by_one(run_dir, "stage1", "one_to_two", *ACCUMULATION)
-    load_teacher(str(run_dir / "teacher/model"), torch.bfloat16).save_pretrained(run_dir / "narrow")
+    load_model(str(run_dir / "teacher/model"), torch.bfloat16).save_pretrained(run_dir / "narrow")
     mixed = ["--trainer.precision", "bf16-mixed", "--model.init_args.teacher", str(run_dir / "narrow")]
     mixed += ["--model.init_args.fit_tokens", "0"]  # nothing to round but the steps themselves
     by_one(run_dir, "stage1", "mixed_one", *mixed)
@@ -82,7 +82,7 @@ def test_two_processes_train_as_one_does(run, stage, strategy):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("stage", ["supernet", "stage1", "stage2", "stage2_taught"])
 def test_the_export_of_two_processes_is_that_of_one(run, stage, strategy):
-    load = SuperNetwork.from_pretrained if stage == "supernet" else load_teacher
+    load = SuperNetwork.from_pretrained if stage == "supernet" else load_model
     one, two = (load(str(run / f"{stage}_{which}/model")).state_dict() for which in ("one", strategy))
     torch.testing.assert_close(two, one, rtol=1e-3, atol=2e-4)
 
@@ -91,7 +91,7 @@ def test_frozen_bfloat16_stays_whole_beside_sharded_float32_masters(run):
     # Products in bfloat16: gradients of two half batches are rounded twice where one whole batch's is rounded once.
     for name in ("train/objective", "train/grad_norm"):
         assert curve(run, "mixed_fsdp2", name) == pytest.approx(curve(run, "mixed_one", name), rel=1e-2)
-    one, two = (load_teacher(str(run / f"mixed_{which}/model")).state_dict() for which in ("one", "fsdp2"))
+    one, two = (load_model(str(run / f"mixed_{which}/model")).state_dict() for which in ("one", "fsdp2"))
     assert {tensor.dtype for tensor in two.values()} == {torch.float32}
     frozen = [name for name in one if ".self_attn." not in name]
     assert all(torch.equal(two[name], one[name]) for name in frozen)
@@ -126,7 +126,7 @@ def test_what_is_bad_on_one_rank_is_skipped_on_all(run, folder):
 def test_any_checkpoint_is_consolidated(run, folder, tmp_path):
     assert last_checkpoint(run / folder / "checkpoints").is_dir() == (folder == "sharded")
     consolidate(str(run / folder), str(tmp_path / "model"))
-    load = SuperNetwork.from_pretrained if folder.startswith("supernet") else load_teacher
+    load = SuperNetwork.from_pretrained if folder.startswith("supernet") else load_model
     written, exported = (load(str(path)).state_dict() for path in (tmp_path / "model", run / folder / "model"))
     assert written.keys() == exported.keys()
     assert all(torch.equal(written[name], exported[name]) for name in exported)

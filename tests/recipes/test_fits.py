@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jetlit.callbacks import last_checkpoint
 from jetlit.cli.fit import JetlitCLI, run_fit
-from jetlit.models import SuperNetwork, load_teacher
+from jetlit.models import SuperNetwork, load_model
 from jetlit.results import read_result
 from tests.recipes import tiny
 
@@ -49,7 +49,7 @@ def test_new_blocks_start_closer_to_the_teacher_when_their_outputs_are_fitted(ru
 
 @pytest.mark.parametrize("stage", ["supernet", "stage1"])
 def test_frozen_tensors_do_not_move_by_a_bit_and_mixers_do(run_dir, stage):
-    teacher = load_teacher(str(run_dir / "teacher/model")).state_dict()
+    teacher = load_model(str(run_dir / "teacher/model")).state_dict()
     cli = tiny.fit(run_dir, stage, "--ckpt_path", "none")
     trained = cli.model.model.state_dict()
     mixers = [name for name in trained if ".self_attn." in name]
@@ -65,7 +65,7 @@ def test_frozen_tensors_do_not_move_by_a_bit_and_mixers_do(run_dir, stage):
 
 @pytest.mark.parametrize("stage", ["stage2", "stage2_taught"])
 def test_stage_2_trains_every_parameter(run_dir, stage):
-    before = load_teacher(str(run_dir / "stage1/model")).state_dict()
+    before = load_model(str(run_dir / "stage1/model")).state_dict()
     after = tiny.fit(run_dir, stage).model.model.state_dict()
     assert not [name for name in before if torch.equal(before[name], after[name])]
 

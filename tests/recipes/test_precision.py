@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jetlit.cli.fit import JetlitCLI, run_fit
 from jetlit.errors import UserError
-from jetlit.models import load_teacher
+from jetlit.models import load_model
 from jetlit.recipes.flat_sharding import FlatShardingStrategy, check_strategy
 from jetlit.recipes.precision import may_narrow
 from tests.recipes import tiny
@@ -21,7 +21,7 @@ MIXED = ["--trainer.precision", "bf16-mixed"]
 @pytest.fixture
 def narrow(run_dir):
     """Options that train stage 1 in bf16-mixed from a teacher saved in bfloat16."""
-    teacher = load_teacher(str(run_dir / "teacher/model"), torch.bfloat16)
+    teacher = load_model(str(run_dir / "teacher/model"), torch.bfloat16)
     teacher.save_pretrained(run_dir / "narrow")
     return [*MIXED, "--model.init_args.teacher", str(run_dir / "narrow")]
 
@@ -50,8 +50,8 @@ def fit(run_dir, *options):
 def test_only_what_is_trained_has_float32_masters(run_dir, narrow):
     _, types = fit(run_dir, *narrow)
     assert types.frozen == {torch.bfloat16} and types.trained == {torch.float32} and types.hidden == {torch.bfloat16}
-    exported = load_teacher(str(run_dir / "stage1/model"))
-    teacher = load_teacher(str(run_dir / "narrow")).state_dict()
+    exported = load_model(str(run_dir / "stage1/model"))
+    teacher = load_model(str(run_dir / "narrow")).state_dict()
     frozen = {name: tensor for name, tensor in exported.state_dict().items() if ".self_attn." not in name}
     assert {tensor.dtype for tensor in exported.state_dict().values()} == {torch.float32}
     assert all(torch.equal(tensor, teacher[name].float()) for name, tensor in frozen.items())

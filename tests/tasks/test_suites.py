@@ -12,7 +12,7 @@ from jetlit_data import load_tokenizer
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from jetlit.errors import UserError
-from jetlit.models import load_teacher
+from jetlit.models import load_model
 from jetlit.tasks.paper import paper_accuracy, paper_mean
 from jetlit.tasks.suites import Suite, SuiteTask, run_suite, task_manager
 from jetlit.tasks.text import read_records
@@ -44,7 +44,7 @@ def model(qwen):
     from jetlit.tasks.lm_eval import HarnessModel
 
     def make(**settings):
-        return HarnessModel(load_teacher(qwen), TOKENIZER, **settings)
+        return HarnessModel(load_model(qwen), TOKENIZER, **settings)
 
     return make
 
@@ -159,7 +159,7 @@ metadata: {{version: 1.0}}
 def test_the_real_harness_runs_a_suite_from_local_files(qwen, local_tasks, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     suite = Suite("mine", [SuiteTask("local_knowledge")])
-    report = run_suite(load_teacher(qwen), TOKENIZER, suite, local_data=local_tasks)["local_knowledge"]
+    report = run_suite(load_model(qwen), TOKENIZER, suite, local_data=local_tasks)["local_knowledge"]
     right = []
     for record, _ in read_records("general_knowledge", None):
         scores = [
@@ -169,7 +169,7 @@ def test_the_real_harness_runs_a_suite_from_local_files(qwen, local_tasks, monke
         right.append(scores.index(max(scores)) == record["answer"])
     assert report["value"] == pytest.approx(sum(right) / len(right))
     assert report["questions"] == len(right) == 36 and 0 < report["stderr"] < 0.1
-    limited = run_suite(load_teacher(qwen), TOKENIZER, suite, limit=5, local_data=local_tasks)["local_knowledge"]
+    limited = run_suite(load_model(qwen), TOKENIZER, suite, limit=5, local_data=local_tasks)["local_knowledge"]
     assert limited["questions"] == 5 and limited["value"] == pytest.approx(sum(right[:5]) / 5)
 
 

@@ -19,7 +19,7 @@ from jetlit.models.mixers import ATTENTION_BLOCKS, build_mixer, inherited_settin
 from jetlit.models.modeling import JetNemotronForCausalLM
 
 
-def hybridise(
+def hybridize(
     teacher: JetNemotronForCausalLM,
     architecture: Architecture,
     student: JetNemotronForCausalLM | None = None,
@@ -86,7 +86,7 @@ def convert_mixer(
         raise UserError(
             f"Layer {index} of the teacher is {type(source).__name__}, not attention, so {name!r} cannot "
             "start from it: "
-            "hybridise the full-attention teacher itself."
+            "hybridize the full-attention teacher itself."
         )
     return get_block(name).from_attention(source, **config.block_config(name))
 

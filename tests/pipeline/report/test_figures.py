@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from jetlit.report import figures, style
-from jetlit.report.tables import candidate_table, markdown
+from jetlit.pipeline.report import figures, style
+from jetlit.pipeline.report.tables import candidate_table, markdown
 from jetlit.results import metric
 
 POINT = st.tuples(st.integers(0, 6), st.integers(0, 6))

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jetlit.report.style import BLACK, BLUE, COLOURS, ORANGE, VERMILION, new_figure
+from jetlit.pipeline.report.style import BLACK, BLUE, COLOURS, ORANGE, VERMILION, new_figure
 from jetlit.search.objective import SMALLEST_GAP
 
 

@@ -24,7 +24,7 @@ from jetlit.blocks.short_convolution import ShortConvolution
 from jetlit.generation.cache import active_mixers
 from jetlit.generation.merging import checked, merge_linears
 from jetlit.models import JetNemotronForCausalLM
-from jetlit.models.layers import DecoderLayer, GatedMLP
+from jetlit.models.decoder_layer import DecoderLayer, GatedMLP
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
 

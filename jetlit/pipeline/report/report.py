@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from jetlit.errors import UserError
 from jetlit.files import read_json, write_json, write_text
-from jetlit.report import figures
-from jetlit.report.curves import Curve, loss_curves
-from jetlit.report.searches import (
+from jetlit.pipeline.report import figures
+from jetlit.pipeline.report.curves import Curve, loss_curves
+from jetlit.pipeline.report.searches import (
     block_figures,
     block_markdown,
     hardware_figures,
@@ -21,9 +21,9 @@ from jetlit.report.searches import (
     placement_figures,
     save_figures,
 )
-from jetlit.report.style import compact
-from jetlit.report.tables import evaluation_table, markdown
-from jetlit.report.tensorboard import write_tensorboard
+from jetlit.pipeline.report.style import compact
+from jetlit.pipeline.report.tables import evaluation_table, markdown
+from jetlit.pipeline.report.tensorboard import write_tensorboard
 from jetlit.results import read_result
 
 STAGES = ("data", "teacher", "supernet", "placement", "blocks", "hardware", "stage1", "stage2", "export")

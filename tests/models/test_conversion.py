@@ -4,7 +4,7 @@ from transformers import AutoModelForCausalLM
 
 from jetlit.blocks import BLOCKS
 from jetlit.errors import UserError
-from jetlit.models import Architecture, freeze_all_but_mixers, hybridise
+from jetlit.models import Architecture, freeze_all_but_mixers, hybridize
 from tests.models.small import prompts, small_model
 
 LINEAR = [name for name in BLOCKS if name not in ("attn", "swa")]
@@ -13,7 +13,7 @@ LINEAR = [name for name in BLOCKS if name not in ("attn", "swa")]
 @torch.no_grad()
 def test_attention_everywhere_is_the_teacher_itself():
     teacher = small_model(["attn"] * 3)
-    copied = hybridise(teacher, Architecture(["attn"] * 3))
+    copied = hybridize(teacher, Architecture(["attn"] * 3))
     assert torch.equal(copied(prompts()).logits, teacher(prompts()).logits)
 
 
@@ -21,7 +21,7 @@ def test_attention_everywhere_is_the_teacher_itself():
 def test_everything_but_the_mixers_is_copied_and_the_teacher_is_left_alone(name):
     teacher = small_model(["attn"] * 3)
     before = {key: tensor.clone() for key, tensor in teacher.state_dict().items()}
-    hybrid = hybridise(teacher, Architecture([name, "attn", name]))
+    hybrid = hybridize(teacher, Architecture([name, "attn", name]))
     state = hybrid.state_dict()
     kept = [key for key in before if ".self_attn." not in key or ".layers.1." in key]
     assert all(torch.equal(state[key], before[key]) for key in kept)
@@ -34,7 +34,7 @@ def test_everything_but_the_mixers_is_copied_and_the_teacher_is_left_alone(name)
 @pytest.mark.parametrize("name", LINEAR)
 @torch.no_grad()
 def test_the_saved_configuration_builds_the_same_model(name, tmp_path):
-    hybrid = hybridise(small_model(["attn"] * 3, attention_bias=name != "jet"), Architecture(["attn", name, "attn"]))
+    hybrid = hybridize(small_model(["attn"] * 3, attention_bias=name != "jet"), Architecture(["attn", name, "attn"]))
     hybrid.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(loaded(prompts()).logits, hybrid(prompts()).logits)
@@ -43,29 +43,29 @@ def test_the_saved_configuration_builds_the_same_model(name, tmp_path):
 @torch.no_grad()
 def test_sliding_windows_keep_the_attention_weights():
     teacher = small_model(["attn"] * 2)
-    hybrid = hybridise(teacher, Architecture(["swa", "attn"], {"swa": {"window_size": 100}}))
+    hybrid = hybridize(teacher, Architecture(["swa", "attn"], {"swa": {"window_size": 100}}))
     torch.testing.assert_close(hybrid(prompts()).logits, teacher(prompts()).logits)
 
 
 def test_type_tying_and_mode_are_kept():
     teacher = small_model(["attn"] * 2).bfloat16()
-    hybrid = hybridise(teacher, Architecture(["jet", "attn"]))
+    hybrid = hybridize(teacher, Architecture(["jet", "attn"]))
     assert {parameter.dtype for parameter in hybrid.parameters()} == {torch.bfloat16}
     assert hybrid.lm_head.weight is hybrid.model.embed_tokens.weight
     assert not hybrid.training
 
 
 def test_settings_left_open_come_from_the_attention():
-    hybrid = hybridise(small_model(["attn"] * 2), Architecture(["gla", "attn"], {"gla": {"head_dim": 4}}))
+    hybrid = hybridize(small_model(["attn"] * 2), Architecture(["gla", "attn"], {"gla": {"head_dim": 4}}))
     assert hybrid.config.efficient_attention_config["gla"] == {"num_heads": 6, "head_dim": 4, "qkv_bias": True}
 
 
 def test_a_layer_that_is_no_attention_cannot_be_converted_but_can_be_kept():
     hybrid = small_model(["jet", "attn"])
-    kept = hybridise(hybrid, Architecture(["jet", "gla"], dict(hybrid.config.efficient_attention_config)))
+    kept = hybridize(hybrid, Architecture(["jet", "gla"], dict(hybrid.config.efficient_attention_config)))
     assert torch.equal(kept.state_dict()["model.layers.0.self_attn.A_log"], hybrid.model.layers[0].self_attn.A_log)
     with pytest.raises(UserError, match="Layer 0 of the teacher is JetBlock"):
-        hybridise(hybrid, Architecture(["gla", "attn"]))
+        hybridize(hybrid, Architecture(["gla", "attn"]))
 
 
 def test_freezing_leaves_the_token_mixers_alone_to_learn():
@@ -87,18 +87,18 @@ def test_freezing_leaves_the_token_mixers_alone_to_learn():
 @torch.no_grad()
 def test_a_students_trained_blocks_are_kept_where_they_are_wanted():
     teacher = small_model(["attn"] * 3)
-    student = hybridise(teacher, Architecture(["gla"] * 3))
+    student = hybridize(teacher, Architecture(["gla"] * 3))
     for parameter in student.parameters():
         parameter.add_(torch.randn_like(parameter))
-    mixed = hybridise(teacher, Architecture(["gla", "attn", "jet"]), student)
-    sources = student, teacher, hybridise(teacher, Architecture(["jet"] * 3), inherit=True)
+    mixed = hybridize(teacher, Architecture(["gla", "attn", "jet"]), student)
+    sources = student, teacher, hybridize(teacher, Architecture(["jet"] * 3), inherit=True)
     for index, source in enumerate(sources[:2]):
         wanted = source.model.layers[index].self_attn.state_dict()
         assert all(torch.equal(t, wanted[k]) for k, t in mixed.model.layers[index].self_attn.state_dict().items())
     last, wanted = (model.model.layers[2].self_attn.o_proj.weight for model in (mixed, sources[2]))
     assert torch.equal(last, wanted)
     with pytest.raises(UserError, match="The student's gla is of another shape"):
-        hybridise(teacher, Architecture(["gla"] * 3, {"gla": {"num_heads": 2}}), student)
+        hybridize(teacher, Architecture(["gla"] * 3, {"gla": {"num_heads": 2}}), student)
 
 
 @pytest.mark.parametrize("name", LINEAR)
@@ -106,7 +106,7 @@ def test_a_students_trained_blocks_are_kept_where_they_are_wanted():
 def test_without_inheriting_only_the_projections_are_others(name):
     teacher = small_model(["attn"] * 2)
     architecture = Architecture([name, "attn"])
-    inherited, random = hybridise(teacher, architecture), hybridise(teacher, architecture, inherit=False)
+    inherited, random = hybridize(teacher, architecture), hybridize(teacher, architecture, inherit=False)
     assert inherited.config.to_dict() == random.config.to_dict()
     assert all(torch.equal(a, b) for a, b in zip(*(m.model.layers[1].parameters() for m in (inherited, random))))
     first, second = (model.model.layers[0].self_attn for model in (inherited, random))

@@ -14,9 +14,9 @@ from transformers import (
 )
 
 from jetlit.errors import UserError
-from jetlit.models import load_teacher
+from jetlit.models import load_model
 from jetlit.models.assembly import empty_model
-from jetlit.models.teacher import convert_config
+from jetlit.models.loading import convert_config
 from tests.models.small import prompts, small_model
 
 SIZES = {
@@ -70,14 +70,14 @@ def test_logits_equal_transformers(name, tmp_path):
     original, ids = teacher(name), prompts(length=41)
     original.save_pretrained(tmp_path)
     expected = original(ids).logits
-    torch.testing.assert_close(load_teacher(original)(ids).logits, expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(load_teacher(str(tmp_path)).eval()(ids).logits, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(load_model(original)(ids).logits, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(load_model(str(tmp_path)).eval()(ids).logits, expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_the_copy_of_a_model_is_its_own():
     original = teacher("llama")
-    copied = load_teacher(original)
+    copied = load_model(original)
     torch.nn.init.zeros_(copied.lm_head.weight)
     assert original.lm_head.weight.any()
 
@@ -124,16 +124,16 @@ def test_names_and_shapes_of_the_paper_s_teachers_are_transformers(name):
 
 def test_the_type_of_the_weights_can_be_chosen(tmp_path):
     teacher("qwen2 tied").to(torch.bfloat16).save_pretrained(tmp_path)
-    assert load_teacher(str(tmp_path)).dtype == torch.bfloat16
-    assert load_teacher(str(tmp_path), dtype=torch.float32).dtype == torch.float32
-    assert load_teacher(teacher("llama"), dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert load_model(str(tmp_path)).dtype == torch.bfloat16
+    assert load_model(str(tmp_path), dtype=torch.float32).dtype == torch.float32
+    assert load_model(teacher("llama"), dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
 def test_our_own_checkpoints_are_teachers_too(tmp_path):
     model = small_model(["attn", "jet"])
     model.save_pretrained(tmp_path)
-    assert load_teacher(str(tmp_path)).config.layer_types == ["attn", "jet"]
-    assert load_teacher(model) is model
+    assert load_model(str(tmp_path)).config.layer_types == ["attn", "jet"]
+    assert load_model(model) is model
 
 
 def test_another_family_is_refused_by_name(tmp_path):
@@ -141,12 +141,12 @@ def test_another_family_is_refused_by_name(tmp_path):
     model.save_pretrained(tmp_path)
     for source in (model, str(tmp_path)):
         with pytest.raises(UserError, match="'gpt2' is not supported: use a Llama, Qwen2, Qwen3"):
-            load_teacher(source)
+            load_model(source)
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match="no teacher") as error:
-        load_teacher(str(tmp_path))
+        load_model(str(tmp_path))
     assert "\n" not in str(error.value)
 
 
@@ -157,5 +157,5 @@ def test_remote_code_is_never_run(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(values))
     (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\n")
     with pytest.raises(UserError):
-        load_teacher(str(tmp_path))
+        load_model(str(tmp_path))
     assert not (tmp_path / "ran").exists()

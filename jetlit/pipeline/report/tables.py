@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jetlit.report.style import compact
+from jetlit.pipeline.report.style import compact
 
 # Name in the metrics -> column title.
 _COLUMNS = {

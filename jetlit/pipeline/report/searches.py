@@ -9,8 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from jetlit.files import write_text
-from jetlit.report import figures, style
-from jetlit.report.tables import candidate_table, markdown
+from jetlit.pipeline.report import figures, style
+from jetlit.pipeline.report.tables import candidate_table, markdown
 
 Result = Mapping[str, Any]
 """What result.json holds; "config", "metrics" and "decision" are read."""

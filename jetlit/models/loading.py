@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,28 +16,63 @@ from jetlit.models.configuration import JetNemotronConfig
 from jetlit.models.modeling import JetNemotronForCausalLM
 
 
-def load_teacher(
-    path_or_model: str | PreTrainedModel, dtype: torch.dtype | str | None = None
+def load_model(
+    source: str | Path | PreTrainedModel,
+    dtype: torch.dtype | str | None = None,
+    device: str | torch.device | None = None,
 ) -> JetNemotronForCausalLM:
-    """Loads a pre-trained decoder as the hybrid's own, with the same logits.
+    """Load a decoder: a teacher of a supported family, a student, or an export of ours.
 
-    Weights keep their names, so a checkpoint is read straight into the new model. Only safetensors are read and remote
-    code is never run.
+    Weights keep their names, so a checkpoint is read straight into the new model, which has the same logits. Only
+    safetensors are read and remote code is never run.
 
     Args:
-        path_or_model: a folder or hub name of a Llama, Qwen2, Qwen3 or Jet-Nemotron checkpoint, or a loaded model of
-            one of them (which is copied, unless it is ours already).
-        dtype: of the weights; None keeps that of the checkpoint.
+        source: a folder or hub name of a checkpoint, or a loaded model (which is copied, unless it is ours already).
+        dtype: of the weights, such as "bfloat16"; None keeps that of the checkpoint.
+        device: to load onto; "auto" takes the GPU where there is one, None leaves the model where it is.
 
     Raises:
-        UserError: there is no such checkpoint, it is of another family, or its tensors do not fit its configuration.
+        UserError: there is no such checkpoint, dtype or device, the checkpoint is of another family, or its tensors do
+            not fit its configuration.
     """
-    if isinstance(path_or_model, JetNemotronForCausalLM):
-        return path_or_model if dtype is None else _cast(path_or_model, dtype)
-    if isinstance(path_or_model, PreTrainedModel):
-        return _copy_model(path_or_model, dtype)
-    config = convert_config(read_config(path_or_model))
-    return JetNemotronForCausalLM.from_pretrained(path_or_model, config=config, dtype=dtype or "auto")
+    wanted = None if dtype is None else pick_dtype(dtype)
+    if isinstance(source, JetNemotronForCausalLM):
+        model = source if wanted is None else nn.Module.to(source, wanted)
+    elif isinstance(source, PreTrainedModel):
+        model = _copy_model(source, wanted)
+    else:
+        config = convert_config(read_config(str(source)))
+        model = JetNemotronForCausalLM.from_pretrained(str(source), config=config, dtype=wanted or "auto")
+    return model if device is None else nn.Module.to(model, pick_device(device))
+
+
+def pick_device(name: str | torch.device) -> torch.device:
+    """Return the device of that name; "auto" is the GPU where there is one.
+
+    Raises:
+        UserError: the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"There is no device {name!r}: use auto, cpu or cuda.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("This machine has no CUDA device: use --device cpu.")
+    return device
+
+
+def pick_dtype(name: str | torch.dtype) -> torch.dtype:
+    """Return the floating-point dtype of that name, such as "bfloat16".
+
+    Raises:
+        UserError: there is no such dtype.
+    """
+    dtype = getattr(torch, name, None) if isinstance(name, str) else name
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise UserError(f"There is no floating-point dtype {name!r}: use float32, bfloat16 or float16.")
+    return dtype
 
 
 def convert_config(config: PreTrainedConfig) -> JetNemotronConfig:
@@ -127,19 +163,12 @@ def read_config(path: str) -> PreTrainedConfig:
         ) from error
 
 
-def _copy_model(model: PreTrainedModel, dtype: torch.dtype | str | None) -> JetNemotronForCausalLM:
+def _copy_model(model: PreTrainedModel, dtype: torch.dtype | None) -> JetNemotronForCausalLM:
     config = convert_config(model.config)
     config.dtype = dtype or model.dtype
     copied = empty_model(config)
     fill(copied, copied_tensors(model), f"the {model.config.model_type} model")
     copied.config._attn_implementation = "sdpa"
     if dtype is not None:
-        copied = _cast(copied, dtype)
+        copied = nn.Module.to(copied, dtype)
     return copied.train(model.training)
-
-
-def _cast(model: JetNemotronForCausalLM, dtype: torch.dtype | str) -> JetNemotronForCausalLM:
-    wanted = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(wanted, torch.dtype):
-        raise UserError(f"There is no dtype {dtype!r}: use float32, bfloat16 or float16.")
-    return nn.Module.to(model, wanted)

@@ -6,8 +6,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from jetlit.errors import UserError
-from jetlit.report.curves import loss_curves
-from jetlit.report.report import Sample, write_report
+from jetlit.pipeline.report.curves import loss_curves
+from jetlit.pipeline.report.report import Sample, write_report
 from jetlit.results import metric, write_result
 
 
