@@ -7,6 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,27 @@ from jetlit.files import read_json, write_json
 
 RESULT_FILE = "result.json"
 _PACKAGES = ("jetlit", "torch", "triton", "lightning", "transformers", "litdata", "jsonargparse", "optuna", "fla-core")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage returns; `result.json` is made of it.
+
+    Attributes:
+        stage: its name.
+        config: the resolved config, JSON values only.
+        metrics: name -> number; `unit_of` knows the unit of each.
+        decision: what was decided (layer types, a chosen block, a model's folder), JSON values only.
+        seed: the seed all of it rests on; None where nothing is drawn.
+        seconds: wall-clock time, that before a resume included; None lets the caller measure it.
+    """
+
+    stage: str
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    decision: Any = None
+    seed: int | None = None
+    seconds: float | None = None
 
 
 def metric(value: float | int | str | None, unit: str) -> dict[str, Any]:
@@ -134,3 +156,25 @@ def _processor() -> str:
         return platform.processor()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor())
+
+
+_UNITS = {
+    "loss": "nats/token",
+    "kl": "nats/token",
+    "objective": "weighted sum",
+    "feature": "relative squared error",
+    "tokens": "tokens",
+    "tokens_seen": "tokens",
+    "parameters": "parameters",
+    "steps": "steps",
+    "seconds": "s",
+}
+_ENDINGS = {"tokens_per_s": "tokens/s", "bytes": "B", "_parameters": "parameters", "_seconds": "s"}
+
+
+def unit_of(name: str) -> str:
+    """The unit of metric `name` ("val/loss"); "1" for ratios, accuracies, tasks' objectives."""
+    first, _, last = name.rpartition("/")
+    if last in _UNITS and not first.startswith("task"):
+        return _UNITS[last]
+    return next((unit for ending, unit in _ENDINGS.items() if last.endswith(ending)), "1")

@@ -50,6 +50,11 @@ def get_block(name: str) -> type[TokenMixer]:
         raise UserError(f"There is no block {name!r}; choose one of {', '.join(BLOCKS)}.") from None
 
 
+def is_attention(name: str) -> bool:
+    """Whether a block keeps keys and values, all of them or a window, rather than a state of constant size."""
+    return get_block(name).mask_kind != "padding"
+
+
 def build_block(name: str, hidden_size: int, **config: Any) -> TokenMixer:
     """Builds a block from a configuration as it stands in a YAML or JSON file.
 
@@ -100,4 +105,5 @@ __all__ = [
     "build_block",
     "check_block_config",
     "get_block",
+    "is_attention",
 ]

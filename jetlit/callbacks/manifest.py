@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from jetlit.callbacks.units import unit_of
 from jetlit.recipes.flat_sharding import whole_shape
-from jetlit.results import RESULT_FILE, metric, write_result
+from jetlit.results import RESULT_FILE, metric, unit_of, write_result
 
 
 class RunManifest(Callback):
