@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jetlit.search.beam import Choices, Placement, beam_search, check_budget, place, uniform_layers
+from jetlit.models.architecture import check_budget, uniform_layers
+from jetlit.search.beam import Choices, Placement, beam_search, place
 from jetlit.search.objective import CombinedObjective, Score
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from jetlit.models import Architecture
-from jetlit.search.beam import check_budget, place
+from jetlit.models.architecture import check_budget
+from jetlit.search.beam import place
 from jetlit.search.candidates import Metrics, Train
 from jetlit.search.sharing import evaluate_together
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetlit.errors import UserError
-from jetlit.search.beam import beam_search, place, uniform_layers
+from jetlit.models import uniform_layers
+from jetlit.search.beam import beam_search, place
 from tests.search.objectives import additive, exhaustive, interacting
 
 
