@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from jetlit_data.tokenizer import load_tokenizer
 from rich.console import Console
 from rich.table import Table
 
 from jetlit.cli.scoring import build_tasks, task_scores
 from jetlit.errors import UserError
-from jetlit.models.export import load_tokenizer
 from jetlit.models.loading import load_model
 from jetlit.pipeline.report.tables import evaluation_table
 from jetlit.results import metric, write_result

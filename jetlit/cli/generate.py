@@ -4,10 +4,10 @@ import sys
 import time
 
 import torch
+from jetlit_data.tokenizer import load_tokenizer
 
 from jetlit.errors import UserError
 from jetlit.generation import GenerationEngine
-from jetlit.models.export import load_tokenizer
 from jetlit.models.loading import load_model
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jetlit_data.tokenizer import load_tokenizer
 
 from jetlit.cli.scoring import build_tasks, task_scores
 from jetlit.generation import GenerationEngine, measure_generation
 from jetlit.generation.measurements import cached_measurement
 from jetlit.generation.throughput import prefill_pieces
 from jetlit.models import JetNemotronForCausalLM
-from jetlit.models.export import load_tokenizer
 from jetlit.models.loading import load_model, pick_device
 from jetlit.pipeline.report.report import Sample, write_report
 from jetlit.results import metric, read_result

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jetlit_data.tokenizer import load_tokenizer
+
 from jetlit.errors import UserError
 from jetlit.models import JetNemotronForCausalLM, load_model
-from jetlit.models.export import load_tokenizer
 from jetlit.results import metric
 from jetlit.search.candidates import Metrics
 from jetlit.tasks import Task, build_task, evaluate_task

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -106,9 +105,3 @@ def freeze_all_but_mixers(model: JetNemotronForCausalLM) -> None:
     mixers = {id(parameter) for layer in model.model.layers for parameter in layer.self_attn.parameters()}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in mixers)
-
-
-def mixer_parameters(model: JetNemotronForCausalLM) -> Iterator[nn.Parameter]:
-    """Yields the parameters of every layer's token mixer."""
-    for layer in model.model.layers:
-        yield from layer.self_attn.parameters()

@@ -19,8 +19,7 @@ from jetlit.errors import UserError
 from jetlit.models.cache import HybridCache
 from jetlit.models.checkpoint_files import IGNORED_TENSORS, check_files, check_loading
 from jetlit.models.configuration import JetNemotronConfig
-from jetlit.models.decoder_layer import DecoderLayer
-from jetlit.models.layer_inputs import LayerInputs
+from jetlit.models.decoder_layer import DecoderLayer, LayerInputs
 from jetlit.models.rotary import HybridRotaryEmbedding
 
 
