@@ -19,7 +19,7 @@ _EXPORTS = {
     "register_block": "jetlit.blocks",
     "register_task": "jetlit.tasks",
 }
-__all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604
+__all__ = ["__version__", *_EXPORTS]
 
 
 def __getattr__(name: str) -> Any:

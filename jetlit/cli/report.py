@@ -80,7 +80,7 @@ def _throughput(folder: Path, name: str, hash: str, device: str, batch: int, con
 
 
 def _continue(model: JetNemotronForCausalLM, folder: Path, name: str, prompt: str, tokens: int) -> Sample:
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(str(folder))
     ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids.to(model.lm_head.weight.device)
     with torch.inference_mode():
         written = GenerationEngine(model, 1, ids.shape[1] + tokens).generate(ids, tokens)

@@ -23,7 +23,7 @@ def build_tasks(specs: Sequence[dict[str, Any]], tokenizer_folder: str | Path) -
     """
     if not specs:
         raise UserError("No task is named: list at least one under tasks, such as {kind: recall}.")
-    tokenizer = load_tokenizer(tokenizer_folder)
+    tokenizer = load_tokenizer(str(tokenizer_folder))
     tasks = [build_task(dict(spec), tokenizer) for spec in specs]
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):

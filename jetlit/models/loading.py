@@ -22,35 +22,30 @@ def load_model(
 ) -> JetNemotronForCausalLM:
     """Load a decoder: a teacher of a registered family, a student, or an export.
 
-    Weights keep their names, so a checkpoint is read straight into the new model, which has the same logits. Only
-    safetensors are read and remote code is never run.
+    The model has the checkpoint's logits and parameter names. Only safetensors are read, and remote code is never run.
 
     Args:
-        source: a folder or hub name of a checkpoint, or a loaded model (which is copied, unless it is ours already).
-        dtype: of the weights, such as "bfloat16"; None keeps that of the checkpoint.
-        device: to load onto; "auto" takes the GPU where there is one, None leaves the model where it is.
+        source: folder or hub name of a checkpoint, or a loaded model (copied, unless it is a `JetNemotronForCausalLM`).
+        dtype: dtype of the weights, such as "bfloat16"; None keeps the checkpoint's.
+        device: device to load onto; "auto" is the GPU if there is one, None leaves the model where it is.
 
     Raises:
-        UserError: there is no such checkpoint, dtype or device, the checkpoint is of another family, or its tensors do
-            not fit its configuration.
+        UserError: there is no such checkpoint, dtype or device, the family is not supported, or the tensors do not fit
+            the configuration.
     """
-    wanted = None if dtype is None else pick_dtype(dtype)
+    dtype = None if dtype is None else pick_dtype(dtype)
     if isinstance(source, JetNemotronForCausalLM):
-        model = source if wanted is None else nn.Module.to(source, wanted)
+        model = source if dtype is None else nn.Module.to(source, dtype)
     elif isinstance(source, PreTrainedModel):
-        model = _copy_model(source, wanted)
+        model = _copy_model(source, dtype)
     else:
         config = convert_config(read_config(str(source)))
-        model = JetNemotronForCausalLM.from_pretrained(str(source), config=config, dtype=wanted or "auto")
+        model = JetNemotronForCausalLM.from_pretrained(str(source), config=config, dtype=dtype or "auto")
     return model if device is None else nn.Module.to(model, pick_device(device))
 
 
 def pick_device(name: str | torch.device) -> torch.device:
-    """Return the device of that name; "auto" is the GPU where there is one.
-
-    Raises:
-        UserError: the device is not there.
-    """
+    """Return the device of a name, "auto" being the GPU if there is one; raise UserError if there is no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -63,11 +58,7 @@ def pick_device(name: str | torch.device) -> torch.device:
 
 
 def pick_dtype(name: str | torch.dtype) -> torch.dtype:
-    """Return the floating-point dtype of that name, such as "bfloat16".
-
-    Raises:
-        UserError: there is no such dtype.
-    """
+    """Return the floating-point dtype of a name, such as "bfloat16"; raise UserError if there is none."""
     dtype = getattr(torch, name, None) if isinstance(name, str) else name
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise UserError(f"There is no floating-point dtype {name!r}: use float32, bfloat16 or float16.")
@@ -75,11 +66,7 @@ def pick_dtype(name: str | torch.dtype) -> torch.dtype:
 
 
 def convert_config(config: PreTrainedConfig) -> JetNemotronConfig:
-    """Return our configuration of a teacher.
-
-    Raises:
-        UserError: the teacher's family is not registered.
-    """
+    """Return the `JetNemotronConfig` of a teacher; raise UserError if its family is not registered."""
     if isinstance(config, JetNemotronConfig):
         return config
     if config.model_type not in FAMILIES:
@@ -97,7 +84,7 @@ def read_config(path: str) -> PreTrainedConfig:
     except UserError:
         raise
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
             f"There is no teacher to load at {path} ({reason}): give a folder with config.json and safetensors, "
             "or the name of a checkpoint on the hub."
