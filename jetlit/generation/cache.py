@@ -1,15 +1,16 @@
-"""Preallocated caches of the engine: all keys and values, a ring of them, or a recurrent state."""
+"""The engine's preallocated caches: all keys and values, a ring of them, or a recurrent state."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from jetlit_kernels import window_attention
+from torch.nn.attention.bias import causal_lower_right
 
 from jetlit.blocks.attention import Attention
 from jetlit.blocks.base import LinearMixer, TokenMixer
-from jetlit.generation.chunk_attention import chunk_attention
 from jetlit.models import JetNemotronForCausalLM
 from jetlit.models.cache import StateLayer
 
@@ -18,18 +19,13 @@ Store = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Clock:
-    """Where generation stands; all layers share it.
-
-    A captured graph sees only the tensors, the host only the numbers; both say the same between steps.
-
-    Args:
-        device: of the tensors.
+    """The position in the sequences, which all layers share: tensors for a captured graph, a number for the host.
 
     Attributes:
-        position: [1] int64, of the next token.
-        count: [1] int64, tokens visible to it, itself included.
-        seen: tokens before it.
-        capturing: the step is being captured, so that it must not depend on `seen`.
+        position: [1] int64, position of the next token.
+        count: [1] int64, number of tokens visible to it, itself included.
+        seen: number of tokens before it, equal to `position` between steps.
+        capturing: whether the step is being captured and must not depend on `seen`.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -39,12 +35,12 @@ class Clock:
         self.capturing = False
 
     def tick(self) -> None:
-        """Moves the tensors to the next token; the host's number is moved by whoever runs or replays the step."""
+        """Move the tensors to the next token; the caller of the step moves `seen`."""
         self.position.add_(1)
         self.count.add_(1)
 
     def move_to(self, position: int) -> None:
-        """Sets every view of the position."""
+        """Set the position, on device and host."""
         self.seen = position
         self.position.fill_(position)
         self.count.fill_(position + 1)
@@ -62,25 +58,22 @@ class KeyValueLayer:
         self.clock = clock
 
     def attend(self, store: Store, length: int, scaling: float) -> torch.Tensor:
-        """Stores a chunk of `length` tokens and attends from it: returns [B, heads, T, D]."""
+        """Store a chunk of `length` tokens and return its attention [B, heads, T, D]."""
         raise NotImplementedError
 
     def filled(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns keys and values up to and with the token of this step, or all slots where that is not known."""
-        # A graph's shapes are fixed, and its kernel stops at the count; outside of one there is less to look at.
+        """Return keys and values up to this step's token, or all slots while capturing."""
+        # A graph's shapes are fixed, and its kernel stops at the count.
         count = self.slots if self.clock.capturing else min(self.clock.seen + 1, self.slots)
         return self.keys[:, :, :count], self.values[:, :, :count]
 
     def byte_count(self) -> int:
-        """Returns the bytes held."""
+        """Return the bytes held."""
         return self.keys.nbytes + self.values.nbytes
-
-    def reset(self) -> None:
-        """Nothing to forget: what is stored is overwritten before it is visible."""
 
 
 class FullLayer(KeyValueLayer):
-    """Every token keeps its place."""
+    """All tokens, token t in slot t."""
 
     def attend(self, store: Store, length: int, scaling: float) -> torch.Tensor:
         """See `KeyValueLayer.attend`."""
@@ -90,7 +83,7 @@ class FullLayer(KeyValueLayer):
 
 
 class RingLayer(KeyValueLayer):
-    """The last `slots` tokens; token t lies in slot t mod slots, which attention does not mind: keys are rotated."""
+    """The last `slots` tokens, token t in slot t mod slots; keys are rotated, so their order does not matter."""
 
     def attend(self, store: Store, length: int, scaling: float) -> torch.Tensor:
         """See `KeyValueLayer.attend`."""
@@ -104,7 +97,7 @@ class RingLayer(KeyValueLayer):
         return window_attention(query, keys, values, self.slots, scale=scaling)
 
     def _in_order(self, ring: torch.Tensor, past: torch.Tensor, length: int) -> torch.Tensor:
-        """Returns the past tokens' entries in order, and room for `length` more."""
+        """Return the past tokens' entries in order, with room for `length` more."""
         batch, groups, _, size = ring.shape
         ordered = ring.new_empty(batch, groups, len(past) + length, size)
         ordered[:, :, : len(past)] = ring[:, :, past % self.slots]
@@ -115,9 +108,9 @@ class EngineCache:
     """The caches of all layers for a fixed number of sequences.
 
     Args:
-        model: whose layers decide what is kept.
-        batch: B.
-        max_context: tokens of each sequence.
+        model: model whose layers are cached.
+        batch: number of sequences.
+        max_context: number of tokens of each.
     """
 
     def __init__(self, model: JetNemotronForCausalLM, batch: int, max_context: int) -> None:
@@ -136,7 +129,7 @@ class EngineCache:
         return _zero_state(mixer, self.batch)
 
     def reset(self) -> None:
-        """Forgets the past but keeps every tensor where it is."""
+        """Forget the past without moving a tensor; keys and values are overwritten before they are visible."""
         self.clock.move_to(0)
         for layer in self.layers:
             if isinstance(layer, StateLayer):
@@ -144,24 +137,40 @@ class EngineCache:
                     state.zero_()
 
     def byte_count(self) -> int:
-        """Returns the bytes of every tensor held."""
+        """Return the bytes of all layers."""
         return sum(layer.byte_count() for layer in self.layers)
 
 
 def active_mixers(model: JetNemotronForCausalLM) -> list[TokenMixer]:
-    """Returns the token mixer of each layer; in a super network, that of the active path."""
+    """Return each layer's token mixer; in a super network, of the active path."""
     mixers = [layer.self_attn for layer in model.model.layers]
     return [mixer.paths[mixer.active] if hasattr(mixer, "paths") else mixer for mixer in mixers]
 
 
 def computed_cache_bytes(model: JetNemotronForCausalLM, batch: int, context: int) -> int:
-    """Returns the bytes of cache that `batch` sequences of `context` tokens need, from shapes alone."""
+    """Return the bytes of cache for `batch` sequences of `context` tokens, computed from shapes."""
     dtype = model.lm_head.weight.dtype
     return sum(mixer.state_bytes(batch, context, dtype) for mixer in active_mixers(model))
 
 
+def chunk_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Attend causally from a chunk whose past comes first among the keys, without copies of shared keys.
+
+    Args:
+        query: [B, heads, T, D].
+        key: [B, KV heads, past + T, D].
+        value: [B, KV heads, past + T, D].
+        scaling: factor of the scores.
+
+    Returns:
+        [B, heads, T, D].
+    """
+    bias = causal_lower_right(query.shape[2], key.shape[2])
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scaling, enable_gqa=True)
+
+
 def _zero_state(mixer: LinearMixer, batch: int) -> StateLayer:
-    """A state of zeros is a sequence's beginning, and gives the tensors their place before a graph is captured."""
+    """Return the state at a sequence's beginning; its tensors stay in place for a captured graph."""
     layer = StateLayer()
     weight = mixer.o_proj.weight
     for name, spec in mixer.state_specs().items():

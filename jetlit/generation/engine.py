@@ -17,9 +17,8 @@ from jetlit.generation.memory import free_bytes, ran_out_of_memory
 from jetlit.generation.sampling import Sampling
 from jetlit.models import JetNemotronForCausalLM, SuperNetwork
 
-# These change their frequencies with the length, which a captured graph cannot.
+# Their frequencies depend on the length, which a captured graph cannot follow.
 _ROPE_OF_CHANGING_LENGTH = ("dynamic", "longrope")
-
 
 logger = logging.getLogger("jetlit")
 
@@ -29,20 +28,20 @@ class CacheDoesNotFit(UserError):
 
 
 class GenerationEngine:
-    """Generates with a hybrid or a full-attention model; token by token what `model.generate` gives.
+    """Generate with a hybrid or a full-attention model, the same tokens as `model.generate`.
 
-    On CUDA a decode step is one captured graph, which follows the position on the device and so serves every length.
+    On CUDA a decode step is one captured graph, which reads the position from the device and so serves every length.
 
     Args:
-        model: in evaluation mode, on the device and in the type to generate with.
-        max_batch: sequences generated together at most.
-        max_context: tokens of a sequence at most, prompt and answer.
-        prefill_chunk: tokens of the prompt run at once; less needs less memory.
-        cuda_graph: "auto" captures on CUDA where every block's step can be captured; True insists, False never does.
+        model: model in evaluation mode, with its final device and dtype.
+        max_batch: largest number of sequences.
+        max_context: largest number of tokens of a sequence, prompt included.
+        prefill_chunk: number of prompt tokens run at once; fewer need less memory.
+        cuda_graph: "auto" captures on CUDA if every block's step can be captured; True requires it, False never does.
 
     Raises:
-        CacheDoesNotFit: the cache cannot fit into the device's memory.
-        UserError: a graph was asked for where there is none, or a limit is not positive.
+        CacheDoesNotFit: the cache does not fit into the device's memory.
+        UserError: a required graph is impossible, or a limit is not positive.
     """
 
     def __init__(
@@ -76,22 +75,22 @@ class GenerationEngine:
         stream: Callable[[torch.Tensor], None] | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Continues prompts of equal length.
+        """Continue prompts of equal length.
 
         Args:
             input_ids: [B, T].
-            max_new_tokens: at most.
-            temperature: 0 takes the most likely token.
-            top_p: nucleus sampling.
-            stop_tokens: a sequence that gives one of them is finished; it is filled up with that token.
+            max_new_tokens: largest number of tokens to add.
+            temperature: divides the logits; 0 takes the most likely token.
+            top_p: probability mass of nucleus sampling.
+            stop_tokens: each ends its sequence, which is padded with that token.
             stream: called with every step's tokens [B].
-            generator: of random numbers, on the model's device.
+            generator: generator of random numbers on the model's device.
 
         Returns:
-            [B, T + n] with n ≤ max_new_tokens: prompts and continuations.
+            Prompts and continuations [B, T + n], n ≤ max_new_tokens.
 
         Raises:
-            UserError: the prompts and answers do not fit the cache; nothing is allocated then.
+            UserError: prompts and continuations do not fit the cache; nothing is allocated.
         """
         batch = self._check_request(input_ids, max_new_tokens)
         sampling = Sampling(temperature, top_p, generator)
@@ -110,22 +109,20 @@ class GenerationEngine:
                 stream(tokens)
             if len(stops):
                 finished |= torch.isin(tokens, stops)
-                # The only wait for the device in this loop, and only where an early end is possible.
+                # The only synchronization in this loop, and only with stop tokens.
                 if bool(finished.all()):
                     break
         return torch.cat(steps, 1)
 
     @torch.inference_mode()
     def prefill(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Starts new sequences: runs prompts [B, T] in chunks and returns the last token's logits [B, V]."""
+        """Start new sequences: run prompts [B, T] in chunks and return the last token's logits [B, V]."""
         self._prepare(self._check_request(input_ids, 0))
         return self._prefill(input_ids.to(self.device))
 
     @torch.inference_mode()
     def decode_step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Appends one token [B] to each sequence and returns logits [B, V] for the next.
-
-        The result is overwritten by the next step where graphs are used.
+        """Append one token [B] to each sequence and return logits [B, V], which a graph's next step overwrites.
 
         Raises:
             UserError: nothing was prefilled, or the cache is full.
@@ -142,19 +139,19 @@ class GenerationEngine:
 
     @torch.inference_mode()
     def jump(self, batch: int, seen: int) -> None:
-        """Goes on as if `batch` sequences had `seen` tokens: for measuring, since time does not depend on content.
+        """Continue as if `batch` sequences had `seen` tokens, for measurements: time does not depend on content.
 
         Raises:
             UserError: that many sequences or tokens do not fit.
         """
         if not (1 <= batch <= self.max_batch and 1 <= seen < self.max_context):
-            raise UserError(f"{batch} sequences of {seen} tokens are outside of the engine's limits.")
+            raise UserError(f"{batch} sequences of {seen} tokens are too many: make max_batch or max_context larger.")
         self._prepare(batch)
         assert self._cache is not None
         self._cache.clock.move_to(seen)
 
     def cache_bytes(self) -> int:
-        """Returns the bytes of the cache as allocated."""
+        """Return the bytes of the allocated cache."""
         return 0 if self._cache is None else self._cache.byte_count()
 
     def _prefill(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -174,7 +171,7 @@ class GenerationEngine:
         return self._head(hidden)
 
     def _decode(self) -> torch.Tensor:
-        """One step on tensors that stay where they are; what a graph captures."""
+        """Run one step on tensors that stay in place, as a captured graph needs."""
         assert self._cache is not None
         clock, decoder = self._cache.clock, self.model.model
         hidden = decoder.embed_tokens(self._tokens)
@@ -189,12 +186,10 @@ class GenerationEngine:
         return narrow_linear(hidden, head.weight, head.bias, norm_weight=norm.weight, norm_eps=norm.eps)
 
     def _prepare(self, batch: int) -> None:
-        """Makes an empty cache for `batch` sequences, and a graph of its decode step."""
+        """Create an empty cache for `batch` sequences and a graph of its decode step, or reuse them."""
         if self._cache is None or self._cache.batch != batch or self._cache.layer_types != self.model.model.layer_types:
-            # The old one first, or both would be there for a moment.
-            self._graph = None
-            self._cache = None
-            # Before the cache, which may leave no room for moving weights.
+            self._graph = self._cache = None  # before the new ones, or both would take memory
+            # Before the cache, which may leave no room to move weights.
             self._layers = build_layers(self.model)
             cache = self._cache = EngineCache(self.model, batch, self.max_context)
             self._tokens = torch.zeros(batch, dtype=torch.int64, device=self.device)
@@ -208,7 +203,7 @@ class GenerationEngine:
         try:
             return CapturedStep(self._decode, rewind=lambda: clock.move_to(0))
         except RuntimeError as error:
-            # Without its graph the cache must not look ready.
+            # Without its graph the cache is not ready.
             self._cache = None
             if self._insists_on_graphs or ran_out_of_memory(error):
                 raise
@@ -229,10 +224,10 @@ class GenerationEngine:
         return possible and wish is not False
 
     def _check_request(self, input_ids: torch.Tensor, new_tokens: int) -> int:
-        """Returns the batch of a request that fits."""
+        """Return the batch of a request, or refuse one that does not fit."""
         if input_ids.ndim != 2 or input_ids.dtype not in (torch.int32, torch.int64) or not input_ids.numel():
             raise UserError(
-                f"Prompts are whole numbers [sequences, tokens], at least one of each, not {input_ids.dtype} of shape "
+                f"Prompts must be integers [sequences, tokens], at least one of each, not {input_ids.dtype} of shape "
                 f"{list(input_ids.shape)}."
             )
         batch, length = input_ids.shape
@@ -243,7 +238,7 @@ class GenerationEngine:
                 f"A prompt of {length} tokens and {new_tokens} new ones do not fit the engine's cache of "
                 f"{self.max_context} tokens: shorten the prompt or make max_context larger."
             )
-        # On a GPU such a token would not only fail: the device could not be used again. It is worth one wait.
+        # On a GPU an unknown token would leave the device unusable, which is worth one synchronization.
         lowest, highest = (int(x) for x in input_ids.aminmax())
         if lowest < 0 or highest >= self.model.config.vocab_size:
             raise UserError(

@@ -1,7 +1,7 @@
-"""Decoder layers as the engine runs them: the model's weights, with fewer and larger steps between them.
+"""Decoder layers as the engine runs them: the model's weights in fewer, larger operations.
 
 A decode step of a few sequences is bound by reading weights, and each launch costs as much as reading some megabytes.
-So projections of one input are merged, and norms, activations and residuals are part of the products
+So projections of one input are merged, and norms, activations and residuals are fused into the products
 (`jetlit_kernels.narrow_linear`).
 """
 
@@ -30,7 +30,7 @@ Rotation = tuple[torch.Tensor, torch.Tensor]
 
 
 def build_layers(model: JetNemotronForCausalLM) -> list[EngineLayer]:
-    """Returns the model's layers; weights are moved so that they can be merged, and exist once.
+    """Return the engine's layers and merge the model's weights in place.
 
     Raises:
         UserError: a layer is more than its weights (adapters, hooks).
@@ -38,70 +38,58 @@ def build_layers(model: JetNemotronForCausalLM) -> list[EngineLayer]:
     checked(model.lm_head)
     layers = [EngineLayer(*pair) for pair in zip(model.model.layers, active_mixers(model), strict=True)]
     if model.lm_head.weight.is_cuda:
-        # Where single weights were before, no large tensor finds room.
-        torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # the blocks of the unmerged weights are too small for a large tensor
     return layers
 
 
 class EngineLayer:
-    """One decoder layer.
-
-    Args:
-        layer: whose weights it uses.
-        mixer: the layer's token mixer; in a super network, the active one.
-    """
+    """One decoder layer with its (in a super network, active) token mixer."""
 
     def __init__(self, layer: DecoderLayer, mixer: TokenMixer) -> None:
         self.mixer_norm, self.mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
         self.mixer = mixer_step(mixer)
-        self.mlp = MLPStep(layer.mlp) if MLPStep.serves(layer.mlp) else PlainMLP(layer.mlp)
+        swiglu = isinstance(layer.mlp, GatedMLP) and layer.mlp.is_swiglu
+        self.mlp = MLPStep(layer.mlp) if swiglu else PlainMLP(layer.mlp)
 
     def prefill(self, hidden: torch.Tensor, rotation: Rotation, cache: Any) -> torch.Tensor:
-        """Runs a chunk of the prompt: [B, T, H] to [B, T, H]; (cos, sin) are [1, T, D]."""
+        """Run a chunk of the prompt, [B, T, H] to [B, T, H]; `rotation` is (cos, sin), each [1, T, D]."""
         return self.mlp.chunk(self.mixer.chunk(hidden, self.mixer_norm, rotation, cache), self.mlp_norm)
 
     def prefill_last(self, hidden: torch.Tensor, rotation: Rotation, cache: Any) -> torch.Tensor:
-        """As `prefill`, for the model's last layer: returns [B, H] of the last token, since no one reads the others."""
+        """Run the model's last layer on a chunk; return only the last token's output [B, H]."""
         mixed = self.mixer.chunk(hidden, self.mixer_norm, rotation, cache)
         return self.mlp.token(mixed[:, -1].contiguous(), self.mlp_norm)
 
     def decode(self, hidden: torch.Tensor, rotation: Rotation, cache: Any) -> torch.Tensor:
-        """Runs one token of each sequence: [B, H] to [B, H]; (cos, sin) are [1, 1, D]."""
+        """Run one token of each sequence, [B, H] to [B, H]; `rotation` is (cos, sin), each [1, 1, D]."""
         return self.mlp.token(self.mixer.token(hidden, self.mixer_norm, rotation, cache), self.mlp_norm)
 
 
 def add_linear(hidden: torch.Tensor, x: torch.Tensor, linear: nn.Linear) -> torch.Tensor:
-    """Adds linear(x) to [B, T, H] where it lies: the product does it, which saves a pass over both."""
+    """Add linear(x) to `hidden` [B, T, H] in place, as part of the product."""
     hidden.flatten(0, 1).addmm_(x.flatten(0, 1), linear.weight.T)
     return hidden if linear.bias is None else hidden.add_(linear.bias)
 
 
 class PlainMLP:
-    """An MLP of any kind, as the model has it."""
+    """Any MLP, run as the model does."""
 
     def __init__(self, mlp: nn.Module) -> None:
         self.mlp = mlp
 
     def chunk(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
-        """Returns hidden + MLP(norm(hidden)), [B, T, H]; `hidden` may be overwritten."""
+        """Return hidden + MLP(norm(hidden)), [B, T, H]; may overwrite `hidden`."""
         return hidden + self.mlp(norm(hidden))
 
-    def token(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
-        """The same for [B, H]."""
-        return hidden + self.mlp(norm(hidden))
+    token = chunk  # [B, H]
 
 
 class MLPStep:
-    """A gated MLP with SiLU: gate and up are one product."""
+    """A gated MLP with SiLU, whose gate and up projections are one product."""
 
     def __init__(self, mlp: GatedMLP) -> None:
         self.weight, self.bias = merge_linears([mlp.gate_proj, mlp.up_proj])
         self.down = checked(mlp.down_proj)
-
-    @staticmethod
-    def serves(mlp: nn.Module) -> bool:
-        """Whether the MLP is of this kind."""
-        return isinstance(mlp, GatedMLP) and mlp.is_swiglu
 
     def chunk(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
         """See `PlainMLP.chunk`."""
@@ -115,17 +103,17 @@ class MLPStep:
 
 
 class Mixing(Protocol):
-    """A token mixer as the engine runs it; `cache` is its layer's."""
+    """A token mixer as the engine runs it; `cache` is the layer's."""
 
     def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
-        """Returns hidden + mixer(norm(hidden)), [B, T, H]; `hidden` may be overwritten."""
+        """Return hidden + mixer(norm(hidden)), [B, T, H]; may overwrite `hidden`."""
 
     def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
-        """The same for one token of each sequence, [B, H]."""
+        """Return the same for one token of each sequence, [B, H]."""
 
 
 def mixer_step(mixer: TokenMixer) -> Mixing:
-    """Returns the steps of a token mixer."""
+    """Return the engine's form of a token mixer."""
     if isinstance(mixer, Attention):
         return AttentionStep(mixer)
     if isinstance(mixer, JetBlock) and mixer.q_proj.bias is None:
@@ -136,7 +124,7 @@ def mixer_step(mixer: TokenMixer) -> Mixing:
 
 
 class PlainMixer:
-    """A linear block of any kind, as the model has it."""
+    """Any linear block, run as the model does."""
 
     def __init__(self, mixer: TokenMixer) -> None:
         self.mixer = mixer
@@ -151,7 +139,7 @@ class PlainMixer:
 
 
 class AttentionStep:
-    """Attention: queries, keys and values are one product, rotated and stored in one launch."""
+    """Attention whose queries, keys and values are one product, rotated and stored in one launch."""
 
     def __init__(self, attention: Attention) -> None:
         self.weight, self.bias = merge_linears([attention.q_proj, attention.k_proj, attention.v_proj])
@@ -190,11 +178,11 @@ class AttentionStep:
 
 
 class DeltaStep(PlainMixer):
-    """What the decode steps of gated delta rules share: merged projections, and the update of the states.
+    """Merged projections and state update of a gated delta rule's decode step.
 
     Args:
-        block: whose weights it uses.
-        linears: the block's projections of its input, none with a bias.
+        block: the block.
+        linears: its projections of the input, without biases.
         conv_state: name of the state of the values' convolution.
     """
 
@@ -205,19 +193,19 @@ class DeltaStep(PlainMixer):
         self.block, self.out, self.conv_state = block, checked(block.o_proj), conv_state
 
     def project(self, hidden: torch.Tensor, norm: RMSNorm) -> tuple[torch.Tensor, ...]:
-        """Returns every projection [B, outputs] of the normed input."""
+        """Return every projection [B, outputs] of the normed input."""
         return narrow_linear(hidden, self.weight, norm_weight=norm.weight, norm_eps=norm.eps).split(self.sizes, 1)
 
     def update(
         self, hidden: torch.Tensor, cache: Any, heads: tuple[torch.Tensor, ...], kernels: torch.Tensor
     ) -> torch.Tensor:
-        """Steps the states and adds the output to `hidden`.
+        """Update the states and add the output to `hidden`.
 
         Args:
             hidden: [B, H].
-            cache: the layer's.
+            cache: cache of the layer.
             heads: q, k [B, h·K], v, gate [B, h·V], and the logits [B, h] of beta and of the decay.
-            kernels: [B, h·V, W], of the values' convolution.
+            kernels: [B, h·V, W], kernels of the values' convolution.
         """
         block = self.block
         q, k, v, gate, beta, a = heads
@@ -240,7 +228,7 @@ class DeltaStep(PlainMixer):
 
 
 class JetStep(DeltaStep):
-    """A JetBlock's step: all seven projections of its input are one product."""
+    """A JetBlock whose seven projections of its input are one product."""
 
     def __init__(self, block: JetBlock) -> None:
         generator = block.dynamic_conv1d.kernel_generator
@@ -256,7 +244,7 @@ class JetStep(DeltaStep):
 
 
 class GatedDeltaNetStep(DeltaStep):
-    """A Gated DeltaNet's step: a JetBlock's whose convolution is the same for every token, and two more before it."""
+    """A Gated DeltaNet: as a JetBlock with one kernel for all tokens, and convolutions of queries and keys."""
 
     def __init__(self, block: GatedDeltaNet) -> None:
         linears = [block.q_proj, block.k_proj, block.v_proj, block.g_proj, block.b_proj, block.a_proj]
@@ -273,6 +261,6 @@ class GatedDeltaNetStep(DeltaStep):
 
     @staticmethod
     def _convolve(convolution: ShortConvolution, state: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Puts x [B, D] at the end of a convolution's state and returns its result, before the activation."""
+        """Append x [B, D] to a convolution's state and return its result before the activation."""
         state.copy_(torch.cat((state[..., 1:], x[..., None]), -1))
         return (state * convolution.weight[:, 0]).sum(-1)

@@ -13,14 +13,13 @@ class CapturedStep:
     """A function of fixed tensors, captured once and replayed.
 
     Args:
-        run: reads and writes tensors that stay where they are, and returns its result. It is run a few times before
-            the capture, so the state it changes must be reset afterwards.
-        rewind: called before each of those runs.
+        run: reads and writes tensors that stay in place, and returns its result. It runs a few times before the
+            capture, so the state it changes must be reset afterwards.
+        rewind: called before each of these runs.
     """
 
     def __init__(self, run: Callable[[], torch.Tensor], rewind: Callable[[], None]) -> None:
-        # On the current stream: cuBLAS keeps a workspace (32 MiB on an H100) for every stream that it ever ran on, so
-        # that a new stream for each capture would take memory that nothing gives back.
+        # On the current stream: cuBLAS keeps a workspace (32 MiB on an H100) for every stream it ever ran on.
         for _ in range(_WARM_UP_STEPS):
             rewind()
             run()
@@ -29,6 +28,6 @@ class CapturedStep:
             self.result = run()
 
     def __call__(self) -> torch.Tensor:
-        """Replays the step; the result is overwritten by the next call."""
+        """Replay the step; the next call overwrites the result."""
         self.graph.replay()
         return self.result

@@ -1,4 +1,4 @@
-"""Finds the largest batch that runs, by running it, and the prefill chunk that keeps prefill fast."""
+"""Find the largest batch that runs, by running it, and the smallest prefill chunk that is fast."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from jetlit.generation.memory import free_bytes, ran_out_of_memory
 from jetlit.generation.throughput import median_seconds, peak_memory_bytes, reset_peak_memory
 from jetlit.models import JetNemotronForCausalLM
 
-TOKENS_TIMED = 8192  # enough for a prefill's speed; a long context in small chunks would take minutes
+TOKENS_TIMED = 8192  # enough for a prefill's speed; a whole context in small chunks may take minutes
 
 
 @dataclass(frozen=True)
 class LargestBatch:
-    """What was found.
+    """The largest batch that ran, and its measurements.
 
     Attributes:
-        batch: the largest that ran.
-        prefill_chunk: tokens of each prompt at once, for this batch.
-        prefill_tokens_per_s: of all sequences together, with this batch and chunk.
-        peak_memory_bytes: of the device, while that batch ran.
-        chunk_speeds: tokens per second of one sequence by tokens at once, from which the chunk was chosen.
+        batch: number of sequences.
+        prefill_chunk: number of tokens of each prompt run at once.
+        prefill_tokens_per_s: prefill speed of all sequences together.
+        peak_memory_bytes: peak memory of the device.
+        chunk_speeds: tokens per second of one sequence by chunk, from which the chunk was chosen.
     """
 
     batch: int
@@ -45,21 +45,20 @@ def find_largest_batch(
     limit: int = 4096,
     kept_speed: float = 0.95,
 ) -> LargestBatch:
-    """Finds the largest batch of sequences of `context` tokens that a model can generate with on its device.
+    """Find the largest batch of sequences of `context` tokens that a model can generate on its device.
 
-    First the number of tokens to prefill at once is chosen on one sequence, the fewest that are nearly as fast as the
-    best, because their activations take room from the cache; a batch shares them, though no sequence gets less than
-    the smallest chunk. Then batches are tried, on a GPU from half of the one whose cache alone would fill its free
-    memory, each by the whole measurement: the cache is allocated, the step captured, chunks are prefilled and a token
-    decoded. One that runs out of memory anywhere is too large, and what it held is given back before the next. So the
-    batch that is named has run, and its figures are of that run.
+    First one sequence is prefilled in chunks of each size. The smallest chunk of nearly the best speed is taken, since
+    activations take memory from the cache; the sequences of a batch share its tokens, but none gets less than the
+    smallest chunk. Then batches are tried, on a GPU from half of the one whose cache alone would fill the free memory.
+    Each runs in full: cache, captured step, two prefilled chunks, the last token. A batch that runs out of memory
+    anywhere is too large.
 
     Args:
-        model: in evaluation mode, on the device.
-        context: tokens of a sequence.
-        chunks: numbers of tokens to choose from.
-        limit: no larger batch is tried.
-        kept_speed: share of the best prefill speed that the chosen number must keep.
+        model: model in evaluation mode, on its device.
+        context: number of tokens of a sequence.
+        chunks: prefill chunks to choose from.
+        limit: largest batch to try.
+        kept_speed: share of the best prefill speed that the chosen chunk must reach.
 
     Raises:
         UserError: not even one sequence fits.
@@ -85,9 +84,9 @@ def find_largest_batch(
 
 
 def largest_that_runs(run: Callable[[int], object], limit: int, first: int = 1) -> int:
-    """Returns the largest size up to `limit` with which `run` does not run out of memory, 0 when none does.
+    """Return the largest size up to `limit` that `run` has memory for, or 0.
 
-    Sizes are doubled from the first on until one fails, then the gap is halved.
+    The first size is doubled until one fails, then the gap is bisected.
     """
     works, fails = 0, limit + 1
     size = min(first, limit)
@@ -102,7 +101,7 @@ def largest_that_runs(run: Callable[[int], object], limit: int, first: int = 1) 
 
 def _half_of_what_could_fit(model: JetNemotronForCausalLM, context: int) -> int:
     device = model.lm_head.weight.device
-    free = free_bytes(device) if device.type == "cuda" else None  # of a CPU's memory all counts as free
+    free = free_bytes(device) if device.type == "cuda" else None  # a CPU's whole memory counts as free
     return 1 if free is None else max(1, free // computed_cache_bytes(model, 1, context) // 2)
 
 
@@ -114,20 +113,14 @@ def _fits(run: Callable[[int], object], size: int) -> bool:
             return False
         raise
     finally:
-        _let_go()
+        if torch.cuda.is_available():
+            gc.collect()  # the traceback of an exception may hold tensors in a cycle
+            torch.cuda.empty_cache()
     return True
 
 
-def _let_go() -> None:
-    """Frees the device memory that an attempt held, before the next one."""
-    if torch.cuda.is_available():
-        # An exception's traceback may still hold tensors in a cycle.
-        gc.collect()
-        torch.cuda.empty_cache()
-
-
 def _measure(model: JetNemotronForCausalLM, batch: int, context: int, chunk: int) -> LargestBatch:
-    """Prefills two chunks, once to warm up and once timed, and decodes the last token."""
+    """Prefill two chunks, once to warm up and once timed, and decode the last token."""
     device = model.lm_head.weight.device
     reset_peak_memory(device)
     engine = GenerationEngine(model, batch, context, chunk)
@@ -139,7 +132,7 @@ def _measure(model: JetNemotronForCausalLM, batch: int, context: int, chunk: int
 
 
 def _prefill_speed(model: JetNemotronForCausalLM, context: int, chunk: int) -> float:
-    """Returns one sequence's tokens per second over its first chunks."""
+    """Return one sequence's tokens per second over its first chunks."""
     engine = GenerationEngine(model, 1, context, chunk)
     length = min(context, max(4 * chunk, TOKENS_TIMED))
     ids = torch.zeros(1, length, dtype=torch.int64, device=engine.device)

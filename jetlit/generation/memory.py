@@ -1,4 +1,4 @@
-"""What memory is free, and which errors are for want of it."""
+"""Free memory, and errors of running out of it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 
 import torch
 
-# Only PyTorch's own GPU allocator has a type for it. CUDA and Triton, cuBLAS, and PyTorch's CPU allocator only say so.
+# Messages of CUDA and Triton, cuBLAS, and PyTorch's CPU allocator, which have no exception class for it.
 _WORDS = ("out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
 
 
 def ran_out_of_memory(error: BaseException | None) -> bool:
-    """Says whether an error means that memory ran out, or was raised while such an error was on its way.
+    """Say whether an error, its cause or its context means that memory ran out.
 
-    The second is what remains where a graph's capture is ended after running out in it.
+    The context counts because ending a graph's capture after such an error raises another one.
     """
     while error is not None:
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
@@ -25,7 +25,7 @@ def ran_out_of_memory(error: BaseException | None) -> bool:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Returns the memory that a cache can take: on a GPU what is free, on a CPU all there is; None if not known."""
+    """Return the bytes a cache can take: free memory of a GPU, all memory of a CPU; None if unknown."""
     if device.type == "cuda":
         reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reusable

@@ -1,4 +1,4 @@
-"""Projections of one input as one product, without a second copy of their weights."""
+"""Projections of one input as one product, without copies of their weights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from jetlit.errors import UserError
 
 
 def checked(linear: nn.Linear) -> nn.Linear:
-    """Returns a layer whose weights say all that it does.
-
-    Raises:
-        UserError: the layer is not a plain linear one.
-    """
+    """Return the layer, or raise UserError if it is more than its weights (an adapter, a hook, quantized)."""
     if not is_plain(linear):
         raise UserError(
             f"The engine reads the weights of plain linear layers, not of {type(linear).__name__} or a layer with "
@@ -26,13 +22,13 @@ def checked(linear: nn.Linear) -> nn.Linear:
 
 
 def merge_linears(linears: Sequence[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Puts the weights of linear layers with the same input one after the other in memory.
+    """Place the weights of linear layers with the same input one after the other in memory.
 
-    The layers' parameters become views of the result: their names, values and training stay as they are, and what
-    changes a parameter in place changes the merged weight. Layers that were merged before are left where they are.
+    The layers' parameters become views of the result: they keep their names and values, can be trained, and changing
+    one in place changes the merged weight. Layers that were merged before stay in place.
 
     Args:
-        linears: either all or none of them with a bias.
+        linears: layers, either all or none of them with a bias.
 
     Returns:
         Weight [sum of outputs, inputs] and bias [sum of outputs] or None.
@@ -52,7 +48,7 @@ def _merge(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
     if _lie_in_order(parameters):
         first = parameters[0].detach()
         return first.as_strided((sum(len(p) for p in parameters), *first.shape[1:]), first.stride())
-    # Parameters of a model that will be trained must not become inference tensors, nor those others.
+    # Parameters that will be trained must not become inference tensors, nor the reverse.
     with torch.inference_mode(parameters[0].is_inference()), torch.no_grad():
         merged = torch.cat([p.detach() for p in parameters])
         for parameter, part in zip(parameters, merged.split([len(p) for p in parameters]), strict=True):
@@ -61,7 +57,7 @@ def _merge(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _lie_in_order(parameters: Sequence[torch.Tensor]) -> bool:
-    """Whether each tensor begins in memory where the one before it ends."""
+    """Say whether each tensor begins in memory where the one before it ends."""
     ends = [p.data_ptr() + p.nbytes for p in parameters]
     same_memory = len({p.untyped_storage().data_ptr() for p in parameters}) == 1
     in_order = all(p.data_ptr() == end for p, end in zip(parameters[1:], ends))

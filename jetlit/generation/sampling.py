@@ -1,4 +1,4 @@
-"""Choosing the next token from logits."""
+"""Choose the next token from logits."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Sampling:
 
     Attributes:
         temperature: divides the logits; 0 takes the most likely token.
-        top_p: keeps the smallest set of tokens whose probability reaches this much.
-        generator: of random numbers, on the logits' device; None is torch's default.
+        top_p: probability that the smallest set of kept tokens reaches.
+        generator: generator of random numbers on the logits' device; None is torch's default.
     """
 
     temperature: float = 0.0
@@ -24,14 +24,14 @@ class Sampling:
     generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what means nothing."""
+        """Check the values."""
         if self.temperature < 0:
             raise UserError(f"temperature must be 0 or more, not {self.temperature}: 0 takes the most likely token.")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
-        """Returns a token for each row of logits [B, V]: [B] int64."""
+        """Return a token [B] int64 for each row of logits [B, V]."""
         if self.temperature == 0:
             return logits.argmax(-1)
         probabilities = torch.softmax(logits.float() / self.temperature, -1)
@@ -41,6 +41,6 @@ class Sampling:
 
     def _nucleus(self, probabilities: torch.Tensor) -> torch.Tensor:
         ordered, tokens = probabilities.sort(-1, descending=True)
-        # A token stays while those before it do not reach top_p, so the first always stays.
+        # A token is kept if those before it do not reach top_p, so the first always is.
         ordered = ordered.where(ordered.cumsum(-1) - ordered < self.top_p, 0.0)
         return torch.zeros_like(probabilities).scatter(-1, tokens, ordered)

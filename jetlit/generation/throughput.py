@@ -1,4 +1,4 @@
-"""Measures training and generation on the machine at hand: warm-up, then the median of repeats."""
+"""Measure training and generation on this machine: warm-up, then the median of repeats."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jetlit.errors import UserError
 from jetlit.generation.engine import GenerationEngine
 from jetlit.models import JetNemotronForCausalLM, SuperNetwork
 
-# Of all sequences' prompts together: enough for a device's full speed, and not the memory of a whole batch's prompts.
+# Prompt tokens of all sequences together that are prefilled at once: enough for full speed, without much memory.
 TOKENS_AT_ONCE = 16384
 MIN_CHUNK = 128
 
@@ -31,25 +31,24 @@ def measure_generation(
     repeats: int = 3,
     cuda_graph: bool | Literal["auto"] = "auto",
 ) -> dict[str, float]:
-    """Measures prefill and decode throughput at a batch and a context.
+    """Measure prefill and decode throughput at a batch and a context.
 
-    Prompts are random tokens. Decoding is timed over the last `decode_tokens` tokens before the context is full; the
-    cache is there in full size, its content does not matter to time.
+    Prompts are random tokens. Decoding is timed over the last `decode_tokens` tokens of the context; its time does not
+    depend on the cache's content.
 
     Args:
-        model: in evaluation mode, on the device and in the type to measure.
-        batch: B, of the decode steps.
-        context: tokens of a sequence.
-        decode_tokens: steps of one timing.
-        prefill_chunk: tokens of the prompt run at once.
-        prefill_batch: B of the prefill; None means `batch`, 0 leaves the prefill out (a large batch of long contexts
-            takes minutes).
-        repeats: timings of which the median counts, after a warm-up (of the prefill, two chunks).
-        cuda_graph: as for `GenerationEngine`.
+        model: model in evaluation mode, with its final device and dtype.
+        batch: number of sequences of the decode steps.
+        context: number of tokens of a sequence.
+        decode_tokens: number of steps of one timing.
+        prefill_chunk: number of prompt tokens run at once.
+        prefill_batch: number of sequences of the prefill; None means `batch`, 0 skips the prefill.
+        repeats: number of timings, after a warm-up (of the prefill, two chunks).
+        cuda_graph: as in `GenerationEngine`.
 
     Returns:
-        prefill_tokens_per_s (unless left out), decode_tokens_per_s, cache_bytes, and peak_memory_bytes (of the device;
-        on the CPU of the whole process).
+        prefill_tokens_per_s (unless skipped), decode_tokens_per_s, cache_bytes, and peak_memory_bytes (of the device,
+        or of the process on a CPU).
 
     Raises:
         UserError: the context is too short for the steps, or the cache does not fit.
@@ -65,7 +64,7 @@ def measure_generation(
     measured: dict[str, float] = {}
     if prompts:
         ids = torch.randint(model.config.vocab_size, (prompts, context - decode_tokens), device=device)
-        # A long prompt takes minutes on a full-attention model, and its second chunk is like all that follow.
+        # Two chunks warm up all kernels; a long prompt takes minutes on a full-attention model.
         engine.prefill(ids[:, : 2 * prefill_chunk])
         seconds = median_seconds(lambda: engine.prefill(ids), repeats, device, warm_up=0)
         measured["prefill_tokens_per_s"] = ids.numel() / seconds
@@ -84,21 +83,21 @@ def measure_generation(
 
 
 def prefill_pieces(batch: int) -> int:
-    """Tokens of each of `batch` prompts to run at once, so that a large batch's prefill needs little memory."""
+    """Return the prefill chunk of `batch` prompts, so that a large batch's prefill needs little memory."""
     return max(MIN_CHUNK, TOKENS_AT_ONCE // batch)
 
 
 def measure_training(
     step: Callable[[], object], tokens: int, *, device: torch.device, repeats: int = 5, warm_up: int = 2
 ) -> dict[str, float]:
-    """Measures a training step.
+    """Measure a training step.
 
     Args:
-        step: runs forward, backward and the optimiser once.
-        tokens: it learns from.
-        device: it runs on.
-        repeats: timings of which the median counts.
-        warm_up: steps that do not count.
+        step: runs forward, backward and the optimizer once.
+        tokens: number of tokens of a step.
+        device: device of the step.
+        repeats: number of timings.
+        warm_up: number of untimed steps before.
 
     Returns:
         training_tokens_per_s and peak_memory_bytes.
@@ -116,7 +115,7 @@ def median_seconds(
     warm_up: int = 1,
     before: Callable[[], object] = lambda: None,
 ) -> float:
-    """Times `run` after `warm_up` calls that do not count; `before` runs untimed before each call."""
+    """Return the median time of `run` after `warm_up` untimed calls; `before` runs untimed before each call."""
     times = []
     for index in range(warm_up + repeats):
         before()
@@ -130,13 +129,13 @@ def median_seconds(
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Starts a new peak on CUDA; a process's own peak cannot be reset."""
+    """Reset the peak on CUDA; that of a process cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Returns the most memory used: allocated on a CUDA device, resident in the process elsewhere."""
+    """Return the peak memory: allocated on a CUDA device, otherwise resident in the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

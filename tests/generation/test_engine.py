@@ -148,7 +148,7 @@ def test_a_request_that_does_not_fit_is_refused_before_memory_is_taken():
     with pytest.raises(UserError, match="takes 2 sequences, not 3"):
         engine.generate(prompts(3), 1)
     for bad in (prompts()[:, :0], prompts()[:0], prompts()[0], prompts().float()):
-        with pytest.raises(UserError, match=r"whole numbers \[sequences, tokens\], at least one of each"):
+        with pytest.raises(UserError, match=r"integers \[sequences, tokens\], at least one of each"):
             engine.prefill(bad)
     for token in (61, -1):
         with pytest.raises(UserError, match=f"holds token {token}, but the model knows 61"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from jetlit.generation.chunk_attention import chunk_attention
+from jetlit.generation.cache import chunk_attention
 from tests.kernels.backends import assert_near
 from tests.kernels.test_window_attention import definition, draw
 
