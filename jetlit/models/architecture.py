@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jetlit.blocks import BLOCKS, check_block_config
+from jetlit.blocks import check_block_config
 from jetlit.errors import UserError
 from jetlit.files import read_json, write_json
 from jetlit.models.configuration import JetNemotronConfig
@@ -83,18 +83,13 @@ class Architecture:
         Raises:
             UserError: a block or a block's setting is unknown, or the number of layers differs.
         """
-        unknown = sorted(set(self.layer_types) - set(BLOCKS))
-        if unknown:
-            raise UserError(
-                f"The architecture names unknown blocks ({', '.join(map(repr, unknown))}): use {', '.join(BLOCKS)}."
-            )
+        for name in sorted(set(self.layer_types)):
+            check_block_config(name, self.block_configs.get(name, {}), partial=True)
         if len(self.layer_types) != config.num_hidden_layers:
             raise UserError(
                 f"The architecture has {len(self.layer_types)} layers and the model {config.num_hidden_layers}: "
                 "use the architecture that was searched for this model."
             )
-        for name in sorted(set(self.layer_types)):
-            check_block_config(name, self.block_configs.get(name, {}), partial=True)
         if "swa" in self.layer_types and "window_size" not in self.block_configs.get("swa", {}):
             raise UserError("The architecture has swa layers and no window: set block_configs.swa.window_size.")
 

@@ -8,7 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from jetlit.blocks import BLOCKS
+from jetlit.blocks import get_block
 from jetlit.errors import UserError
 
 # What the released code reads; only jetlit loads other configurations.
@@ -100,12 +100,8 @@ class JetNemotronConfig(PreTrainedConfig):
     def check_layers(self) -> None:
         """Check the layer types and their settings; raise UserError."""
         assert self.layer_types is not None
-        unknown = sorted(set(self.layer_types) - set(BLOCKS))
-        if unknown:
-            raise UserError(
-                f"layer_types names unknown blocks ({', '.join(map(repr, unknown))}): "
-                f"use {', '.join(BLOCKS)}, or register the block."
-            )
+        for name in sorted(set(self.layer_types)):
+            get_block(name)
         if len(self.layer_types) != self.num_hidden_layers:
             raise UserError(
                 f"layer_types has {len(self.layer_types)} entries for {self.num_hidden_layers} layers: "
