@@ -53,7 +53,7 @@ def inherit_projections(block: Projections, attention: AttentionLayer) -> None:
     """Write the attention's projections into the block's q, k, v and o, as the module's docstring says.
 
     Args:
-        block: freshly initialised; its other parameters stay.
+        block: freshly initialized; its other parameters stay.
         attention: the teacher's layer.
 
     Raises:
