@@ -1,18 +1,4 @@
-"""What a linear block inherits from a pre-trained attention layer.
-
-Heads. The new block's head i starts from the attention's query head i · H // h (h new heads, H query heads): equal
-counts map one to one, fewer heads take an even selection, more heads repeat neighbors. With grouped-query attention
-query head j reads key/value head j // (H / Hkv), so whole heads are repeated in that order. Where several new heads
-repeat one query head, each gets its share of the output projection, so that their sum is what the one gave.
-
-Sizes. Of each head the leading channels are inherited. If the new head is wider, the rest is fresh and silent at
-first: the additional query rows are zero (the inner product with the keys is unchanged) and the additional columns of
-the output projection are zero. If it is narrower, the attention's trailing channels are lost.
-
-Biases are copied with `qkv_bias=True` (zero where the attention has none) and dropped otherwise. A bias of the output
-projection and norms of queries and keys have no place in a linear block and are dropped. One line of the log names
-what is dropped.
-"""
+"""What a linear block inherits from a pre-trained attention layer (docs/blocks.md, "Starting from attention")."""
 
 from __future__ import annotations
 
@@ -45,12 +31,19 @@ class AttentionLayer(Projections, Protocol):
 
 
 def inherited_heads(num_heads: int, attention: AttentionLayer) -> torch.Tensor:
-    """Return the attention's query head that each new head starts from: [h], int64."""
+    """Return the attention's query head that each new head starts from: [h], int64.
+
+    Equal counts map one to one, fewer heads take an even selection, more heads repeat neighbors.
+    """
     return torch.arange(num_heads) * attention.num_heads // num_heads
 
 
 def inherit_projections(block: Projections, attention: AttentionLayer) -> None:
-    """Write the attention's projections into the block's q, k, v and o, as the module's docstring says.
+    """Write the attention's projections into the block's q, k, v and o.
+
+    With grouped-query attention, query head j reads key/value head j // (H / Hkv); whole heads are repeated in that
+    order. Of each head the leading channels are inherited. In a wider head the additional query rows are zero, so that
+    the inner product with the keys is unchanged, and so are the additional columns of the output projection.
 
     Args:
         block: freshly initialized; its other parameters stay.

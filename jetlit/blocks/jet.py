@@ -43,13 +43,7 @@ class JetBlockSettings(LinearSettings):
 
 
 class KernelGenerator(nn.Module):
-    """Makes a convolution's kernels from each token: w2(SiLU(w1 x)).
-
-    Args:
-        hidden_size: of the model.
-        rank: outputs of w1.
-        outputs: of w2, channels times taps.
-    """
+    """Makes a convolution's kernels from each token: w2(SiLU(w1 x)), of channels times taps outputs."""
 
     def __init__(self, hidden_size: int, rank: int, outputs: int) -> None:
         super().__init__()

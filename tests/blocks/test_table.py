@@ -12,7 +12,6 @@ import torch
 from jetlit import registry
 from jetlit.blocks import (
     BLOCKS,
-    GLA,
     LinearMixer,
     LinearSettings,
     build_block,
@@ -21,6 +20,7 @@ from jetlit.blocks import (
     is_attention,
     register_block,
 )
+from jetlit.blocks.gla import GLA
 from jetlit.errors import UserError
 from jetlit.models import Architecture, SuperNetwork, hybridize
 from jetlit.models.loading import load_model
