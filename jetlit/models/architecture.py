@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jetlit.blocks import check_block_config
+from jetlit.blocks import check_block_config, is_attention
 from jetlit.errors import UserError
 from jetlit.files import read_json, write_json
 from jetlit.models.configuration import JetNemotronConfig
-from jetlit.models.mixers import ATTENTION_BLOCKS
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,8 @@ class Architecture:
             name: a linear block.
             config: its arguments; the settings of the replaced blocks are dropped.
         """
-        layers = [layer if layer in ATTENTION_BLOCKS else name for layer in self.layer_types]
-        kept = {block: dict(values) for block, values in self.block_configs.items() if block in ATTENTION_BLOCKS}
+        layers = [layer if is_attention(layer) else name for layer in self.layer_types]
+        kept = {block: dict(values) for block, values in self.block_configs.items() if is_attention(block)}
         return Architecture(layers, kept | ({name: dict(config)} if config else {}))
 
     def validate(self, config: JetNemotronConfig) -> None:
