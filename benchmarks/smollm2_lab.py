@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jetlit_data.sources import GENERATORS
+from jetlit_data.generators import GENERATORS
 from reporting import report
 
 from jetlit.cli.fit import resolved_config, run_fit

@@ -169,7 +169,7 @@ def test_the_corpora_that_the_guide_makes_are_those_that_the_large_fits_read(tmp
     options = ["--config", str(tmp_path / "data.yaml"), "--run_dir", str(tmp_path)]
     found = parsing.parse_arguments(importlib.import_module("jetlit.cli.data").data, options)
     hub = found["corpora"]["nemotron_cc"]
-    open_source(hub.source, hub.options, seed=0)
+    open_source(hub.source, hub.options)
     read = set()
     for stage in ("stage1", "stage2"):
         config = resolved_config(["fit", *arguments("jet_nemotron_2b", stage, "--run_dir", str(tmp_path), *HERE)])
