@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from jetlit.generation import GenerationEngine
 from jetlit.generation.sampling import Sampling
 from jetlit.models import JetNemotronForCausalLM
-from jetlit.tasks.base import Row, answer_scores, make_batches
+from jetlit.tasks.batches import Row, answer_scores, make_batches
 
 _Request = tuple[tuple[str, str], list[int], list[int]]
 
