@@ -115,7 +115,7 @@ class Lab:
         """The model's next-token loss on the held-out blocks of text, generated documents left out, nats per token."""
         argv = self.fit_argv("stage2", f"studies/held_out/{name}", {})
         corpora = resolved_config(argv)["data"]["init_args"]["corpora"]
-        text = {path: weight for path, weight in corpora.items() if Path(path).name not in GENERATORS}
+        text = [corpus for corpus in corpora if Path(corpus["path"]).name not in GENERATORS]
         options = _options(
             {
                 "model.init_args.student": str(model),
