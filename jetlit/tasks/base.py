@@ -1,7 +1,7 @@
 """What a task is: batches of answers, and how their scores become metrics."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ class Scores:
     Attributes:
         logprob: float32 [A], sum of the answer tokens' log-probabilities in nats.
         greedy: bool [A], whether every answer token is the most probable one.
-        lengths: int64 [A], as `group` and `correct` see `TaskBatch`.
+        lengths: int64 [A]; for this and the next two see `TaskBatch`.
         group: int64 [A].
         correct: bool [A].
     """
@@ -44,7 +44,7 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class Task:
-    """Something that a model is scored on.
+    """Questions under a name.
 
     Attributes:
         name: name of the task.
@@ -61,12 +61,7 @@ class Task:
     summary: Callable[[Scores], TaskScore]
 
     def summarize(self, logprob: Tensor, greedy: Tensor) -> TaskScore:
-        """Sum up the scores of all answers.
-
-        Args:
-            logprob: [A], answers of all batches in order.
-            greedy: bool [A], likewise.
-        """
+        """Sum up the scores [A] of all answers, batch after batch; see `Scores`."""
         gathered = {
             name: torch.cat([getattr(batch, name) for batch in self.batches]).cpu()
             for name in ("lengths", "group", "correct")
@@ -77,6 +72,40 @@ class Task:
     def tokens(self) -> int:
         """Number of tokens that a model reads, padding included."""
         return sum(batch.input_ids.numel() for batch in self.batches)
+
+
+def summarize_answers(scores: Scores) -> TaskScore:
+    """Return the accuracy of greedy answers, and the loss in nats per answer token. The objective is the accuracy.
+
+    Answers of a document share its context, so the samples are the documents' means.
+    """
+    documents = [scores.group == group for group in scores.group.unique()]
+    token_loss = -scores.logprob.double() / scores.lengths
+    metrics = means_with_errors(
+        accuracy=(float(scores.greedy[own].float().mean()) for own in documents),
+        loss=(float(token_loss[own].mean()) for own in documents),
+    )
+    return TaskScore(metrics["accuracy"], metrics | {"answers": float(len(scores.group))})
+
+
+def summarize_choices(scores: Scores) -> TaskScore:
+    """Return what the paper's placement search maximizes for multiple choice: -loss of the right answer (section 2.2).
+
+    Metrics: loss, in nats per token of the right answer; accuracy, where the model picks the choice of the highest
+    log-probability; accuracy_norm, the same per token of the choice.
+    """
+    per_token = scores.logprob.double() / scores.lengths
+    questions = [torch.nonzero(scores.group == group)[:, 0] for group in scores.group.unique()]
+
+    def picks_right(score: Tensor) -> Iterator[float]:
+        return (float(scores.correct[own[score[own].argmax()]]) for own in questions)
+
+    metrics = means_with_errors(
+        loss=(-per_token[scores.correct]).tolist(),
+        accuracy=picks_right(scores.logprob),
+        accuracy_norm=picks_right(per_token),
+    )
+    return TaskScore(-metrics["loss"], metrics | {"questions": float(len(questions))})
 
 
 def means_with_errors(**samples: Iterable[float]) -> dict[str, float]:

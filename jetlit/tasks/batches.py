@@ -1,9 +1,10 @@
-"""Teacher-forced answers in batches, and their scores."""
+"""Teacher-forced answers: texts to rows, rows to batches, logits to scores."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
 
@@ -63,6 +64,19 @@ class TaskBatch:
     def lengths(self) -> Tensor:
         """Tokens of each answer, int64 [A]."""
         return torch.bincount(self.answer[self.answer >= 0], minlength=len(self.group))
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Encode the beginning of a row: with BOS if the tokenizer adds it, never with EOS."""
+    ids = tokenizer(text)["input_ids"]
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str | None = None) -> list[int]:
+    """Encode what follows, without special tokens. A space separates it from `prompt` if neither side has one."""
+    if prompt and text and not prompt[-1].isspace() and not text[0].isspace():
+        text = " " + text
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def make_batches(rows: list[Row], batch_tokens: int = _BATCH_TOKENS) -> list[TaskBatch]:

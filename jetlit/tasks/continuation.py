@@ -7,9 +7,8 @@ from jetlit_data.corpus import read_corpus
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
-from jetlit.tasks.base import Task
+from jetlit.tasks.base import Task, summarize_choices
 from jetlit.tasks.batches import Row, make_batches
-from jetlit.tasks.multiple_choice import summarize
 from jetlit.tasks.registry import register_task
 
 
@@ -42,7 +41,7 @@ class Continuation:
             for place in (own, *others):
                 continuation = places[place][self.context :]
                 rows.append(Row([(places[own][: self.context], False), (continuation, True)], number, place == own))
-        return Task(name, "-loss", 0.25, make_batches(rows), summarize)
+        return Task(name, "-loss", 0.25, make_batches(rows), summarize_choices)
 
     def _places(self) -> list[list[int]]:
         """Return stretches of held-out text, context and continuation, that hold no document's end."""

@@ -10,30 +10,18 @@ from jetlit_data.options import build
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
-from jetlit.tasks.base import Task
-from jetlit.tasks.batches import Row, make_batches
-from jetlit.tasks.exact_answer import summarize
+from jetlit.tasks.base import Task, summarize_answers
+from jetlit.tasks.batches import Row, encode_answer, encode_prompt, make_batches
 from jetlit.tasks.registry import TASKS
-from jetlit.tasks.text import encode_answer, encode_prompt
 
 
 @dataclass(frozen=True)
 class GeneratedTask:
-    """Documents of a generator, whose answers are asked for. They never occur in training.
-
-    Attributes:
-        generator: makes the documents.
-        documents: number of documents; each holds many questions.
-        seed: seed of the documents.
-    """
+    """Questions about `documents` documents of a generator, many about each. They never occur in training."""
 
     generator: Generator
-    documents: int = 32
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.documents < 1:
-            raise UserError(f"A task has {self.documents} documents: give it at least one.")
+    documents: int
+    seed: int
 
     def build(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Task:
         """Return the task."""
@@ -42,13 +30,15 @@ class GeneratedTask:
             pieces = [(encode_prompt(tokenizer, spans[0].text), False)]
             pieces += [(encode_answer(tokenizer, span.text), span.is_answer) for span in spans[1:]]
             rows.append(Row(pieces, number))
-        return Task(name, "accuracy", float(self.generator.chance), make_batches(rows), summarize)
+        return Task(name, "accuracy", float(self.generator.chance), make_batches(rows), summarize_answers)
 
 
 def _kind(name: str, generator: Callable[..., Generator]) -> Callable[..., GeneratedTask]:
     """Return the kind of task of a generator: it takes the generator's settings, `documents` and `seed`."""
 
     def settings(documents: int = 32, seed: int = 0, **options: Any) -> GeneratedTask:
+        if documents < 1:
+            raise UserError(f'Task kind "{name}" has {documents} documents: give it at least one.')
         return GeneratedTask(build(generator, f'Generator "{name}"', options), documents, seed)
 
     return settings

@@ -1,7 +1,7 @@
 """The table of kinds of task, and tasks built from configuration files."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from jetlit_data.options import build
 from transformers import PreTrainedTokenizerBase
@@ -10,26 +10,18 @@ from jetlit.errors import UserError
 from jetlit.registry import Registry
 from jetlit.tasks.base import Task
 
+T = TypeVar("T")
 
-class TaskSettings(Protocol):
-    """Settings of a task, usually a dataclass."""
-
-    def build(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Task:
-        """Return the task under that name, in the tokens of that tokenizer."""
-        ...
+TASKS: Registry[Any] = Registry("kind of task", "jetlit.tasks")
 
 
-TASKS: Registry[Callable[..., TaskSettings]] = Registry("kind of task", "jetlit.tasks")
-_Kind = TypeVar("_Kind", bound=Callable[..., TaskSettings])
-
-
-def register_task(kind: str) -> Callable[[_Kind], _Kind]:
+def register_task(kind: str) -> Callable[[T], T]:
     """Return a decorator that makes a dataclass of settings the kind of task `kind`.
 
     The class has a method `build(name, tokenizer) -> Task`. Its fields are the keys of the task in configuration
     files. Packages register theirs by the entry point group `jetlit.tasks`.
     """
-    return TASKS.register(kind)  # type: ignore[return-value]
+    return TASKS.register(kind)
 
 
 def build_task(spec: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Task:

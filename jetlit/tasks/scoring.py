@@ -1,12 +1,13 @@
 """Scores of a model on tasks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jetlit.tasks.base import Task, TaskScore
-from jetlit.tasks.batches import answer_scores
+from jetlit.tasks.batches import TaskBatch, answer_scores
 
 
 @torch.no_grad()
@@ -21,14 +22,17 @@ def evaluate_task(model: nn.Module, task: Task) -> TaskScore:
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    scores = []
     try:
-        for batch in (batch.to(device) for batch in task.batches):
-            hidden = model.model(batch.input_ids, use_cache=False).last_hidden_state  # type: ignore[operator]
-            scores.append(answer_scores(model.lm_head(batch.gather(hidden)), batch))  # type: ignore[operator]
+        scores = [score_batch(model, batch.to(device)) for batch in task.batches]
     finally:
         model.train(was_training)
     return task.summarize(*map(torch.cat, zip(*scores)))
+
+
+def score_batch(model: Any, batch: TaskBatch) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities [A] and greedy matches [A] of a batch's answers, see `answer_scores`."""
+    hidden = model.model(batch.input_ids, use_cache=False).last_hidden_state
+    return answer_scores(model.lm_head(batch.gather(hidden)), batch)
 
 
 def score_tasks(model: nn.Module, tasks: Sequence[Task]) -> dict[str, float]:

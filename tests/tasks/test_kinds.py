@@ -6,7 +6,8 @@ from jetlit_data import CorpusSpec, Recall, load_tokenizer, prepare
 from jetlit_data.reading import open_split
 
 from jetlit.errors import UserError
-from jetlit.tasks import TASKS, Scores, build_task, evaluate_task, exact_answer, multiple_choice
+from jetlit.tasks import TASKS, build_task, evaluate_task
+from jetlit.tasks.base import Scores, summarize_answers, summarize_choices
 from tests.tasks.models import Oracle, random_model
 
 TOKENIZER = load_tokenizer("bytes")
@@ -33,7 +34,7 @@ def test_multiple_choice_sums_up_as_by_hand():
         group=torch.tensor([0, 0, 1, 1, 1]),
         correct=torch.tensor([False, True, True, False, False]),
     )
-    score = multiple_choice.summarize(scores)
+    score = summarize_choices(scores)
     # right answers: −2 over 4 tokens, −9 over 3 tokens; question 0 is won per token only, question 1 not at all
     assert score.objective == pytest.approx(-(0.5 + 3.0) / 2)
     assert score.metrics["loss"] == pytest.approx(1.75)
@@ -50,7 +51,7 @@ def test_exact_answers_sum_up_with_errors_between_documents():
         group=torch.tensor([0, 0, 1, 1]),
         correct=torch.ones(4, dtype=torch.bool),
     )
-    score = exact_answer.summarize(scores)
+    score = summarize_answers(scores)
     assert score.objective == score.metrics["accuracy"] == pytest.approx(0.75)
     assert score.metrics["accuracy_stderr"] == pytest.approx(0.25)  # documents: 0.5 and 1.0
     assert score.metrics["loss"] == pytest.approx(2.0) and score.metrics["loss_stderr"] == pytest.approx(0.0)
@@ -149,7 +150,7 @@ def test_the_package_s_own_files_are_sound(name):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({}, "no kind of task None: use one of .*multiple_choice, .*recall, "),
+        ({}, "no kind of task None: use one of continuation, recall, "),
         ({"kind": "poetry"}, "no kind of task 'poetry'"),
         ({"kind": "recall", "pear": 3}, 'has no option "pear"'),
         ({"kind": "multiple_choice"}, 'needs the option "path"'),
