@@ -72,7 +72,7 @@ def test_arithmetic_tasks_hold_no_problem_of_training():
         (lambda: Recall(pairs=37), "takes 1 to 36 pairs"),
         (lambda: Recall(queries=0), "at least 1 query"),
         (lambda: Recall(style="runes"), "no style"),
-        (lambda: Arithmetic(largest=2), "operands up to 9"),
+        (lambda: Arithmetic(largest=2), "largest to be at least 9"),
         (lambda: Arithmetic(operations="*"), 'operations "\\+" and "-"'),
     ],
 )

@@ -1,10 +1,13 @@
 import json
+import re
 import sysconfig
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from jetlit_data.sources import open_source
+from jetlit_data import CorpusSpec, prepare, read_corpus
+from jetlit_data.sources import SOURCES, open_source
 
 from jetlit.errors import UserError
 
@@ -76,6 +79,18 @@ def test_generated_sources_take_their_options():
     assert len(next(documents)) == 2 * 3 + 1 + 2 * 4
 
 
+def test_the_source_of_the_guide_is_one_like_any_other(tmp_path, monkeypatch):
+    guide = (Path(__file__).parents[2] / "data" / "README.md").read_text()
+    monkeypatch.setattr(SOURCES, "_entries", dict(SOURCES._entries))
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", guide, re.DOTALL)[1]
+    exec(compile(code, "README.md", "exec"), {"__name__": "guide"})
+    info = read_corpus("runs/mine/data/numbers")
+    assert info.source == "countdown" and sum(split.documents for split in info.splits.values()) == 500
+    with pytest.raises(UserError, match='Source "countdown" has no option "name": it takes start'):
+        open_source("countdown:x", {})
+
+
 def test_a_hub_data_set_is_read_through_datasets(tmp_path):
     pytest.importorskip("datasets", reason="the optional library datasets is not installed")
     (tmp_path / "rows.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
@@ -98,6 +113,14 @@ def test_a_hub_data_set_is_read_through_datasets(tmp_path):
 def test_wrong_sources_and_options_are_refused(source, options, message):
     with pytest.raises(UserError, match=message):
         open_source(source, options)
+
+
+def test_a_source_that_cannot_be_read_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("text")
+    source = open_source(str(tmp_path), {})
+    monkeypatch.setattr(type(source), "documents", lambda self, seed: iter(Path("/no/such/file").read_text()))
+    with pytest.raises(UserError, match=r"^Source .* could not be read .*No such file.*: check its path"):
+        prepare(str(tmp_path / "out"), {"a": CorpusSpec(str(tmp_path))}, progress=False)
 
 
 def test_a_folder_without_text_is_refused(tmp_path):
