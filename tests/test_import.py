@@ -41,6 +41,7 @@ assert type(model) is jetlit.models.JetNemotronForCausalLM and jetlit.load_model
 assert type(AutoTokenizer.from_pretrained("tokenizer")).__name__ == "ByteTokenizer"
 heavy = {"litdata", "lightning", "boto3"} & set(sys.modules)
 assert not heavy, heavy
+assert all(getattr(jetlit, name) for name in jetlit.__all__)
 """
 
 
