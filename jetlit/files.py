@@ -56,9 +56,11 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         path: the folder to write, which may exist; missing parents are made.
 
     Raises:
-        UserError: the file system refused the write.
+        UserError: the file system refused the write, or the current folder lies in `path`.
     """
     path = Path(path).resolve()  # a link stays, and the folder it points to is replaced
+    if Path.cwd().is_relative_to(path):
+        raise UserError(f"{path} holds the current folder and would be replaced: choose another folder.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:

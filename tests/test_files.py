@@ -57,3 +57,10 @@ def test_a_link_stays_and_a_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="Could not write"), atomic_folder(tmp_path / "file"):
         pass
     assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="current folder"), atomic_folder("."):
+        pass
+    assert tmp_path.is_dir()
