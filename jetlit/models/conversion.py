@@ -41,7 +41,6 @@ def hybridize(
     Raises:
         UserError: the architecture does not fit the teacher.
     """
-    architecture.validate(teacher.config)
     config = hybrid_config(teacher.config, architecture)
 
     def mixer(index: int) -> nn.Module:
@@ -58,7 +57,12 @@ def hybridize(
 
 
 def hybrid_config(config: JetNemotronConfig, architecture: Architecture) -> JetNemotronConfig:
-    """Return a copy of `config` with the architecture's layers and complete block settings."""
+    """Return a copy of `config` with the architecture's layers and complete block settings.
+
+    Raises:
+        UserError: the architecture does not fit the configuration.
+    """
+    architecture.validate(config)
     used = sorted(set(architecture.layer_types) - {"attn"})
     settings = {name: inherited_settings(config, name) | architecture.block_configs.get(name, {}) for name in used}
     values = copy.deepcopy(config.to_dict())
@@ -100,6 +104,6 @@ def _fresh_mixer(name: str, config: JetNemotronConfig, like: Tensor) -> nn.Modul
 
 def freeze_all_but_mixers(model: JetNemotronForCausalLM) -> None:
     """Freeze embeddings, MLPs, norms and head, so that only the token mixers learn (stage 1, super network)."""
-    mixers = {id(parameter) for layer in model.model.layers for parameter in layer.self_attn.parameters()}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in mixers)
+    model.requires_grad_(False)
+    for layer in model.model.layers:
+        layer.self_attn.requires_grad_(True)

@@ -90,12 +90,9 @@ def convert(
     if block is not None:
         architecture = architecture.with_block(block, block_config)
     model = hybridize(load_model(teacher, dtype), architecture)
-    return export(model, _tokenizer_or_none(teacher), out_dir)
-
-
-def _tokenizer_or_none(path: str) -> PreTrainedTokenizerBase | None:
     try:
-        return load_tokenizer(path)
+        tokenizer = load_tokenizer(teacher)
     except UserError as error:
         logger.info("No tokenizer is written: %s", error)
-        return None
+        tokenizer = None
+    return export(model, tokenizer, out_dir)

@@ -222,7 +222,6 @@ def _supernet_config(
     settings: dict[str, dict[str, Any]] = {}
     for name in alternatives:
         architecture = Architecture([name] * config.num_hidden_layers, {name: block_configs.get(name, {})})
-        architecture.validate(config)
         settings |= hybrid_config(config, architecture).efficient_attention_config or {}
     full = hybrid_config(config, Architecture(["attn"] * config.num_hidden_layers))
     full.efficient_attention_config = settings
