@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jetlit_kernels.triton import decode_attention, decode_step
+from jetlit_kernels.decode_attention import kernels as decode_attention
+from jetlit_kernels.decode_step import kernels as decode_step
 from reporting import RESULTS, report
 from timing import ceilings, milliseconds
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from jetlit_kernels import gated_delta_rule
-from jetlit_kernels.reference.gated_delta_rule import chunk_gated_delta_rule
-from jetlit_kernels.triton import gated_delta_rule as forward_pass
-from jetlit_kernels.triton import gated_delta_rule_backward as backward_pass
-from jetlit_kernels.triton import gated_delta_rule_plan as plan
-from jetlit_kernels.triton.gated_delta_rule_plan import CONFIGS, Config, Kept, key_block
+from jetlit_kernels.gated_delta_rule import backward as backward_pass
+from jetlit_kernels.gated_delta_rule import forward as forward_pass
+from jetlit_kernels.gated_delta_rule import plan as plan
+from jetlit_kernels.gated_delta_rule.plan import CONFIGS, Config, Kept, key_block
+from jetlit_kernels.gated_delta_rule.reference import chunk_gated_delta_rule
 from kernel_report import BYTES_PER_SECOND, Pass, Recurrence, Shape, distance, kernel_report
 from timing import kernel_times
 

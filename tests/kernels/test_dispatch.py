@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from jetlit_kernels import dispatch, dplr_delta_rule, gated_delta_rule, linear_attention
-from jetlit_kernels.fla import wants_fla
+from jetlit_kernels.dplr_delta_rule.fla import wants_fla
 
 
 def run_each() -> None:

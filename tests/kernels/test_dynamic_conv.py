@@ -68,7 +68,7 @@ def test_matches_definition(length, taps, backend, dtype, tolerance):
 @BACKENDS
 def test_no_state_no_activation_and_several_tiles(backend, dtype, tolerance, monkeypatch):
     if backend == "triton":  # several stretches of several segments each
-        from jetlit_kernels.triton import dynamic_conv as kernels
+        from jetlit_kernels.dynamic_conv import kernels as kernels
 
         monkeypatch.setattr(kernels, "STRETCH", 48)
         monkeypatch.setattr(kernels, "SEGMENT", 16)

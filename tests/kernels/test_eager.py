@@ -2,7 +2,7 @@
 
 import torch
 import torch.utils.checkpoint
-from jetlit_kernels.eager import differentiable, is_eager, without_gradient
+from jetlit_kernels.operators import differentiable, is_eager, without_gradient
 
 calls: list[str] = []
 

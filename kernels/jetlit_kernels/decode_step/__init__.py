@@ -1,0 +1,131 @@
+"""One decoding step of a JetBlock between its projections, for a batch of sequences, in one launch."""
+
+import torch
+
+from jetlit_kernels.decode_step import reference
+from jetlit_kernels.dispatch import resolve_backend
+
+
+def jet_decode_step(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    gate: torch.Tensor,
+    beta_logits: torch.Tensor,
+    a: torch.Tensor,
+    conv_kernels: torch.Tensor,
+    A_log: torch.Tensor,
+    dt_bias: torch.Tensor,
+    norm_weight: torch.Tensor,
+    conv_state: torch.Tensor,
+    recurrent_state: torch.Tensor,
+    *,
+    scale: float | None = None,
+    norm_eps: float = 1e-5,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Steps 1 to 5 of the JetBlock (checkpoint format) for one token a sequence, but for the matrix products.
+
+    SiLU and L2 norm of q and k, convolution step with SiLU, gates, state update, read-out, gated RMSNorm.
+    Both states are updated in place. No allocation but the result, no synchronisation: safe inside a CUDA graph.
+    Inference only: it has no gradient.
+
+    Args:
+        q: [B, H, K], the output of `q_proj` (before SiLU). This and the next six may be strided views of one merged
+            projection: only their last dimension (for `conv_kernels` the last two) must be contiguous.
+        k: [B, H, K], the output of `k_proj`.
+        v: [B, H, V], the output of `v_proj` (before the convolution).
+        gate: [B, H, V], the output of `g_proj`.
+        beta_logits: [B, H], the output of `b_proj`.
+        a: [B, H], the output of `a_proj`.
+        conv_kernels: [B, H·V, W], the output of the kernel generator, bias included.
+        A_log: [H].
+        dt_bias: [H].
+        norm_weight: [V].
+        conv_state: [B, H·V, W], the last W inputs of the convolution, oldest first; updated in place.
+        recurrent_state: [B, H, K, V] float32; updated in place.
+        scale: of the queries; K^−½ if None.
+        norm_eps: epsilon of the gated norm.
+        backend: "auto" (Triton on CUDA, plain PyTorch elsewhere), "triton" or "torch".
+
+    Returns:
+        [B, H, V] in the type of `v`, the input of `o_proj`.
+
+    Raises:
+        ValueError: the shapes disagree, or the backend cannot run here.
+    """
+    batch, heads, key_dim = q.shape
+    value_dim = v.shape[-1]
+    taps = conv_kernels.shape[-1]
+    expected = {
+        "k": (k, (batch, heads, key_dim)),
+        "v": (v, (batch, heads, value_dim)),
+        "gate": (gate, (batch, heads, value_dim)),
+        "beta_logits": (beta_logits, (batch, heads)),
+        "a": (a, (batch, heads)),
+        "conv_kernels": (conv_kernels, (batch, heads * value_dim, taps)),
+        "A_log": (A_log, (heads,)),
+        "dt_bias": (dt_bias, (heads,)),
+        "norm_weight": (norm_weight, (value_dim,)),
+        "conv_state": (conv_state, (batch, heads * value_dim, taps)),
+        "recurrent_state": (recurrent_state, (batch, heads, key_dim, value_dim)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor.shape != shape:
+            raise ValueError(f"jet_decode_step needs {name} of shape {list(shape)}; got {list(tensor.shape)}.")
+    if not (conv_state.is_contiguous() and recurrent_state.is_contiguous()):
+        raise ValueError("jet_decode_step updates conv_state and recurrent_state in place: pass contiguous tensors.")
+    scale = key_dim**-0.5 if scale is None else scale
+    tensors = (q, k, v, gate, beta_logits, a, conv_kernels, A_log, dt_bias, norm_weight, conv_state, recurrent_state)
+    if resolve_backend(backend, q) == "torch":
+        return reference.jet_decode_step(*tensors, scale=scale, norm_eps=norm_eps)
+    if torch.compiler.is_compiling():
+        return _operator(*tensors, scale, norm_eps)
+    # Outside the compiler the operator's dispatch would only cost time: a step is a few microseconds.
+    return _launch(*tensors, scale, norm_eps)
+
+
+def _launch(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    gate: torch.Tensor,
+    beta_logits: torch.Tensor,
+    a: torch.Tensor,
+    conv_kernels: torch.Tensor,
+    A_log: torch.Tensor,
+    dt_bias: torch.Tensor,
+    norm_weight: torch.Tensor,
+    conv_state: torch.Tensor,
+    recurrent_state: torch.Tensor,
+    scale: float,
+    norm_eps: float,
+) -> torch.Tensor:
+    from jetlit_kernels.decode_step import kernels as kernels
+
+    return kernels.jet_decode_step(
+        q,
+        k,
+        v,
+        gate,
+        beta_logits,
+        a,
+        conv_kernels,
+        A_log,
+        dt_bias,
+        norm_weight,
+        conv_state,
+        recurrent_state,
+        scale=scale,
+        norm_eps=norm_eps,
+    )
+
+
+_operator = torch.library.custom_op(
+    "jetlit_kernels::jet_decode_step", _launch, mutates_args=("conv_state", "recurrent_state")
+)
+
+
+@_operator.register_fake
+def _(q, k, v, *_):
+    return v.new_empty(v.shape)

@@ -1,0 +1,191 @@
+"""Launches the gated delta rule's Triton kernels forward; `gated_delta_rule_backward` launches the others.
+
+Without β they compute linear attention with a scalar decay, which is the same recurrence without the delta term.
+
+Where a backward pass may follow, the forward pass keeps the inside of the chunks and the state at every eighth one.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from jetlit_kernels.chunks import cdiv
+from jetlit_kernels.gated_delta_rule.forward_kernels import prepare_kernel, scan_kernel
+from jetlit_kernels.gated_delta_rule.plan import CONFIGS, PRECISION, Kept, Problem, key_block
+from jetlit_kernels.gated_delta_rule.segments import join
+
+PAIR_KEYS = 64  # columns of K a step of the products between tokens
+
+
+def _prepare(
+    problem: Problem,
+    inputs: tuple[torch.Tensor, torch.Tensor],
+    gates: tuple[torch.Tensor, torch.Tensor | None],
+    active: tuple[torch.Tensor | None, torch.Tensor | None],
+    kept: Kept,
+    scale: float,
+    l2norm: bool,
+) -> None:
+    block, cut = key_block(problem.q.shape[3]), problem.chunking
+    prepare_kernel[(cut.rows * cut.per_row, problem.heads)](
+        *(problem.tokens(x, PAIR_KEYS) for x in inputs),
+        *gates,
+        *active,
+        kept.inverses,
+        kept.attentions,
+        kept.gates,
+        sequences=cut.sequences,
+        owners=cut.owners(cut.per_row),
+        scale=scale,
+        BK=PAIR_KEYS,
+        L2NORM=l2norm,
+        SILU=active[0] is not None,
+        SOLVE_PRECISION=PRECISION[problem.q.dtype],
+        **problem.common,
+        **CONFIGS["prepare", problem.q.dtype][block].options(),
+    )
+
+
+def scan(
+    kernel: str,
+    problem: Problem,
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    kept: Kept,
+    tensors: tuple[torch.Tensor | None, ...],
+    *,
+    first: int,
+    group: int,
+    window: int,
+    interval: int,
+    has_initial: bool,
+    save: bool = False,
+) -> None:
+    """Launches `scan_kernel` over a group of chunks of every row.
+
+    Args:
+        kernel: "scan" for the outputs, "states" for those of the backward pass, "maps" for a segment's M and B.
+        problem: the call.
+        inputs: q, k [B, T, H, K] and v [B, T, H, V], after their activation.
+        kept: what `prepare_kernel` made, and the states to start from or to write.
+        tensors: `scan_kernel`'s from `initial` to `updates`.
+        first: chunk of a row that the group begins with.
+        group: chunks of it.
+        window: chunks that one program scans.
+        interval: chunks between two checkpoints.
+        has_initial: whether there is an initial state.
+        save: whether to write the checkpoints.
+    """
+    q, k, v = inputs
+    block = key_block(q.shape[3])
+    reads, maps = kernel == "scan", kernel == "maps"
+    config = CONFIGS["scan" if reads else "states", q.dtype][block]  # the others need neither q nor P
+    grid = (
+        cdiv(v.shape[3] + (q.shape[3] if maps else 0), config.columns),
+        problem.chunking.sequences * problem.heads,
+        cdiv(group, window),
+    )
+    scan_kernel[grid](
+        problem.tokens(q, block) if reads else None,
+        problem.operands(k, block),
+        problem.operands(v, config.columns),
+        problem.squares(kept.inverses),
+        problem.squares(kept.attentions) if reads else None,
+        kept.gates,
+        *tensors,
+        first=first,
+        group=group,
+        window=window,
+        interval=interval,
+        rows=problem.chunking.rows,
+        BK=block,
+        BV=config.columns,
+        HAS_INITIAL=has_initial,
+        STORE_OUTPUT=reads,
+        STORE_CHECKPOINTS=save,
+        STORE_STATES=kernel == "states",
+        STORE_MAPS=maps,
+        FROM_CHECKPOINTS=kernel == "states" or (reads and window < problem.chunking.per_row),
+        **problem.common,
+        **config.options(),
+    )
+
+
+def _start_segments(
+    problem: Problem,
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    kept: Kept,
+    initial_state: torch.Tensor | None,
+    interval: int,
+) -> None:
+    """Writes the state at every segment's start but the rows' own into the checkpoints."""
+    K, V, window = problem.q.shape[3], problem.v.shape[3], problem.window
+    starts, states = problem.starts(window), problem.chunking.rows * problem.heads
+    maps = torch.empty(starts, states, K, V + K, dtype=torch.float32, device=problem.q.device)
+    scan(
+        "maps",
+        problem,
+        inputs,
+        kept,
+        (initial_state, maps, None, None, None, None),
+        first=0,
+        group=starts * window,
+        window=window,
+        interval=interval,
+        has_initial=initial_state is not None,
+    )
+    join(maps, kept.checkpoints.view(-1, states, K, V), window // interval)
+
+
+def empty_kept(
+    q: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | None, delta: bool, save: bool
+) -> tuple[torch.Tensor, ...]:
+    """Returns tensors like those that the forward pass keeps."""
+    problem = Problem.of(q, v, cu_seqlens, delta)
+    kept = Kept.empty(problem, problem.starts(problem.interval)).tensors()
+    return kept if save else tuple(t.new_empty(0) for t in kept)
+
+
+def forward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor | None,
+    initial_state: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    scale: float,
+    l2norm: bool,
+    silu: bool,
+    save: bool,
+) -> tuple[torch.Tensor, ...]:
+    """Runs the forward pass on contiguous tensors of one dtype (g, beta and the state may differ).
+
+    Returns:
+        o [B, T, H, V], the final states [N, H, K, V] in float32, and the tensors of `Kept` (empty unless `save`).
+    """
+    problem = Problem.of(q, v, cu_seqlens, beta is not None)
+    K, V, H, cut = q.shape[3], v.shape[3], problem.heads, problem.chunking
+    o = torch.empty_like(v)
+    final = torch.empty(cut.sequences, H, K, V, dtype=torch.float32, device=q.device)
+    # Without a backward pass to come, the segments' starts alone are kept: none, if a row is one segment.
+    interval = problem.interval if save else problem.window
+    kept = Kept.empty(problem, problem.starts(interval))
+    active = (torch.empty_like(q), torch.empty_like(k)) if silu else (None, None)
+    _prepare(problem, (q, k), (g, beta), active, kept, scale, l2norm)
+    inputs = (*active, v) if silu else (q, k, v)
+    if problem.window < cut.per_row:
+        _start_segments(problem, inputs, kept, initial_state, interval)
+    scan(
+        "scan",
+        problem,
+        inputs,
+        kept,
+        (initial_state, final, kept.checkpoints, o, None, None),
+        first=0,
+        group=cut.per_row,
+        window=problem.window,
+        interval=interval,
+        has_initial=initial_state is not None,
+        save=save,
+    )
+    return o, final, *(kept.tensors() if save else (o.new_empty(0) for _ in kept.tensors()))

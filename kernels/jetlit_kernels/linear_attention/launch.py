@@ -1,0 +1,249 @@
+"""Launches the Triton kernels of linear attention with vector decays (GLA): forward, and backward with recomputation.
+
+Nothing is kept for the backward pass but the inputs. Both passes treat all chunks at once, but for the scan over the
+states; their scratch memory is that of a few tensors of the inputs' size, and of a state a chunk.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+
+from jetlit_kernels.chunks import Chunking, cdiv
+from jetlit_kernels.gated_delta_rule.plan import CHUNK, PRECISION, Config, key_block
+from jetlit_kernels.linear_attention.kernels import (
+    attention_kernel,
+    decay_kernel,
+    gradient_kernel,
+    read_kernel,
+    scan_kernel,
+)
+
+# One fixed configuration a kernel: nothing is tuned at run time. `columns` are those of a program: of V in "scan" and
+# "read", of K in the others ("attention" takes them step by step).
+CONFIGS = {
+    ("decay", torch.bfloat16): Config(64, 4, 1),
+    ("attention", torch.bfloat16): Config(64, 4, 1),
+    ("scan", torch.bfloat16): Config(64, 8, 2),
+    ("read", torch.bfloat16): Config(64, 4, 2),
+    ("gradient", torch.bfloat16): Config(64, 8, 2),
+    ("decay", torch.float32): Config(32, 4, 1),
+    ("attention", torch.float32): Config(32, 4, 1),
+    ("scan", torch.float32): Config(32, 4, 1),
+    ("read", torch.float32): Config(32, 4, 1),
+    ("gradient", torch.float32): Config(32, 4, 1),
+}
+STEP = {torch.bfloat16: 64, torch.float32: 32}  # columns that a product with the states takes at a time
+# The sums of log decays: float32 results need the difference of two sums exactly, even after strong decays.
+SUMS = {torch.bfloat16: torch.float32, torch.float32: torch.float64}
+
+
+class _Call:
+    """The shapes of one call, and its kernels' launches. q, k and v are contiguous and of one dtype."""
+
+    def __init__(self, q: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | None) -> None:
+        bounds = None if cu_seqlens is None else cu_seqlens.int().contiguous()
+        self.dtype, self.device = q.dtype, q.device
+        self.heads, self.K, self.V = q.shape[2], q.shape[3], v.shape[3]
+        self.cut = Chunking(CHUNK[q.dtype], q.shape[0], q.shape[1], bounds)
+        self.cut.check_heads(self.heads)
+        self.slots = self.cut.rows * self.cut.per_row
+
+    @cached_property
+    def common(self) -> dict[str, object]:
+        """The arguments that every kernel takes."""
+        cut = self.cut
+        return {
+            "length": cut.length,
+            "chunks": cut.per_row,
+            "sequences": cut.sequences,
+            "bounds": cut.bounds,
+            "base": cut.base,
+            "owners": cut.owners(cut.per_row),
+            "H": self.heads,
+            "K": self.K,
+            "V": self.V,
+            "C": cut.size,
+            "PACKED": cut.bounds is not None,
+            "PRECISION": PRECISION[self.dtype],
+        }
+
+    @property
+    def levels(self) -> int:
+        """How often a chunk is halved down to single tokens."""
+        return self.cut.size.bit_length() - 1
+
+    def config(self, kernel: str) -> Config:
+        """Returns the configuration of a kernel."""
+        return CONFIGS[kernel, self.dtype]
+
+    def keys(self, columns: int) -> int:
+        """Returns the width of blocks of K: `columns`, or less where K has less."""
+        return min(key_block(self.K), columns)
+
+    def tiles(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Returns scratch memory [slots, H, ...] for all chunks."""
+        return torch.empty(self.slots, self.heads, *shape, dtype=dtype or self.dtype, device=self.device)
+
+    def prepare(
+        self, q: torch.Tensor, k: torch.Tensor, g: torch.Tensor, scale: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns G, the readers and the writers, each [slots, H, C, K], and P [slots, H, C, C]."""
+        C = self.cut.size
+        sums = self.tiles(C, self.K, dtype=SUMS[self.dtype])
+        readers, writers = self.tiles(C, self.K), self.tiles(C, self.K)
+        config = self.config("decay")
+        BK = self.keys(config.columns)
+        decay_kernel[(self.slots, self.heads, cdiv(self.K, BK))](
+            q, k, g, sums, readers, writers, scale, BK=BK, **self.common, **config.options()
+        )
+        attentions = self.tiles(C, C)
+        config = self.config("attention")
+        attention_kernel[(self.slots, self.heads)](
+            q,
+            k,
+            sums,
+            attentions,
+            scale,
+            LEVELS=self.levels,
+            BK=self.keys(config.columns),
+            **self.common,
+            **config.options(),
+        )
+        return sums, readers, writers, attentions
+
+    def scan(
+        self,
+        writers: torch.Tensor,
+        values: torch.Tensor,
+        sums: torch.Tensor,
+        initial: torch.Tensor | None,
+        reverse: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the states that the chunks meet [slots, H, K, V] and, in float32, the last ones [N, H, K, V]."""
+        states = self.tiles(self.K, self.V)
+        shape = self.cut.sequences, self.heads, self.K, self.V
+        final = torch.empty(shape, dtype=torch.float32, device=self.device)
+        config = self.config("scan")
+        scan_kernel[(cdiv(self.V, config.columns), self.cut.sequences * self.heads)](
+            writers,
+            values,
+            sums,
+            initial,
+            final,
+            states,
+            BK=key_block(self.K),
+            BV=config.columns,
+            HAS_INITIAL=initial is not None,
+            REVERSE=reverse,
+            **self.common,
+            **config.options(),
+        )
+        return states, final
+
+    def read(
+        self,
+        readers: torch.Tensor,
+        states: torch.Tensor,
+        attentions: torch.Tensor,
+        values: torch.Tensor,
+        transposed: bool = False,
+    ) -> torch.Tensor:
+        """Returns readers · S + P · values [B, T, H, V], or Pᵀ for P when transposed."""
+        o = torch.empty_like(values)
+        config = self.config("read")
+        read_kernel[(self.slots, self.heads, cdiv(self.V, config.columns))](
+            readers,
+            states,
+            attentions,
+            values,
+            o,
+            BK=self.keys(STEP[self.dtype]),
+            BV=config.columns,
+            TRANSPOSED=transposed,
+            **self.common,
+            **config.options(),
+        )
+        return o
+
+    def gradients(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        g: torch.Tensor,
+        sums: torch.Tensor,
+        states: torch.Tensor,
+        d_states: torch.Tensor,
+        do: torch.Tensor,
+        scale: float,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns dq, dk and dg."""
+        dq, dk, dg = (torch.empty_like(t) for t in (q, k, g))
+        config = self.config("gradient")
+        BK = self.keys(config.columns)
+        gradient_kernel[(self.slots, self.heads, cdiv(self.K, BK))](
+            q,
+            k,
+            v,
+            sums,
+            states,
+            d_states,
+            do,
+            dq,
+            dk,
+            dg,
+            scale,
+            LEVELS=self.levels,
+            BK=BK,
+            BV=STEP[self.dtype],
+            **self.common,
+            **config.options(),
+        )
+        return dq, dk, dg
+
+
+def forward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    initial_state: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Runs the forward pass on contiguous tensors, q, k and v of one dtype (g and the state may differ).
+
+    Returns:
+        o [B, T, H, V], and the final states [N, H, K, V] in float32.
+    """
+    call = _Call(q, v, cu_seqlens)
+    sums, readers, writers, attentions = call.prepare(q, k, g, scale)
+    states, final = call.scan(writers, v, sums, initial_state)
+    return call.read(readers, states, attentions, v), final
+
+
+def backward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    initial_state: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    do: torch.Tensor,
+    d_final: torch.Tensor | None,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Runs the backward pass on contiguous tensors.
+
+    Returns:
+        The gradients of q, k, v, g, and of the initial states (given or zero) in float32.
+    """
+    call = _Call(q, v, cu_seqlens)
+    sums, readers, writers, attentions = call.prepare(q, k, g, scale)
+    states, _ = call.scan(writers, v, sums, initial_state)
+    d_states, d_initial = call.scan(readers, do, sums, d_final, reverse=True)
+    dv = call.read(writers, d_states, attentions, do, transposed=True)
+    dq, dk, dg = call.gradients(q, k, v, g, sums, states, d_states, do, scale)
+    return dq, dk, dv, dg, d_initial
