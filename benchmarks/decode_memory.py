@@ -34,7 +34,8 @@ def state_step(batch: int) -> tuple[Callable[[Any], Any], int]:
     tensors += [draw(batch, HEADS), draw(batch, HEADS), draw(batch, HEADS * VALUE, TAPS)]
     tensors += [torch.zeros(HEADS, device="cuda"), torch.zeros(HEADS, device="cuda"), draw(VALUE)]
     tensors += [draw(batch, HEADS * VALUE, TAPS), torch.randn(batch, HEADS, KEY, VALUE, device="cuda")]
-    run = functools.partial(decode_step.jet_decode_step, *tensors, scale=KEY**-0.5, norm_eps=1e-5)
+    arguments = decode_step.Arguments(*tensors, scale=KEY**-0.5, norm_eps=1e-5)
+    run = functools.partial(decode_step.jet_decode_step, arguments)
     return lambda config: run(config=config), 2 * tensors[-1].nbytes
 
 

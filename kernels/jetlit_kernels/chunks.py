@@ -14,12 +14,9 @@ import torch
 import triton
 import triton.language as tl
 
+from jetlit_kernels.sizes import cdiv
+
 MOST = 65_535  # programs of a launch along the second axis of its grid, where a scan has its sequences and heads
-
-
-def cdiv(a: int, b: int) -> int:
-    """Returns a / b rounded up; Triton's function of that name costs more on the host than a launch allows."""
-    return -(-a // b)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 _announced: set[str] = set()
 
+LARGEST_KEY = 256  # the widest K of the recurrences' kernels
+
 
 def why_not_triton(tensor: torch.Tensor) -> str | None:
     """Returns the reason why the Triton kernels cannot run on `tensor`, or None when they can."""
@@ -66,3 +68,22 @@ def announce(operator: str, implementation: str) -> None:
     if line not in _announced:
         _announced.add(line)
         logger.info(line)
+
+
+def runs_on_triton(operator: str, q: torch.Tensor, backend: str) -> bool:
+    """Decides whether an operator on q [B, T, H, K] runs on the kernels; the log says once which way was taken.
+
+    Raises:
+        ValueError: the backend is unknown, or it is "triton" and cannot run; the message says why.
+    """
+    if resolve_backend(backend, q) == "torch":
+        announce(operator, f"plain PyTorch on {q.device.type}")
+        return False
+    if q.shape[-1] <= LARGEST_KEY and q.shape[1] > 0:
+        announce(operator, "Triton kernels")
+        return True
+    reason = f"the Triton kernels hold keys of 1 to {LARGEST_KEY} columns and at least one token, not {tuple(q.shape)}"
+    if backend == "triton":
+        raise ValueError(f'backend="triton" cannot run: {reason}; pass backend="torch".')
+    announce(operator, f"plain PyTorch, since {reason}")
+    return False

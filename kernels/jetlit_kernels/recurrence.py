@@ -12,12 +12,7 @@ from jetlit_kernels.packing import PaddedBatch
 Recurrence = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
-def compute_dtype(*tensors: torch.Tensor | None) -> torch.dtype:
-    """Returns float64 when any tensor is float64, float32 otherwise."""
-    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
-
-
-def l2_normalise(x: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+def l2_normalize(x: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
     """Returns x · rsqrt(Σ x² + eps) over the last dimension, as the released JetBlock does."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
 

@@ -55,7 +55,7 @@ def upstream_like(v: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, t
 
 def cut_short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cuts rows of four chunks or more into segments, as a GPU does with rows of a hundred."""
-    from jetlit_kernels.gated_delta_rule import plan as plan
+    from jetlit_kernels.gated_delta_rule import plan
     from jetlit_kernels.gated_delta_rule import segments as cut
 
     monkeypatch.setattr(plan, "INTERVAL", 2)

@@ -68,10 +68,10 @@ def test_matches_definition(length, taps, backend, dtype, tolerance):
 @BACKENDS
 def test_no_state_no_activation_and_several_tiles(backend, dtype, tolerance, monkeypatch):
     if backend == "triton":  # several stretches of several segments each
-        from jetlit_kernels.dynamic_conv import kernels as kernels
+        from jetlit_kernels.dynamic_conv import launch
 
-        monkeypatch.setattr(kernels, "STRETCH", 48)
-        monkeypatch.setattr(kernels, "SEGMENT", 16)
+        monkeypatch.setattr(launch, "STRETCH", 48)
+        monkeypatch.setattr(launch, "SEGMENT", 16)
     inputs = [x.requires_grad_() for x in draw(2, 70, 33, 40, 4, dtype)]
     upstream = torch.randn(2, 70, 33, dtype=dtype)
     out, _ = dynamic_conv(*inputs, activation=None, backend=backend)

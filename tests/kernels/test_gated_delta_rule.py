@@ -200,7 +200,7 @@ class TestTriton:
     def test_triton_backward_in_groups_of_chunks(
         self, T: int, qk_activation: str | None, sets: int, carried: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from jetlit_kernels.gated_delta_rule import plan as plan
+        from jetlit_kernels.gated_delta_rule import plan
 
         monkeypatch.setattr(plan, "INTERVAL", 2)
         monkeypatch.setattr(plan, "GROUP_TILES", 4)
@@ -258,7 +258,7 @@ class TestTriton:
     def test_triton_packed_sequences_in_groups_of_chunks(
         self, qk_activation: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from jetlit_kernels.gated_delta_rule import plan as plan
+        from jetlit_kernels.gated_delta_rule import plan
 
         monkeypatch.setattr(plan, "INTERVAL", 1)
         monkeypatch.setattr(plan, "GROUP_TILES", 2)

@@ -44,7 +44,7 @@ def decode_attention(
         )
     scale = size**-0.5 if scale is None else scale
     if resolve_backend(backend, query) == "triton":
-        from jetlit_kernels.decode_attention import kernels as kernels
+        from jetlit_kernels.decode_attention import kernels
 
         return kernels.forward(query, key, value, seen, scale)
     return reference.decode_attention(query, key, value, seen, scale)

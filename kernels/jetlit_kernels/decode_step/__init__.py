@@ -1,9 +1,13 @@
 """One decoding step of a JetBlock between its projections, for a batch of sequences, in one launch."""
 
+from typing import Any
+
 import torch
 
 from jetlit_kernels.decode_step import reference
+from jetlit_kernels.decode_step.arguments import Arguments
 from jetlit_kernels.dispatch import resolve_backend
+from jetlit_kernels.operators import define
 
 
 def jet_decode_step(
@@ -54,78 +58,31 @@ def jet_decode_step(
     Raises:
         ValueError: the shapes disagree, or the backend cannot run here.
     """
-    batch, heads, key_dim = q.shape
-    value_dim = v.shape[-1]
-    taps = conv_kernels.shape[-1]
-    expected = {
-        "k": (k, (batch, heads, key_dim)),
-        "v": (v, (batch, heads, value_dim)),
-        "gate": (gate, (batch, heads, value_dim)),
-        "beta_logits": (beta_logits, (batch, heads)),
-        "a": (a, (batch, heads)),
-        "conv_kernels": (conv_kernels, (batch, heads * value_dim, taps)),
-        "A_log": (A_log, (heads,)),
-        "dt_bias": (dt_bias, (heads,)),
-        "norm_weight": (norm_weight, (value_dim,)),
-        "conv_state": (conv_state, (batch, heads * value_dim, taps)),
-        "recurrent_state": (recurrent_state, (batch, heads, key_dim, value_dim)),
-    }
-    for name, (tensor, shape) in expected.items():
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    states = (conv_state, recurrent_state)
+    x = Arguments(q, k, v, gate, beta_logits, a, conv_kernels, A_log, dt_bias, norm_weight, *states, scale, norm_eps)
+    for name, tensor, shape in zip(Arguments._fields, x, x.shapes()):
         if tensor.shape != shape:
             raise ValueError(f"jet_decode_step needs {name} of shape {list(shape)}; got {list(tensor.shape)}.")
     if not (conv_state.is_contiguous() and recurrent_state.is_contiguous()):
         raise ValueError("jet_decode_step updates conv_state and recurrent_state in place: pass contiguous tensors.")
-    scale = key_dim**-0.5 if scale is None else scale
-    tensors = (q, k, v, gate, beta_logits, a, conv_kernels, A_log, dt_bias, norm_weight, conv_state, recurrent_state)
     if resolve_backend(backend, q) == "torch":
-        return reference.jet_decode_step(*tensors, scale=scale, norm_eps=norm_eps)
-    if torch.compiler.is_compiling():
-        return _operator(*tensors, scale, norm_eps)
+        return reference.jet_decode_step(x)
     # Outside the compiler the operator's dispatch would only cost time: a step is a few microseconds.
-    return _launch(*tensors, scale, norm_eps)
+    return _operator(*x) if torch.compiler.is_compiling() else _launch(*x)
 
 
-def _launch(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    gate: torch.Tensor,
-    beta_logits: torch.Tensor,
-    a: torch.Tensor,
-    conv_kernels: torch.Tensor,
-    A_log: torch.Tensor,
-    dt_bias: torch.Tensor,
-    norm_weight: torch.Tensor,
-    conv_state: torch.Tensor,
-    recurrent_state: torch.Tensor,
-    scale: float,
-    norm_eps: float,
-) -> torch.Tensor:
-    from jetlit_kernels.decode_step import kernels as kernels
+def _launch(*values: Any) -> torch.Tensor:
+    from jetlit_kernels.decode_step import kernels
 
-    return kernels.jet_decode_step(
-        q,
-        k,
-        v,
-        gate,
-        beta_logits,
-        a,
-        conv_kernels,
-        A_log,
-        dt_bias,
-        norm_weight,
-        conv_state,
-        recurrent_state,
-        scale=scale,
-        norm_eps=norm_eps,
-    )
+    return kernels.jet_decode_step(Arguments._make(values))
 
 
-_operator = torch.library.custom_op(
-    "jetlit_kernels::jet_decode_step", _launch, mutates_args=("conv_state", "recurrent_state")
-)
-
-
-@_operator.register_fake
-def _(q, k, v, *_):
+def _fake(*values: Any) -> torch.Tensor:
+    v = Arguments._make(values).v
     return v.new_empty(v.shape)
+
+
+_operator = define(
+    "jetlit_kernels::jet_decode_step", Arguments, _launch, _fake, mutates=("conv_state", "recurrent_state")
+)

@@ -7,9 +7,9 @@ import triton
 import triton.language as tl
 
 from jetlit_kernels.activations import sigmoid, silu
-from jetlit_kernels.chunks import cdiv
+from jetlit_kernels.decode_step.arguments import Arguments
 from jetlit_kernels.overlap import bring_nearer, overlapped, wait_for_inputs
-from jetlit_kernels.sizes import power_of_two
+from jetlit_kernels.sizes import cdiv, power_of_two
 
 
 class Config(NamedTuple):
@@ -91,40 +91,22 @@ def decode_kernel(
     tl.store(out + (batch * H + head) * V + column, result.to(out.dtype.element_ty), mask=mask)
 
 
-def jet_decode_step(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    gate: torch.Tensor,
-    beta_logits: torch.Tensor,
-    a: torch.Tensor,
-    conv_kernels: torch.Tensor,
-    A_log: torch.Tensor,
-    dt_bias: torch.Tensor,
-    norm_weight: torch.Tensor,
-    conv_state: torch.Tensor,
-    recurrent_state: torch.Tensor,
-    *,
-    scale: float,
-    norm_eps: float,
-    config: Config | None = None,
-) -> torch.Tensor:
-    """One launch; arguments and result as those of `jetlit_kernels.jet_decode_step`."""
-    batch, heads, key_dim = q.shape
-    value_dim, taps = v.shape[-1], conv_kernels.shape[-1]
-    out = torch.empty(batch, heads, value_dim, dtype=v.dtype, device=v.device)
+def jet_decode_step(x: Arguments, config: Config | None = None) -> torch.Tensor:
+    """Run the step in one launch; return its result [B, H, V]."""
+    (batch, heads, key_dim), value_dim, taps = x.q.shape, x.v.shape[-1], x.conv_kernels.shape[-1]
+    out = torch.empty(batch, heads, value_dim, dtype=x.v.dtype, device=x.v.device)
     if not batch:
         return out
-    per_token = [_rows(x) for x in (q, k, v, gate, beta_logits, a, conv_kernels)]
+    per_token = [_rows(t) for t in x[:7]]  # from q to conv_kernels
     config = config or choose(batch * heads, key_dim, value_dim)
     pieces = cdiv(value_dim, config.BV)
-    overlap = overlapped(v)
+    overlap = overlapped(x.v)
     # Many programs keep the memory busy without it. A thread asks for a row of the state.
     nearer = overlap["OVERLAP"] and batch * heads <= FEW_PROGRAMS and key_dim <= 32 * config.num_warps
-    nearer = nearer and value_dim % 4 == 0 and recurrent_state.data_ptr() % 16 == 0
+    nearer = nearer and value_dim % 4 == 0 and x.recurrent_state.data_ptr() % 16 == 0
     decode_kernel[(batch, heads)](
-        *per_token, A_log, dt_bias, norm_weight, conv_state, recurrent_state, out,
-        *(x.stride(0) for x in per_token), scale, norm_eps,
+        *per_token, x.A_log, x.dt_bias, x.norm_weight, x.conv_state, x.recurrent_state, out,
+        *(t.stride(0) for t in per_token), x.scale, x.norm_eps,
         H=heads, K=key_dim, KP=power_of_two(key_dim), V=value_dim, BV=config.BV, NV=pieces,
         NVP=power_of_two(pieces), W=taps, WP=power_of_two(taps), NEARER=nearer,
         num_warps=config.num_warps, num_stages=2, **overlap,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
+from jetlit_kernels.dtypes import compute_dtype
 from jetlit_kernels.recurrence import (
     FactoredDecay,
-    compute_dtype,
     decay_to_end,
     from_chunks,
     pairwise_decay,
@@ -18,11 +20,6 @@ from jetlit_kernels.recurrence import (
 
 CHUNK = 16
 FACTORED_CHUNK = 32
-
-
-def _prepare(scale: float, r: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    dtype = compute_dtype(r, *others)
-    return r.to(dtype) * scale, *(t.to(dtype) for t in others)
 
 
 def _recurrent(
@@ -135,7 +132,7 @@ def _paired_chunks(
     return from_chunks(torch.stack(outputs, 2), length), state
 
 
-def recurrent_dplr_delta_rule(
+def _run(
     r: torch.Tensor,
     w: torch.Tensor,
     k: torch.Tensor,
@@ -146,25 +143,18 @@ def recurrent_dplr_delta_rule(
     scale: float = 1.0,
     initial_state: torch.Tensor | None = None,
     cu_seqlens: torch.Tensor | None = None,
+    chunked: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The definition, token by token; shapes as in `jetlit_kernels.dplr_delta_rule`."""
-    o, state = run_padded(_recurrent, _prepare(scale, r, w, k, v, a, b), initial_state, cu_seqlens)
+    """Arguments as those of `jetlit_kernels.dplr_delta_rule`; float64 for float64 inputs, float32 otherwise."""
+    dtype = compute_dtype(r, w, k, v, a, b)
+    inputs = (r.to(dtype) * scale, *(t.to(dtype) for t in (w, k, v, a, b)))
+    recurrence = _chunked if chunked and r.shape[1] > 1 else _recurrent
+    o, state = run_padded(recurrence, inputs, initial_state, cu_seqlens)
     return o.to(v.dtype), state
 
 
-def chunk_dplr_delta_rule(
-    r: torch.Tensor,
-    w: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    *,
-    scale: float = 1.0,
-    initial_state: torch.Tensor | None = None,
-    cu_seqlens: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same numbers with matrix products inside chunks of 16 tokens; differentiable by autograd."""
-    inputs = _prepare(scale, r, w, k, v, a, b)
-    o, state = run_padded(_recurrent if r.shape[1] <= 1 else _chunked, inputs, initial_state, cu_seqlens)
-    return o.to(v.dtype), state
+# The definition, token by token.
+recurrent_dplr_delta_rule = partial(_run, chunked=False)
+
+# The same numbers with matrix products inside chunks of 16 tokens, differentiable by autograd.
+chunk_dplr_delta_rule = partial(_run, chunked=True)

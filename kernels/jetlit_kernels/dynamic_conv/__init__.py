@@ -4,7 +4,8 @@ import torch
 
 from jetlit_kernels.dispatch import resolve_backend
 from jetlit_kernels.dynamic_conv import reference
-from jetlit_kernels.operators import differentiable, without_gradient
+from jetlit_kernels.dynamic_conv.arguments import Arguments
+from jetlit_kernels.dynamic_conv.autograd import run
 
 MIN_TAPS, MAX_TAPS = 2, 8
 
@@ -44,32 +45,18 @@ def dynamic_conv(
     Raises:
         ValueError: shapes or arguments contradict each other, or the backend cannot run here.
     """
-    _check(v, hidden, weight, bias, activation, state, cu_seqlens)
-    if resolve_backend(backend, v) == "triton":
-        taps = weight.shape[0] // v.shape[-1]
-        out = _call(v, hidden, weight, bias, state, cu_seqlens, activation == "silu")
-        return out, reference.final_conv_state(v, state, taps, cu_seqlens) if output_final_state else None
-    return reference.dynamic_conv(
-        v,
-        hidden,
-        weight,
-        bias,
-        activation=activation,
-        state=state,
-        output_final_state=output_final_state,
-        cu_seqlens=cu_seqlens,
-    )
+    if activation not in ("silu", None):
+        raise ValueError(f'dynamic_conv knows activation "silu" or None, not {activation!r}.')
+    trains_state = state is not None and state.requires_grad and torch.is_grad_enabled()
+    a = Arguments(v, hidden, weight, bias, state, cu_seqlens, activation == "silu", trains_state)
+    _check(a)
+    if resolve_backend(backend, v) == "torch":
+        return reference.dynamic_conv(a, output_final_state)
+    return run(*a), reference.final_conv_state(a) if output_final_state else None
 
 
-def _check(
-    v: torch.Tensor,
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    activation: str | None,
-    state: torch.Tensor | None,
-    cu_seqlens: torch.Tensor | None,
-) -> None:
+def _check(a: Arguments) -> None:
+    v, hidden, weight = a.v, a.hidden, a.weight
     if v.ndim != 3 or hidden.ndim != 3 or v.shape[:2] != hidden.shape[:2]:
         raise ValueError(
             f"dynamic_conv needs v [B, T, D] and hidden [B, T, R] of the same B and T; got {tuple(v.shape)} and "
@@ -82,77 +69,12 @@ def _check(
             f"dynamic_conv needs weight [D·W, R] with W from {MIN_TAPS} to {MAX_TAPS}; got {tuple(weight.shape)} for "
             f"D = {channels} and R = {hidden.shape[2]}."
         )
-    if bias.shape != weight.shape[:1]:
-        raise ValueError(f"dynamic_conv needs bias [D·W] = [{weight.shape[0]}]; got {tuple(bias.shape)}.")
-    if activation not in ("silu", None):
-        raise ValueError(f'dynamic_conv knows activation "silu" or None, not {activation!r}.')
-    if cu_seqlens is not None and batch != 1:
+    if a.bias.shape != weight.shape[:1]:
+        raise ValueError(f"dynamic_conv needs bias [D·W] = [{weight.shape[0]}]; got {tuple(a.bias.shape)}.")
+    if a.cu_seqlens is not None and batch != 1:
         raise ValueError(f"Packed sequences (cu_seqlens) need a batch of 1; got {batch}: pack them along T.")
-    sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    if state is not None and state.shape != (sequences, channels, taps):
+    sequences = batch if a.cu_seqlens is None else a.cu_seqlens.shape[0] - 1
+    if a.state is not None and a.state.shape != (sequences, channels, taps):
         raise ValueError(
-            f"dynamic_conv needs state [N, D, W] = [{sequences}, {channels}, {taps}]; got {tuple(state.shape)}."
+            f"dynamic_conv needs state [N, D, W] = [{sequences}, {channels}, {taps}]; got {tuple(a.state.shape)}."
         )
-
-
-def _forward(
-    v: torch.Tensor,
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    state: torch.Tensor | None,
-    cu_seqlens: torch.Tensor | None,
-    silu: bool,
-) -> torch.Tensor:
-    from jetlit_kernels.dynamic_conv import kernels as kernels
-
-    return kernels.forward(v, hidden, weight, bias, state, cu_seqlens, silu)
-
-
-_operator = torch.library.custom_op("jetlit_kernels::dynamic_conv", _forward, mutates_args=())
-
-
-@_operator.register_fake
-def _(v, hidden, weight, bias, state, cu_seqlens, silu):
-    return v.new_empty(v.shape)
-
-
-def _gradients(
-    d_out: torch.Tensor,
-    v: torch.Tensor,
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    state: torch.Tensor | None,
-    cu_seqlens: torch.Tensor | None,
-    silu: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    from jetlit_kernels.dynamic_conv import kernels as kernels
-
-    return kernels.backward(d_out, v, hidden, weight, bias, state, cu_seqlens, silu)
-
-
-_backward_operator = torch.library.custom_op("jetlit_kernels::dynamic_conv_backward", _gradients, mutates_args=())
-
-
-@_backward_operator.register_fake
-def _(d_out, v, hidden, weight, bias, state, cu_seqlens, silu):
-    return v.new_empty(v.shape), hidden.new_empty(hidden.shape), weight.new_empty(weight.shape), torch.empty_like(bias)
-
-
-def _save_inputs(ctx, inputs, output):
-    *tensors, ctx.silu = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _backward(ctx, d_out):
-    v, hidden, weight, bias, state, cu_seqlens = ctx.saved_tensors
-    gradients = _call_backward(d_out, v, hidden, weight, bias, state, cu_seqlens, ctx.silu)
-    d_state = None
-    if ctx.needs_input_grad[4]:
-        d_state = reference.state_gradient(d_out, v, hidden, weight, bias, state, cu_seqlens, ctx.silu)
-    return *gradients, d_state, None, None
-
-
-_call_backward = without_gradient(_backward_operator, _gradients)
-_call = differentiable(_operator, _forward, _save_inputs, _backward)

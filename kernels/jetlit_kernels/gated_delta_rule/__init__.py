@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from jetlit_kernels.checks import check_packing, check_sequences, check_shape
-from jetlit_kernels.gated_delta_rule.autograd import run_on_triton, runs_on_triton
+from jetlit_kernels.dispatch import runs_on_triton
+from jetlit_kernels.gated_delta_rule.autograd import run
 from jetlit_kernels.gated_delta_rule.reference import chunk_gated_delta_rule
 
 
@@ -24,7 +25,7 @@ def gated_delta_rule(
     use_qk_l2norm: bool = True,
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Runs the gated delta rule over sequences.
+    """Run the gated delta rule over sequences.
 
     For every head and token t, with the state S [K, V] (Yang et al., arXiv:2412.06464, equation 10, as JetBlock uses
     it):
@@ -43,7 +44,7 @@ def gated_delta_rule(
         output_final_state: also return the states after the last token.
         cu_seqlens: [N + 1] integers, the bounds of N sequences packed into one row (then B is 1).
         qk_activation: "silu" (of q and k, before their norm) or None.
-        use_qk_l2norm: normalise q and k over K first, as x · rsqrt(Σ x² + 1e-6).
+        use_qk_l2norm: normalize q and k over K first, as x · rsqrt(Σ x² + 1e-6).
         backend: "auto" (Triton on CUDA, plain PyTorch elsewhere), "triton" or "torch".
 
     Returns:
@@ -63,20 +64,10 @@ def gated_delta_rule(
     check_packing(q, v, initial_state, cu_seqlens)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if runs_on_triton("gated_delta_rule", q, backend):
-        o, state = run_on_triton(
-            q, k, v, g, beta, scale, initial_state, cu_seqlens, use_qk_l2norm, qk_activation == "silu"
-        )
+        silu = qk_activation == "silu"
+        o, state = run(q, k, v, g, beta, initial_state, cu_seqlens, scale, l2norm=use_qk_l2norm, silu=silu)
     else:
-        o, state = chunk_gated_delta_rule(
-            q,
-            k,
-            v,
-            g,
-            beta,
-            scale=scale,
-            initial_state=initial_state,
-            cu_seqlens=cu_seqlens,
-            qk_activation=qk_activation,
-            use_qk_l2norm=use_qk_l2norm,
-        )
+        sequences = {"initial_state": initial_state, "cu_seqlens": cu_seqlens}
+        options = {"qk_activation": qk_activation, "use_qk_l2norm": use_qk_l2norm}
+        o, state = chunk_gated_delta_rule(q, k, v, g, beta, scale=scale, **sequences, **options)
     return o, state if output_final_state else None

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import torch
 
-from jetlit_kernels.chunks import cdiv
+from jetlit_kernels.gated_delta_rule.arguments import Arguments
 from jetlit_kernels.gated_delta_rule.backward_kernels import chunk_gradient_kernel, reverse_scan_kernel
 from jetlit_kernels.gated_delta_rule.forward import scan
 from jetlit_kernels.gated_delta_rule.plan import CONFIGS, Kept, Problem, key_block
+from jetlit_kernels.sizes import cdiv
 from jetlit_kernels.streams import in_turns
 
 STATE_KEYS = 128  # columns of K a step of the products with states, in the last backward kernel
@@ -37,10 +38,10 @@ class _Pass:
 
     Attributes:
         problem: the call.
+        arguments: its arguments.
         inputs: q, k [B, T, H, K] and v [B, T, H, V], after their activation.
         given: q and k before it; None without one.
         kept: what the forward pass kept.
-        initial_state: [N, H, K, V], or None.
         do: [B, T, H, V], the output's gradient.
         d_final: [N, H, K, V], the final states' gradient, or None.
         gradients: of q, k, v, g and beta.
@@ -48,15 +49,13 @@ class _Pass:
         scratch: the sets of scratch memory.
         carries: [2, rows, H, K, V] float32: the gradient of the state between two groups, in turn.
         owners: the packed sequence of every chunk, or None.
-        scale: factor of the queries.
-        l2norm: whether q and k are normalised.
     """
 
     problem: Problem
+    arguments: Arguments
     inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     given: tuple[torch.Tensor | None, torch.Tensor | None]
     kept: Kept
-    initial_state: torch.Tensor | None
     do: torch.Tensor
     d_final: torch.Tensor | None
     gradients: tuple[torch.Tensor, ...]
@@ -64,8 +63,6 @@ class _Pass:
     scratch: list[_Scratch]
     carries: torch.Tensor
     owners: torch.Tensor | None
-    scale: float
-    l2norm: bool
 
     def scans(self, turn: int) -> None:
         """Recomputes U and the states of a group, and scans the state's gradient."""
@@ -75,12 +72,12 @@ class _Pass:
             self.problem,
             self.inputs,
             self.kept,
-            (self.initial_state, None, self.kept.checkpoints, None, scratch.states, scratch.updates),
+            (self.arguments.initial_state, None, self.kept.checkpoints, None, scratch.states, scratch.updates),
             first=self._first(turn),
             group=self.problem.group,
             window=self.problem.interval,
             interval=self.problem.interval,
-            has_initial=self.initial_state is not None,
+            has_initial=self.arguments.initial_state is not None,
         )
         self._reverse_scan(turn)
 
@@ -109,10 +106,10 @@ class _Pass:
             group=problem.group,
             sequences=problem.chunking.sequences,
             owners=self.owners,
-            scale=self.scale,
+            scale=self.arguments.scale,
             BK=block,
             BV=columns,
-            L2NORM=self.l2norm,
+            L2NORM=self.arguments.l2norm,
             SILU=self.given[0] is not None,
             **problem.common,
             **config.options(),
@@ -141,7 +138,7 @@ class _Pass:
             BK=block,
             BV=config.columns,
             HAS_D_FINAL=self.d_final is not None,
-            STORE_D_INITIAL=self.initial_state is not None,
+            STORE_D_INITIAL=self.arguments.initial_state is not None,
             **problem.common,
             **config.options(),
         )
@@ -154,44 +151,37 @@ class _Pass:
         return self.scratch[turn % len(self.scratch)]
 
 
-def backward(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    g: torch.Tensor,
-    beta: torch.Tensor | None,
-    initial_state: torch.Tensor | None,
-    cu_seqlens: torch.Tensor | None,
-    kept: Kept,
-    do: torch.Tensor,
-    d_final: torch.Tensor | None,
-    scale: float,
-    l2norm: bool,
-    silu: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Runs the backward pass on contiguous tensors.
+def backward(a: Arguments, kept: Kept, do: torch.Tensor, d_final: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    """Run the backward pass on contiguous tensors.
+
+    Args:
+        a: the arguments of the forward pass.
+        kept: what it kept.
+        do: [B, T, H, V], the output's gradient.
+        d_final: [N, H, K, V], the final states' gradient, or None.
 
     Returns:
         The gradients of q, k, v, g, beta, and of the initial state in float32; for what was None, an empty tensor.
     """
-    problem = Problem.of(q, v, cu_seqlens, beta is not None)
-    cut, state = problem.chunking, (problem.heads, q.shape[3], v.shape[3])
-    dq, dk, dg = (torch.empty_like(t) for t in (q, k, g))
+    problem = Problem.of(a)
+    q, k = a.q, a.k
+    cut, state = problem.chunking, (problem.heads, q.shape[3], a.v.shape[3])
+    dq, dk, dg = (torch.empty_like(t) for t in (q, k, a.g))
     given: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
-    if silu:
+    if a.silu:
         # Activated again, and where their gradients go: the last kernel to read a chunk of them writes these.
         given, q, k = (q, k), torch.ops.aten.silu.out(q, out=dq), torch.ops.aten.silu.out(k, out=dk)
     # Whole tiles are read of it: past the end of a sequence there must be numbers, which zero factors then keep out.
-    dv = torch.zeros_like(v) if cut.ragged else torch.empty_like(v)
-    dbeta = g.new_empty(0) if beta is None else torch.empty_like(beta)
-    initial = (0,) if initial_state is None else (cut.sequences, *state)
+    dv = torch.zeros_like(a.v) if cut.ragged else torch.empty_like(a.v)
+    dbeta = a.g.new_empty(0) if a.beta is None else torch.empty_like(a.beta)
+    initial = (0,) if a.initial_state is None else (cut.sequences, *state)
     d_initial = torch.empty(initial, dtype=torch.float32, device=q.device)
     this = _Pass(
         problem=problem,
-        inputs=(q, k, v),
+        arguments=a,
+        inputs=(q, k, a.v),
         given=given,
         kept=kept,
-        initial_state=initial_state,
         do=do,
         d_final=d_final,
         gradients=(dq, dk, dv, dg, dbeta),
@@ -199,8 +189,6 @@ def backward(
         scratch=[_Scratch(problem) for _ in range(problem.sets)],
         carries=torch.empty(2, cut.rows, *state, dtype=torch.float32, device=q.device),
         owners=cut.owners(problem.group),
-        scale=scale,
-        l2norm=l2norm,
     )
     _ = problem.common  # what it allocates serves both streams, so it is made before they part
     in_turns(this.scans, this.chunk_gradients, problem.groups, problem.sets, q.device)

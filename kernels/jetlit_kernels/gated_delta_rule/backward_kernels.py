@@ -37,11 +37,10 @@ from jetlit_kernels.gated_delta_rule.forward_kernels import (
     load_operand,
     load_square,
     load_tile,
-    load_tokens,
     state_offsets,
-    store_tokens,
     summed_difference,
 )
+from jetlit_kernels.tiles import load_tokens, store_tokens
 
 
 @triton.jit

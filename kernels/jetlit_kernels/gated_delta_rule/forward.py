@@ -9,40 +9,37 @@ from __future__ import annotations
 
 import torch
 
-from jetlit_kernels.chunks import cdiv
+from jetlit_kernels.gated_delta_rule.arguments import Arguments
 from jetlit_kernels.gated_delta_rule.forward_kernels import prepare_kernel, scan_kernel
 from jetlit_kernels.gated_delta_rule.plan import CONFIGS, PRECISION, Kept, Problem, key_block
 from jetlit_kernels.gated_delta_rule.segments import join
+from jetlit_kernels.sizes import cdiv
 
 PAIR_KEYS = 64  # columns of K a step of the products between tokens
 
 
 def _prepare(
-    problem: Problem,
-    inputs: tuple[torch.Tensor, torch.Tensor],
-    gates: tuple[torch.Tensor, torch.Tensor | None],
-    active: tuple[torch.Tensor | None, torch.Tensor | None],
-    kept: Kept,
-    scale: float,
-    l2norm: bool,
+    problem: Problem, a: Arguments, active: tuple[torch.Tensor | None, torch.Tensor | None], kept: Kept
 ) -> None:
-    block, cut = key_block(problem.q.shape[3]), problem.chunking
+    block, cut = key_block(a.q.shape[3]), problem.chunking
     prepare_kernel[(cut.rows * cut.per_row, problem.heads)](
-        *(problem.tokens(x, PAIR_KEYS) for x in inputs),
-        *gates,
+        problem.tokens(a.q, PAIR_KEYS),
+        problem.tokens(a.k, PAIR_KEYS),
+        a.g,
+        a.beta,
         *active,
         kept.inverses,
         kept.attentions,
         kept.gates,
         sequences=cut.sequences,
         owners=cut.owners(cut.per_row),
-        scale=scale,
+        scale=a.scale,
         BK=PAIR_KEYS,
-        L2NORM=l2norm,
-        SILU=active[0] is not None,
-        SOLVE_PRECISION=PRECISION[problem.q.dtype],
+        L2NORM=a.l2norm,
+        SILU=a.silu,
+        SOLVE_PRECISION=PRECISION[a.q.dtype],
         **problem.common,
-        **CONFIGS["prepare", problem.q.dtype][block].options(),
+        **CONFIGS["prepare", a.q.dtype][block].options(),
     )
 
 
@@ -136,56 +133,42 @@ def _start_segments(
     join(maps, kept.checkpoints.view(-1, states, K, V), window // interval)
 
 
-def empty_kept(
-    q: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | None, delta: bool, save: bool
-) -> tuple[torch.Tensor, ...]:
-    """Returns tensors like those that the forward pass keeps."""
-    problem = Problem.of(q, v, cu_seqlens, delta)
+def empty_kept(a: Arguments) -> tuple[torch.Tensor, ...]:
+    """Return tensors like those that the forward pass keeps."""
+    problem = Problem.of(a)
     kept = Kept.empty(problem, problem.starts(problem.interval)).tensors()
-    return kept if save else tuple(t.new_empty(0) for t in kept)
+    return kept if a.save else tuple(t.new_empty(0) for t in kept)
 
 
-def forward(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    g: torch.Tensor,
-    beta: torch.Tensor | None,
-    initial_state: torch.Tensor | None,
-    cu_seqlens: torch.Tensor | None,
-    scale: float,
-    l2norm: bool,
-    silu: bool,
-    save: bool,
-) -> tuple[torch.Tensor, ...]:
-    """Runs the forward pass on contiguous tensors of one dtype (g, beta and the state may differ).
+def forward(a: Arguments) -> tuple[torch.Tensor, ...]:
+    """Run the forward pass on contiguous tensors, q, k and v of one dtype (g, beta and the state may differ).
 
     Returns:
         o [B, T, H, V], the final states [N, H, K, V] in float32, and the tensors of `Kept` (empty unless `save`).
     """
-    problem = Problem.of(q, v, cu_seqlens, beta is not None)
-    K, V, H, cut = q.shape[3], v.shape[3], problem.heads, problem.chunking
-    o = torch.empty_like(v)
-    final = torch.empty(cut.sequences, H, K, V, dtype=torch.float32, device=q.device)
+    problem = Problem.of(a)
+    K, V, H, cut = a.q.shape[3], a.v.shape[3], problem.heads, problem.chunking
+    o = torch.empty_like(a.v)
+    final = torch.empty(cut.sequences, H, K, V, dtype=torch.float32, device=a.q.device)
     # Without a backward pass to come, the segments' starts alone are kept: none, if a row is one segment.
-    interval = problem.interval if save else problem.window
+    interval = problem.interval if a.save else problem.window
     kept = Kept.empty(problem, problem.starts(interval))
-    active = (torch.empty_like(q), torch.empty_like(k)) if silu else (None, None)
-    _prepare(problem, (q, k), (g, beta), active, kept, scale, l2norm)
-    inputs = (*active, v) if silu else (q, k, v)
+    active = (torch.empty_like(a.q), torch.empty_like(a.k)) if a.silu else (None, None)
+    _prepare(problem, a, active, kept)
+    inputs = (*active, a.v) if a.silu else (a.q, a.k, a.v)
     if problem.window < cut.per_row:
-        _start_segments(problem, inputs, kept, initial_state, interval)
+        _start_segments(problem, inputs, kept, a.initial_state, interval)
     scan(
         "scan",
         problem,
         inputs,
         kept,
-        (initial_state, final, kept.checkpoints, o, None, None),
+        (a.initial_state, final, kept.checkpoints, o, None, None),
         first=0,
         group=cut.per_row,
         window=problem.window,
         interval=interval,
-        has_initial=initial_state is not None,
-        save=save,
+        has_initial=a.initial_state is not None,
+        save=a.save,
     )
-    return o, final, *(kept.tensors() if save else (o.new_empty(0) for _ in kept.tensors()))
+    return o, final, *(kept.tensors() if a.save else (o.new_empty(0) for _ in kept.tensors()))

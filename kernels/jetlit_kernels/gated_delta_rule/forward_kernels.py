@@ -22,6 +22,7 @@ import triton.language as tl
 
 from jetlit_kernels.activations import silu
 from jetlit_kernels.chunks import chunk_of_slot, span_of_sequence
+from jetlit_kernels.tiles import store_tokens
 
 # Rows of `gates` [slots, H, GATE_ROWS, C], float32: what a token contributes to each product of the scan.
 GATE_ROWS = tl.constexpr(8)
@@ -43,15 +44,6 @@ SMALLEST_BETA = tl.constexpr(2.0**-50)
 def gate_row(gates, slot, head, row, H, C: tl.constexpr):
     """Loads one row [C] of a chunk's gates."""
     return tl.load(gates + ((slot * H + head) * GATE_ROWS + row) * C + tl.arange(0, C))
-
-
-@triton.jit
-def load_tokens(x, begin, end, head, H, WIDTH: tl.constexpr, offset, C: tl.constexpr, BLOCK: tl.constexpr):
-    """Loads [C, BLOCK] of x [tokens, H, WIDTH] from token `begin` and column `offset`, zeros outside."""
-    token = begin + tl.arange(0, C)
-    column = offset + tl.arange(0, BLOCK)
-    pointers = x + (token[:, None] * H + head) * WIDTH + column[None, :]
-    return tl.load(pointers, mask=(token < end)[:, None] & (column < WIDTH)[None, :], other=0.0)
 
 
 @triton.jit
@@ -79,15 +71,6 @@ def load_square(x, slot, head, H, C: tl.constexpr):
 def load_block(x, slot, head, H, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Loads [ROWS, COLUMNS] of a chunk and head through a descriptor of x [slots · H, .., ..]."""
     return tl.reshape(x.load([(slot * H + head).to(tl.int32), row, column]), (ROWS, COLUMNS))
-
-
-@triton.jit
-def store_tokens(x, value, begin, end, head, H, WIDTH: tl.constexpr, offset, C: tl.constexpr, BLOCK: tl.constexpr):
-    """Stores [C, BLOCK] into x [tokens, H, WIDTH], leaving out what lies outside."""
-    token = begin + tl.arange(0, C)
-    column = offset + tl.arange(0, BLOCK)
-    pointers = x + (token[:, None] * H + head) * WIDTH + column[None, :]
-    tl.store(pointers, value.to(x.dtype.element_ty), mask=(token < end)[:, None] & (column < WIDTH)[None, :])
 
 
 @triton.jit

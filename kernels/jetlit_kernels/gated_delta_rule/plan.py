@@ -8,36 +8,17 @@ from functools import cached_property
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from jetlit_kernels.chunks import Chunking, cdiv
+from jetlit_kernels.chunks import Chunking
 from jetlit_kernels.descriptors import described
+from jetlit_kernels.gated_delta_rule.arguments import Arguments
 from jetlit_kernels.gated_delta_rule.forward_kernels import GATE_ROWS
 from jetlit_kernels.gated_delta_rule.segments import segments, slots
-from jetlit_kernels.sizes import power_of_two
+from jetlit_kernels.sizes import cdiv
+from jetlit_kernels.tiles import CHUNK, PRECISION, Config, key_block
 
 INTERVAL = 8  # chunks between two kept states
 GROUP_TILES = 2048  # chunks times heads in a group of the backward pass: fills a GPU, bounds the scratch memory
 SETS = 2  # of that memory at most, in turn: one is scanned into while the gradients of another are computed
-
-
-@dataclass(frozen=True)
-class Config:
-    """How a kernel is cut and compiled.
-
-    Attributes:
-        columns: columns of V a program or step.
-        warps: warps a program.
-        stages: stages of the loads' pipeline.
-        registers: limit for a thread, so that more programs share a multiprocessor; None for no limit.
-    """
-
-    columns: int
-    warps: int
-    stages: int
-    registers: int | None = None
-
-    def options(self) -> dict[str, int | None]:
-        """Returns the compiler's options."""
-        return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
 
 
 # One fixed configuration a kernel and width of K (bfloat16, then float32): nothing is tuned at run time.
@@ -53,16 +34,6 @@ CONFIGS = {
     ("reverse", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 4, 1), 256: Config(16, 4, 1)},
     ("gradient", torch.float32): {64: Config(32, 4, 1), 128: Config(32, 8, 1), 256: Config(32, 8, 1)},
 }
-CHUNK = {torch.bfloat16: 64, torch.float32: 32}
-PRECISION = {torch.bfloat16: "tf32", torch.float32: "tf32x3"}  # three tf32 products: as good as float32
-
-
-def key_block(K: int) -> int:
-    """Returns the width of the tiles that hold K columns.
-
-    Never 32: on Hopper, Triton 3.6 gave wrong results for 16-bit tiles of that width (docs/kernels.md).
-    """
-    return max(64, power_of_two(K))
 
 
 @dataclass(frozen=True)
@@ -76,12 +47,12 @@ class Problem:
     descriptions: dict[tuple[int, ...], TensorDescriptor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, q: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | None, delta: bool) -> Problem:
-        """Returns the problem of a call on q [B, T, H, K] and v [B, T, H, V]."""
-        bounds = None if cu_seqlens is None else cu_seqlens.int().contiguous()
-        chunking = Chunking(CHUNK[q.dtype], q.shape[0], q.shape[1], bounds)
-        chunking.check_heads(q.shape[2])
-        return cls(q, v, delta, chunking)
+    def of(cls, a: Arguments) -> Problem:
+        """Return the problem of a call."""
+        bounds = None if a.cu_seqlens is None else a.cu_seqlens.int().contiguous()
+        chunking = Chunking(CHUNK[a.q.dtype], a.q.shape[0], a.q.shape[1], bounds)
+        chunking.check_heads(a.q.shape[2])
+        return cls(a.q, a.v, a.beta is not None, chunking)
 
     @property
     def heads(self) -> int:

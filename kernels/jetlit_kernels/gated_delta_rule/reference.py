@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
+from jetlit_kernels.dtypes import compute_dtype
 from jetlit_kernels.recurrence import (
-    compute_dtype,
     decay_to_end,
     from_chunks,
-    l2_normalise,
+    l2_normalize,
     pairwise_decay,
     run_padded,
     summed_decay,
@@ -17,26 +19,6 @@ from jetlit_kernels.recurrence import (
 )
 
 CHUNK = 32
-
-
-def _prepare(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    g: torch.Tensor | None,
-    beta: torch.Tensor,
-    scale: float | None,
-    qk_activation: str | None,
-    use_qk_l2norm: bool,
-) -> tuple[torch.Tensor, ...]:
-    dtype = compute_dtype(q, k, v)
-    q, k, v, beta = (t.to(dtype) for t in (q, k, v, beta))
-    g = torch.zeros_like(beta) if g is None else g.to(dtype)
-    if qk_activation == "silu":
-        q, k = F.silu(q), F.silu(k)
-    if use_qk_l2norm:
-        q, k = l2_normalise(q), l2_normalise(k)
-    return q * (q.shape[-1] ** -0.5 if scale is None else scale), k, v, g, beta
 
 
 def _zero_state(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -89,7 +71,7 @@ def _chunked(
     return from_chunks(o, length), state
 
 
-def recurrent_gated_delta_rule(
+def _run(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -101,34 +83,25 @@ def recurrent_gated_delta_rule(
     cu_seqlens: torch.Tensor | None = None,
     qk_activation: str | None = None,
     use_qk_l2norm: bool = True,
+    chunked: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The definition, token by token: the oracle of the tests, and the step of decoding.
+    """Arguments as those of `jetlit_kernels.gated_delta_rule`; float64 for float64 inputs, float32 otherwise."""
+    result, dtype = v.dtype, compute_dtype(q, k, v)
+    q, k, v, beta = (t.to(dtype) for t in (q, k, v, beta))
+    g = torch.zeros_like(beta) if g is None else g.to(dtype)
+    if qk_activation == "silu":
+        q, k = F.silu(q), F.silu(k)
+    if use_qk_l2norm:
+        q, k = l2_normalize(q), l2_normalize(k)
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    recurrence = _chunked if chunked and q.shape[1] > 1 else _recurrent
+    o, state = run_padded(recurrence, (q, k, v, g, beta), initial_state, cu_seqlens)
+    return o.to(result), state
 
-    Shapes as in `jetlit_kernels.gated_delta_rule`; computed in float64 for float64 inputs, in float32 otherwise.
-    """
-    inputs = _prepare(q, k, v, g, beta, scale, qk_activation, use_qk_l2norm)
-    o, state = run_padded(_recurrent, inputs, initial_state, cu_seqlens)
-    return o.to(v.dtype), state
 
+# The definition, token by token: the oracle of the tests, and the step of decoding.
+recurrent_gated_delta_rule = partial(_run, chunked=False)
 
-def chunk_gated_delta_rule(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    g: torch.Tensor | None,
-    beta: torch.Tensor,
-    *,
-    scale: float | None = None,
-    initial_state: torch.Tensor | None = None,
-    cu_seqlens: torch.Tensor | None = None,
-    qk_activation: str | None = None,
-    use_qk_l2norm: bool = True,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same numbers with matrix products inside chunks of 32 tokens; differentiable by autograd.
-
-    The form of Yang et al., "Gated Delta Networks" (arXiv:2412.06464), section 3.3. Every exponential has an argument
-    of at most zero.
-    """
-    inputs = _prepare(q, k, v, g, beta, scale, qk_activation, use_qk_l2norm)
-    o, state = run_padded(_recurrent if q.shape[1] <= 1 else _chunked, inputs, initial_state, cu_seqlens)
-    return o.to(v.dtype), state
+# The same numbers with matrix products inside chunks of 32 tokens, differentiable by autograd: the form of Yang et al.,
+# "Gated Delta Networks" (arXiv:2412.06464), section 3.3. Every exponential has an argument of at most zero.
+chunk_gated_delta_rule = partial(_run, chunked=True)

@@ -18,8 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from jetlit_kernels.chunks import cdiv
-from jetlit_kernels.sizes import power_of_two
+from jetlit_kernels.sizes import cdiv, power_of_two
 
 FEWEST = 3  # segments: two would take as long as one
 SHORTEST = 32  # chunks of a segment: less would not pay for two more launches

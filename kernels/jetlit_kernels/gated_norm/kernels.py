@@ -4,8 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from jetlit_kernels.chunks import cdiv
-from jetlit_kernels.sizes import power_of_two
+from jetlit_kernels.sizes import cdiv, power_of_two
 
 # The weight's gradient is summed per program, then over programs: a fixed number keeps the order of the sums fixed.
 PROGRAMS = 1056

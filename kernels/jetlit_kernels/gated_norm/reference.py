@@ -3,12 +3,12 @@
 import torch
 import torch.nn.functional as F
 
-from jetlit_kernels.dynamic_conv.reference import accumulate_dtype
+from jetlit_kernels.dtypes import compute_dtype
 
 
 def gated_rms_norm(o: torch.Tensor, gate: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """Reference of `jetlit_kernels.gated_rms_norm`, differentiable by autograd; same arguments and result."""
-    dtype = accumulate_dtype(o.dtype)
+    dtype = compute_dtype(o)
     x = o.to(dtype)
     normalised = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
     return (normalised * weight.to(dtype) * F.silu(gate.to(dtype))).to(o.dtype)

@@ -5,8 +5,7 @@ import triton
 import triton.language as tl
 
 from jetlit_kernels.activations import sigmoid
-from jetlit_kernels.chunks import cdiv
-from jetlit_kernels.sizes import power_of_two
+from jetlit_kernels.sizes import cdiv, power_of_two
 
 BLOCK = 512
 TOKENS = 64  # of a program of the backward pass

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from jetlit_kernels.checks import check_packing, check_sequences
-from jetlit_kernels.gated_delta_rule.autograd import in_one_dtype, run_on_triton, runs_on_triton
+from jetlit_kernels.dispatch import runs_on_triton
+from jetlit_kernels.dtypes import in_one_dtype
+from jetlit_kernels.gated_delta_rule.autograd import run as run_gated_delta_rule
 from jetlit_kernels.linear_attention.autograd import gated_linear_attention
 from jetlit_kernels.linear_attention.reference import chunk_linear_attention
 
@@ -22,7 +24,7 @@ def linear_attention(
     cu_seqlens: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Runs linear attention with an optional decay over sequences.
+    """Run linear attention with an optional decay over sequences.
 
     For every head and token t, with the state S [K, V]:
 
@@ -59,7 +61,7 @@ def linear_attention(
         if g is not None and g.dim() == 4:
             o, state = gated_linear_attention(*in_one_dtype(q, k, v), g, initial_state, cu_seqlens, scale)
         else:
-            o, state = run_on_triton(q, k, v, g, None, scale, initial_state, cu_seqlens, False, False)
+            o, state = run_gated_delta_rule(q, k, v, g, None, initial_state, cu_seqlens, scale)
     else:
         o, state = chunk_linear_attention(q, k, v, g, scale=scale, initial_state=initial_state, cu_seqlens=cu_seqlens)
     return o.to(v.dtype), state if output_final_state else None

@@ -30,7 +30,7 @@ import triton
 import triton.language as tl
 
 from jetlit_kernels.chunks import chunk_of_slot, span_of_sequence
-from jetlit_kernels.gated_delta_rule.forward_kernels import load_tokens, store_tokens
+from jetlit_kernels.tiles import load_tokens, store_tokens
 
 # exp of it is 0 in float32: a stronger decay changes no result, and this bound keeps the digits of the sums.
 STRONGEST = tl.constexpr(-128.0)

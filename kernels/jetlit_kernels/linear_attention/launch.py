@@ -10,8 +10,8 @@ from functools import cached_property
 
 import torch
 
-from jetlit_kernels.chunks import Chunking, cdiv
-from jetlit_kernels.gated_delta_rule.plan import CHUNK, PRECISION, Config, key_block
+from jetlit_kernels.chunks import Chunking
+from jetlit_kernels.linear_attention.arguments import Arguments
 from jetlit_kernels.linear_attention.kernels import (
     attention_kernel,
     decay_kernel,
@@ -19,6 +19,8 @@ from jetlit_kernels.linear_attention.kernels import (
     read_kernel,
     scan_kernel,
 )
+from jetlit_kernels.sizes import cdiv
+from jetlit_kernels.tiles import CHUNK, PRECISION, Config, key_block
 
 # One fixed configuration a kernel: nothing is tuned at run time. `columns` are those of a program: of V in "scan" and
 # "read", of K in the others ("attention" takes them step by step).
@@ -42,11 +44,11 @@ SUMS = {torch.bfloat16: torch.float32, torch.float32: torch.float64}
 class _Call:
     """The shapes of one call, and its kernels' launches. q, k and v are contiguous and of one dtype."""
 
-    def __init__(self, q: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | None) -> None:
-        bounds = None if cu_seqlens is None else cu_seqlens.int().contiguous()
-        self.dtype, self.device = q.dtype, q.device
-        self.heads, self.K, self.V = q.shape[2], q.shape[3], v.shape[3]
-        self.cut = Chunking(CHUNK[q.dtype], q.shape[0], q.shape[1], bounds)
+    def __init__(self, a: Arguments) -> None:
+        bounds = None if a.cu_seqlens is None else a.cu_seqlens.int().contiguous()
+        self.dtype, self.device = a.q.dtype, a.q.device
+        self.heads, self.K, self.V = a.q.shape[2], a.q.shape[3], a.v.shape[3]
+        self.cut = Chunking(CHUNK[a.q.dtype], a.q.shape[0], a.q.shape[1], bounds)
         self.cut.check_heads(self.heads)
         self.slots = self.cut.rows * self.cut.per_row
 
@@ -86,9 +88,7 @@ class _Call:
         """Returns scratch memory [slots, H, ...] for all chunks."""
         return torch.empty(self.slots, self.heads, *shape, dtype=dtype or self.dtype, device=self.device)
 
-    def prepare(
-        self, q: torch.Tensor, k: torch.Tensor, g: torch.Tensor, scale: float
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def prepare(self, a: Arguments) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns G, the readers and the writers, each [slots, H, C, K], and P [slots, H, C, C]."""
         C = self.cut.size
         sums = self.tiles(C, self.K, dtype=SUMS[self.dtype])
@@ -96,16 +96,16 @@ class _Call:
         config = self.config("decay")
         BK = self.keys(config.columns)
         decay_kernel[(self.slots, self.heads, cdiv(self.K, BK))](
-            q, k, g, sums, readers, writers, scale, BK=BK, **self.common, **config.options()
+            a.q, a.k, a.g, sums, readers, writers, a.scale, BK=BK, **self.common, **config.options()
         )
         attentions = self.tiles(C, C)
         config = self.config("attention")
         attention_kernel[(self.slots, self.heads)](
-            q,
-            k,
+            a.q,
+            a.k,
             sums,
             attentions,
-            scale,
+            a.scale,
             LEVELS=self.levels,
             BK=self.keys(config.columns),
             **self.common,
@@ -168,25 +168,16 @@ class _Call:
         return o
 
     def gradients(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        g: torch.Tensor,
-        sums: torch.Tensor,
-        states: torch.Tensor,
-        d_states: torch.Tensor,
-        do: torch.Tensor,
-        scale: float,
+        self, a: Arguments, sums: torch.Tensor, states: torch.Tensor, d_states: torch.Tensor, do: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns dq, dk and dg."""
-        dq, dk, dg = (torch.empty_like(t) for t in (q, k, g))
+        """Return dq, dk and dg."""
+        dq, dk, dg = (torch.empty_like(t) for t in (a.q, a.k, a.g))
         config = self.config("gradient")
         BK = self.keys(config.columns)
         gradient_kernel[(self.slots, self.heads, cdiv(self.K, BK))](
-            q,
-            k,
-            v,
+            a.q,
+            a.k,
+            a.v,
             sums,
             states,
             d_states,
@@ -194,7 +185,7 @@ class _Call:
             dq,
             dk,
             dg,
-            scale,
+            a.scale,
             LEVELS=self.levels,
             BK=BK,
             BV=STEP[self.dtype],
@@ -204,46 +195,33 @@ class _Call:
         return dq, dk, dg
 
 
-def forward(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    g: torch.Tensor,
-    initial_state: torch.Tensor | None,
-    cu_seqlens: torch.Tensor | None,
-    scale: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Runs the forward pass on contiguous tensors, q, k and v of one dtype (g and the state may differ).
+def forward(a: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run the forward pass on contiguous tensors, q, k and v of one dtype (g and the state may differ).
 
     Returns:
         o [B, T, H, V], and the final states [N, H, K, V] in float32.
     """
-    call = _Call(q, v, cu_seqlens)
-    sums, readers, writers, attentions = call.prepare(q, k, g, scale)
-    states, final = call.scan(writers, v, sums, initial_state)
-    return call.read(readers, states, attentions, v), final
+    call = _Call(a)
+    sums, readers, writers, attentions = call.prepare(a)
+    states, final = call.scan(writers, a.v, sums, a.initial_state)
+    return call.read(readers, states, attentions, a.v), final
 
 
-def backward(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    g: torch.Tensor,
-    initial_state: torch.Tensor | None,
-    cu_seqlens: torch.Tensor | None,
-    do: torch.Tensor,
-    d_final: torch.Tensor | None,
-    scale: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Runs the backward pass on contiguous tensors.
+def backward(a: Arguments, do: torch.Tensor, d_final: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    """Run the backward pass on contiguous tensors.
+
+    Args:
+        a: the arguments of the forward pass.
+        do: [B, T, H, V], the output's gradient.
+        d_final: [N, H, K, V], the final states' gradient, or None.
 
     Returns:
         The gradients of q, k, v, g, and of the initial states (given or zero) in float32.
     """
-    call = _Call(q, v, cu_seqlens)
-    sums, readers, writers, attentions = call.prepare(q, k, g, scale)
-    states, _ = call.scan(writers, v, sums, initial_state)
+    call = _Call(a)
+    sums, readers, writers, attentions = call.prepare(a)
+    states, _ = call.scan(writers, a.v, sums, a.initial_state)
     d_states, d_initial = call.scan(readers, do, sums, d_final, reverse=True)
     dv = call.read(writers, d_states, attentions, do, transposed=True)
-    dq, dk, dg = call.gradients(q, k, v, g, sums, states, d_states, do, scale)
+    dq, dk, dg = call.gradients(a, sums, states, d_states, do)
     return dq, dk, dv, dg, d_initial

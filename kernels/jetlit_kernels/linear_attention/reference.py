@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
+from jetlit_kernels.dtypes import compute_dtype
 from jetlit_kernels.recurrence import (
     FactoredDecay,
-    compute_dtype,
     decay_to_end,
     from_chunks,
     pairwise_decay,
@@ -19,15 +21,6 @@ CHUNK = 32
 # A vector decay needs [chunk, chunk, K] factors inside a chunk, so its chunks are short.
 VECTOR_CHUNK = 16
 FACTORED_CHUNK = 32
-
-
-def _prepare(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor | None, scale: float | None
-) -> tuple[torch.Tensor, ...]:
-    dtype = compute_dtype(q, k, v)
-    q, k, v = (t.to(dtype) for t in (q, k, v))
-    g = q.new_zeros(q.shape[:3]) if g is None else g.to(dtype)
-    return q * (q.shape[-1] ** -0.5 if scale is None else scale), k, v, g
 
 
 def _recurrent(
@@ -111,7 +104,7 @@ def _across_chunks(
     return from_chunks(inside + q @ torch.stack(starts, 2), length), state
 
 
-def recurrent_linear_attention(
+def _run(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -120,27 +113,21 @@ def recurrent_linear_attention(
     scale: float | None = None,
     initial_state: torch.Tensor | None = None,
     cu_seqlens: torch.Tensor | None = None,
+    chunked: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The definition, token by token; shapes as in `jetlit_kernels.linear_attention`."""
-    o, state = run_padded(_recurrent, _prepare(q, k, v, g, scale), initial_state, cu_seqlens)
-    return o.to(v.dtype), state
+    """Arguments as those of `jetlit_kernels.linear_attention`; float64 for float64 inputs, float32 otherwise."""
+    result, dtype = v.dtype, compute_dtype(q, k, v)
+    q, k, v = (t.to(dtype) for t in (q, k, v))
+    g = q.new_zeros(q.shape[:3]) if g is None else g.to(dtype)
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    recurrence = _chunked if chunked and q.shape[1] > 1 else _recurrent
+    o, state = run_padded(recurrence, (q, k, v, g), initial_state, cu_seqlens)
+    return o.to(result), state
 
 
-def chunk_linear_attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    g: torch.Tensor | None = None,
-    *,
-    scale: float | None = None,
-    initial_state: torch.Tensor | None = None,
-    cu_seqlens: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same numbers with matrix products inside chunks; differentiable by autograd.
+# The definition, token by token.
+recurrent_linear_attention = partial(_run, chunked=False)
 
-    Inside a chunk the decay between two tokens is exp of a difference that is never positive, so no decay is too
-    strong for it.
-    """
-    inputs = _prepare(q, k, v, g, scale)
-    o, state = run_padded(_recurrent if q.shape[1] <= 1 else _chunked, inputs, initial_state, cu_seqlens)
-    return o.to(v.dtype), state
+# The same numbers with matrix products inside chunks, differentiable by autograd. Inside a chunk the decay between two
+# tokens is exp of a difference that is never positive, so no decay is too strong for it.
+chunk_linear_attention = partial(_run, chunked=True)

@@ -62,6 +62,6 @@ def narrow_linear(
         return reference.narrow_linear(x, weight, bias, norm_weight, norm_eps, silu_input, swiglu, add_to)
     if rows > MAX_ROWS:
         raise ValueError(f'narrow_linear in Triton takes at most {MAX_ROWS} rows, not {rows}: pass backend="torch".')
-    from jetlit_kernels.narrow_linear import kernels as kernels
+    from jetlit_kernels.narrow_linear import kernels
 
     return kernels.forward(x, weight, bias, norm_weight, norm_eps, silu_input, swiglu, add_to)

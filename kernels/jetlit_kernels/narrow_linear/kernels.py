@@ -6,9 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
-from jetlit_kernels.chunks import cdiv
 from jetlit_kernels.overlap import AHEAD, LINE, bring_nearer, overlapped, wait_for_inputs
-from jetlit_kernels.sizes import power_of_two
+from jetlit_kernels.sizes import cdiv, power_of_two
 
 ROWS = 16  # of a tensor core's tile; fewer are padded, but for a single one
 

@@ -52,7 +52,7 @@ def rotate_and_store(
         )
     tensors = (projected, cos, sin, position, keys, values, norm_weights)
     if resolve_backend(backend, projected) == "triton":
-        from jetlit_kernels.rotate_and_store import kernels as kernels
+        from jetlit_kernels.rotate_and_store import kernels
 
         return kernels.forward(*tensors, norm_eps)
     return reference.rotate_and_store(*tensors, norm_eps)

@@ -4,9 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
-from jetlit_kernels.chunks import cdiv
 from jetlit_kernels.overlap import overlapped, wait_for_inputs
-from jetlit_kernels.sizes import power_of_two
+from jetlit_kernels.sizes import cdiv, power_of_two
 
 # Heads of a program: one where there are few tokens, so that they spread over the device.
 FEW_TOKENS, HEADS = 64, 8

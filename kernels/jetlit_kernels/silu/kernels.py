@@ -9,8 +9,7 @@ import triton
 import triton.language as tl
 
 from jetlit_kernels import activations
-from jetlit_kernels.chunks import cdiv
-from jetlit_kernels.sizes import power_of_two
+from jetlit_kernels.sizes import cdiv, power_of_two
 
 COLUMNS, ELEMENTS = 128, 2048  # of a program, at most
 

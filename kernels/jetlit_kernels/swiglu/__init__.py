@@ -23,7 +23,7 @@ def silu_mul(gate: torch.Tensor, up: torch.Tensor, *, backend: str = "auto") -> 
     if gate.shape != up.shape:
         raise ValueError(f"silu_mul needs two tensors of one shape; got {tuple(gate.shape)} and {tuple(up.shape)}.")
     if resolve_backend(backend, gate) == "triton":
-        from jetlit_kernels.swiglu import kernels as kernels
+        from jetlit_kernels.swiglu import kernels
 
         return kernels.forward(gate, up)
     return reference.silu_mul(gate, up)

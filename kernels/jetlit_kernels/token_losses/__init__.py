@@ -40,7 +40,7 @@ def kl_with_gradient(
     check_shape("teacher", teacher, tuple(student.shape))
     if resolve_backend(backend, student) == "torch":
         return reference.kl_with_gradient(student, teacher, weights, gradient_dtype)
-    from jetlit_kernels.token_losses import kernels as kernels
+    from jetlit_kernels.token_losses import kernels
 
     return kernels.kl_with_gradient(student, teacher, weights, gradient_dtype)
 
@@ -72,7 +72,7 @@ def cross_entropy_with_gradient(
     check_shape("labels", labels, tuple(weights.shape))
     if resolve_backend(backend, logits) == "torch":
         return reference.cross_entropy_with_gradient(logits, labels, weights, gradient_dtype)
-    from jetlit_kernels.token_losses import kernels as kernels
+    from jetlit_kernels.token_losses import kernels
 
     return kernels.cross_entropy_with_gradient(logits, labels, weights, gradient_dtype)
 
@@ -104,7 +104,7 @@ def relative_error_with_gradient(
     check_shape("teacher", teacher, tuple(student.shape))
     if resolve_backend(backend, student) == "torch":
         return reference.relative_error_with_gradient(student, teacher, weights, gradient_dtype)
-    from jetlit_kernels.token_losses import kernels as kernels
+    from jetlit_kernels.token_losses import kernels
 
     return kernels.relative_error_with_gradient(student, teacher, weights, gradient_dtype)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from jetlit_kernels.dynamic_conv.reference import accumulate_dtype
+from jetlit_kernels.dtypes import compute_dtype
 
 Losses = tuple[torch.Tensor, torch.Tensor | None]
 
@@ -12,7 +12,7 @@ def kl_with_gradient(
     student: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor, gradient_dtype: torch.dtype | None
 ) -> Losses:
     """Reference of `jetlit_kernels.kl_with_gradient`; same arguments and results."""
-    dtype = accumulate_dtype(student.dtype)
+    dtype = compute_dtype(student)
     log_student, log_teacher = student.to(dtype).log_softmax(-1), teacher.to(dtype).log_softmax(-1)
     probs = log_teacher.exp()
     losses = log_teacher.sub_(log_student).mul_(probs).sum(-1)
@@ -26,7 +26,7 @@ def cross_entropy_with_gradient(
     logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, gradient_dtype: torch.dtype | None
 ) -> Losses:
     """Reference of `jetlit_kernels.cross_entropy_with_gradient`; same arguments and results."""
-    log_probs = logits.to(accumulate_dtype(logits.dtype)).log_softmax(-1)
+    log_probs = logits.to(compute_dtype(logits)).log_softmax(-1)
     targets = labels[:, None]
     losses = -log_probs.gather(1, targets)[:, 0]
     if gradient_dtype is None:
@@ -41,7 +41,7 @@ def relative_error_with_gradient(
     student: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor, gradient_dtype: torch.dtype | None
 ) -> Losses:
     """Reference of `jetlit_kernels.relative_error_with_gradient`; same arguments and results."""
-    dtype = accumulate_dtype(student.dtype)
+    dtype = compute_dtype(student)
     difference = student.to(dtype) - teacher.to(dtype)
     squares = teacher.to(dtype).square().sum(-1).clamp_min(torch.finfo(dtype).tiny)
     losses = difference.square().sum(-1) / squares

@@ -43,7 +43,7 @@ def window_attention(
         )
     scale = size**-0.5 if scale is None else scale
     if resolve_backend(backend, query) == "triton":
-        from jetlit_kernels.window_attention import kernels as kernels
+        from jetlit_kernels.window_attention import kernels
 
         return kernels.forward(query, key, value, window, scale)
     return reference.window_attention(query, key, value, window, scale)

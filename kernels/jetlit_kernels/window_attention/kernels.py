@@ -4,8 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from jetlit_kernels.chunks import cdiv
-from jetlit_kernels.sizes import power_of_two
+from jetlit_kernels.sizes import cdiv, power_of_two
 
 LOG2_E = 1.4426950408889634
 NARROW = {"BM": 128, "BS": 64, "num_warps": 8, "num_stages": 3}  # 16-bit types

@@ -1,39 +1,38 @@
 """Eager calls of the operators pass torch.library's dispatch; compilers get the operator. Both give the same."""
 
+from typing import NamedTuple
+
 import torch
 import torch.utils.checkpoint
-from jetlit_kernels.operators import differentiable, is_eager, without_gradient
+from jetlit_kernels.operators import differentiable, is_eager
 
 calls: list[str] = []
 
 
-def _cube(x: torch.Tensor, scale: float) -> torch.Tensor:
+class Arguments(NamedTuple):
+    x: torch.Tensor
+    scale: float
+
+
+def _cube(a: Arguments) -> torch.Tensor:
     calls.append("forward")
-    return scale * x**3
+    return a.scale * a.x**3
 
 
-def _slope(d_out: torch.Tensor, x: torch.Tensor, scale: float) -> torch.Tensor:
+def _slope(a: Arguments, kept: tuple[()], d_out: torch.Tensor) -> torch.Tensor:
     calls.append("backward")
-    return 3 * scale * x**2 * d_out
+    return 3 * a.scale * a.x**2 * d_out
 
 
-_operator = torch.library.custom_op("jetlit_tests::cube", _cube, mutates_args=())
-_backward_operator = torch.library.custom_op("jetlit_tests::slope", _slope, mutates_args=())
-_operator.register_fake(lambda x, scale: torch.empty_like(x))
-_backward_operator.register_fake(lambda d_out, x, scale: torch.empty_like(x))
-_gradient = without_gradient(_backward_operator, _slope)
-
-
-def _save(ctx, inputs, output):
-    x, ctx.scale = inputs
-    ctx.save_for_backward(x)
-
-
-def _backward(ctx, d_out):
-    return _gradient(d_out, *ctx.saved_tensors, ctx.scale), None
-
-
-cube = differentiable(_operator, _cube, _save, _backward)
+_, cube = differentiable(
+    "jetlit_tests::cube",
+    Arguments,
+    _cube,
+    lambda a: torch.empty_like(a.x),
+    _slope,
+    lambda a: torch.empty_like(a.x),
+    gradients=1,
+)
 
 
 def derivative(function) -> torch.Tensor:
