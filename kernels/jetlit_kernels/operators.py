@@ -27,7 +27,7 @@ def is_eager(values: tuple[Any, ...]) -> bool:
     )
 
 
-def contiguous(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+def contiguous(*tensors: Any) -> tuple[Any, ...]:
     """Return the tensors, each contiguous or None."""
     return tuple(None if tensor is None else tensor.contiguous() for tensor in tensors)
 

@@ -61,7 +61,7 @@ def jet_decode_step(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     states = (conv_state, recurrent_state)
     x = Arguments(q, k, v, gate, beta_logits, a, conv_kernels, A_log, dt_bias, norm_weight, *states, scale, norm_eps)
-    for name, tensor, shape in zip(Arguments._fields, x, x.shapes()):
+    for name, tensor, shape in zip(Arguments._fields, x[:12], x.shapes()):
         if tensor.shape != shape:
             raise ValueError(f"jet_decode_step needs {name} of shape {list(shape)}; got {list(tensor.shape)}.")
     if not (conv_state.is_contiguous() and recurrent_state.is_contiguous()):

@@ -28,7 +28,7 @@ def _backward(a: Arguments, kept: Tensors, d_out: torch.Tensor) -> Tensors:
 
 
 def _fake_backward(a: Arguments) -> Tensors:
-    d_state = a.state.new_empty(a.state.shape) if a.trains_state else a.v.new_empty(0)
+    d_state = a.v.new_empty(0) if a.state is None or not a.trains_state else a.state.new_empty(a.state.shape)
     return *(t.new_empty(t.shape) for t in (a.v, a.hidden, a.weight, a.bias)), d_state
 
 

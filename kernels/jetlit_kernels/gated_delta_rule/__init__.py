@@ -67,7 +67,6 @@ def gated_delta_rule(
         silu = qk_activation == "silu"
         o, state = run(q, k, v, g, beta, initial_state, cu_seqlens, scale, l2norm=use_qk_l2norm, silu=silu)
     else:
-        sequences = {"initial_state": initial_state, "cu_seqlens": cu_seqlens}
-        options = {"qk_activation": qk_activation, "use_qk_l2norm": use_qk_l2norm}
-        o, state = chunk_gated_delta_rule(q, k, v, g, beta, scale=scale, **sequences, **options)
+        options = (scale, initial_state, cu_seqlens, qk_activation, use_qk_l2norm)
+        o, state = chunk_gated_delta_rule(q, k, v, g, beta, *options)
     return o, state if output_final_state else None

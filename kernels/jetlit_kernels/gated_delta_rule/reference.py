@@ -77,12 +77,12 @@ def _run(
     v: torch.Tensor,
     g: torch.Tensor | None,
     beta: torch.Tensor,
-    *,
     scale: float | None = None,
     initial_state: torch.Tensor | None = None,
     cu_seqlens: torch.Tensor | None = None,
     qk_activation: str | None = None,
     use_qk_l2norm: bool = True,
+    *,
     chunked: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Arguments as those of `jetlit_kernels.gated_delta_rule`; float64 for float64 inputs, float32 otherwise."""
