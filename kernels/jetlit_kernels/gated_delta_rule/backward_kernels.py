@@ -45,36 +45,11 @@ from jetlit_kernels.tiles import load_tokens, store_tokens
 
 @triton.jit
 def reverse_scan_kernel(
-    q,
-    k,
-    inverses,
-    attentions,
-    gates,
-    do,
-    d_final,
-    carry_in,
-    dv,
-    d_states,
-    carry_out,
-    d_initial,
-    first,
-    group,
-    length,
-    chunks,
-    bounds,
-    base,
-    H,
-    K: tl.constexpr,
-    V: tl.constexpr,
-    C: tl.constexpr,
-    BK: tl.constexpr,
-    BV: tl.constexpr,
-    DELTA: tl.constexpr,
-    HAS_D_FINAL: tl.constexpr,
-    STORE_D_INITIAL: tl.constexpr,
-    PACKED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    q, k, inverses, attentions, gates, do, d_final, carry_in, dv, d_states, carry_out, d_initial, first, group, length,
+    chunks, bounds, base, H,
+    K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DELTA: tl.constexpr,
+    HAS_D_FINAL: tl.constexpr, STORE_D_INITIAL: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Carries the state's gradient backwards through a group of chunks. Grid: (blocks of V, N · H).
 
     q, k, do, inverses and attentions are descriptors (`load_tile` for q, `load_operand`, `load_square`).
@@ -144,24 +119,10 @@ def reverse_scan_kernel(
 
 @triton.jit
 def _products(
-    do,
-    dv,
-    updates,
-    states,
-    d_states,
-    slot,
-    begin,
-    head,
-    H,
-    k_offset,
-    V: tl.constexpr,
-    C: tl.constexpr,
-    BK: tl.constexpr,
-    BV: tl.constexpr,
-    BETWEEN: tl.constexpr,
-    DELTA: tl.constexpr,
+    do, dv, updates, states, d_states, slot, begin, head, H, k_offset,
+    V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BETWEEN: tl.constexpr, DELTA: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """Returns all sums over V, in one loop, since all read the same tiles.
 
     Of a block of K: dO Sᵀ, dV Sᵀ and U dS'ᵀ [C, BK], and its share of S · dS'. Between tokens, if BETWEEN: dO Uᵀ, its
@@ -244,41 +205,11 @@ def _sums_between_tokens(b_q, b_k, z, n, C: tl.constexpr, DELTA: tl.constexpr, P
 
 @triton.jit
 def chunk_gradient_kernel(
-    q,
-    k,
-    given_q,
-    given_k,
-    gates,
-    do,
-    dv,
-    updates,
-    states,
-    d_states,
-    dq,
-    dk,
-    dg,
-    dbeta,
-    first,
-    group,
-    length,
-    chunks,
-    sequences,
-    bounds,
-    base,
-    owners,
-    scale,
-    H,
-    K: tl.constexpr,
-    V: tl.constexpr,
-    C: tl.constexpr,
-    BK: tl.constexpr,
-    BV: tl.constexpr,
-    L2NORM: tl.constexpr,
-    SILU: tl.constexpr,
-    DELTA: tl.constexpr,
-    PACKED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    q, k, given_q, given_k, gates, do, dv, updates, states, d_states, dq, dk, dg, dbeta, first, group, length, chunks,
+    sequences, bounds, base, owners, scale, H,
+    K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, L2NORM: tl.constexpr,
+    SILU: tl.constexpr, DELTA: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Writes dq, dk, dg and dbeta of a chunk and head. Grid: (slots, H).
 
     q, k, do, dv, updates, states and d_states are descriptors (`load_operand`, `load_block`). With SILU, q and k are

@@ -81,17 +81,9 @@ def join(maps: torch.Tensor, checkpoints: torch.Tensor, stride: int) -> None:
 
 @triton.jit(do_not_specialize=["count", "stride", "states"])
 def join_kernel(
-    maps,
-    checkpoints,
-    count,
-    stride,
-    states,
-    K: tl.constexpr,
-    V: tl.constexpr,
-    BK: tl.constexpr,
-    BV: tl.constexpr,
-    STEP: tl.constexpr,
-):
+    maps, checkpoints, count, stride, states,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
     """Does what `join` says, for one block of V of a state. Grid: (blocks of V, N · H).
 
     Products are float32's own, for every type of input: they are few. A state is read where it was stored, STEP rows

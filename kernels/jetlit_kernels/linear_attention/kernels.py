@@ -100,27 +100,9 @@ def crosses(level, C: tl.constexpr):
 
 @triton.jit
 def decay_kernel(
-    q,
-    k,
-    g,
-    sums,
-    readers,
-    writers,
-    scale,
-    length,
-    chunks,
-    sequences,
-    bounds,
-    base,
-    owners,
-    H,
-    K: tl.constexpr,
-    V: tl.constexpr,
-    C: tl.constexpr,
-    BK: tl.constexpr,
-    PACKED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    q, k, g, sums, readers, writers, scale, length, chunks, sequences, bounds, base, owners, H,
+    K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Writes G, scale Q ⊙ exp(G) and K ⊙ exp(G_C - G), each [slots, H, C, K]. Grid: (slots, H, blocks of K)."""
     slot = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
@@ -146,26 +128,10 @@ def decay_kernel(
 
 @triton.jit
 def attention_kernel(
-    q,
-    k,
-    sums,
-    attentions,
-    scale,
-    length,
-    chunks,
-    sequences,
-    bounds,
-    base,
-    owners,
-    H,
-    K: tl.constexpr,
-    V: tl.constexpr,
-    C: tl.constexpr,
-    LEVELS: tl.constexpr,
-    BK: tl.constexpr,
-    PACKED: tl.constexpr,
+    q, k, sums, attentions, scale, length, chunks, sequences, bounds, base, owners, H,
+    K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, BK: tl.constexpr, PACKED: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """Writes P [slots, H, C, C] of one chunk and head. Grid: (slots, H)."""
     slot = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
@@ -202,29 +168,10 @@ def chunk_of_step(step, count, REVERSE: tl.constexpr):
 
 @triton.jit
 def scan_kernel(
-    writers,
-    values,
-    sums,
-    initial,
-    final,
-    states,
-    length,
-    chunks,
-    sequences,
-    bounds,
-    base,
-    owners,
-    H,
-    K: tl.constexpr,
-    V: tl.constexpr,
-    C: tl.constexpr,
-    BK: tl.constexpr,
-    BV: tl.constexpr,
-    HAS_INITIAL: tl.constexpr,
-    REVERSE: tl.constexpr,
-    PACKED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    writers, values, sums, initial, final, states, length, chunks, sequences, bounds, base, owners, H,
+    K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_INITIAL: tl.constexpr,
+    REVERSE: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Carries S ← exp(G_C) S + writersᵀ values through a sequence. Grid: (blocks of V, N · H).
 
     Writes the state that each chunk meets [slots, H, K, V] and the last one [N, H, K, V]. With REVERSE it walks the
@@ -261,27 +208,10 @@ def scan_kernel(
 
 @triton.jit
 def read_kernel(
-    readers,
-    states,
-    attentions,
-    values,
-    o,
-    length,
-    chunks,
-    sequences,
-    bounds,
-    base,
-    owners,
-    H,
-    K: tl.constexpr,
-    V: tl.constexpr,
-    C: tl.constexpr,
-    BK: tl.constexpr,
-    BV: tl.constexpr,
-    TRANSPOSED: tl.constexpr,
-    PACKED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    readers, states, attentions, values, o, length, chunks, sequences, bounds, base, owners, H,
+    K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TRANSPOSED: tl.constexpr,
+    PACKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Writes O = readers · S + P · values, or with TRANSPOSED Pᵀ, of one chunk. Grid: (slots, H, blocks of V)."""
     slot = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
@@ -308,33 +238,10 @@ def read_kernel(
 
 @triton.jit
 def gradient_kernel(
-    q,
-    k,
-    v,
-    sums,
-    states,
-    d_states,
-    do,
-    dq,
-    dk,
-    dg,
-    scale,
-    length,
-    chunks,
-    sequences,
-    bounds,
-    base,
-    owners,
-    H,
-    K: tl.constexpr,
-    V: tl.constexpr,
-    C: tl.constexpr,
-    LEVELS: tl.constexpr,
-    BK: tl.constexpr,
-    BV: tl.constexpr,
-    PACKED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    q, k, v, sums, states, d_states, do, dq, dk, dg, scale, length, chunks, sequences, bounds, base, owners, H,
+    K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    PACKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Writes dq, dk and dg of a chunk, head and block of K. Grid: (slots, H, blocks of K)."""
     slot = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
