@@ -11,18 +11,18 @@ from triton.language.extra.cuda import libdevice
 
 @triton.jit
 def sigmoid(x, FAST: tl.constexpr = False):
-    """σ(x) of float32 numbers."""
+    """Return σ(x) of float32 numbers."""
     return libdevice.fast_dividef(1.0, 1.0 + libdevice.fast_expf(-x)) if FAST else 1.0 / (1.0 + tl.exp(-x))
 
 
 @triton.jit
 def silu(x, FAST: tl.constexpr = False):
-    """x σ(x) of float32 numbers."""
+    """Return x σ(x) of float32 numbers."""
     return libdevice.fast_dividef(x, 1.0 + libdevice.fast_expf(-x)) if FAST else x / (1.0 + tl.exp(-x))
 
 
 @triton.jit
 def silu_slope(x, FAST: tl.constexpr = False):
-    """The derivative of SiLU at float32 numbers."""
+    """Return the derivative of SiLU at float32 numbers."""
     gate = sigmoid(x, FAST)
     return gate * (1.0 + x * (1.0 - gate))

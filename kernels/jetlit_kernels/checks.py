@@ -1,4 +1,4 @@
-"""Checks of the arguments that the recurrent operators share: one sentence each, before anything runs."""
+"""Argument checks that the operators share. Each raises one sentence before anything runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def check_sequences(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-    """Checks that q, k [B, T, H, K] and v [B, T, H, V] belong together.
+    """Check that q, k [B, T, H, K] and v [B, T, H, V] belong together.
 
     Raises:
         ValueError: a rank or a size disagrees.
@@ -19,7 +19,7 @@ def check_sequences(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
 
 
 def check_shape(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
-    """Raises ValueError unless `tensor` has the given shape."""
+    """Raise a ValueError unless `tensor` has the given shape."""
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} must have the shape {shape}, not {tuple(tensor.shape)}.")
 
@@ -27,7 +27,7 @@ def check_shape(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None
 def check_packing(
     q: torch.Tensor, v: torch.Tensor, initial_state: torch.Tensor | None, cu_seqlens: torch.Tensor | None
 ) -> None:
-    """Checks cu_seqlens [N + 1] and initial_state [N, H, K, V] against the inputs.
+    """Check cu_seqlens [N + 1] and initial_state [N, H, K, V] against the inputs.
 
     Raises:
         ValueError: packed sequences come with B != 1, cu_seqlens is not a vector of integers, or the state's shape

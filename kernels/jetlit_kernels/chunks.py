@@ -1,4 +1,4 @@
-"""How sequences are cut into chunks, on the host and inside a kernel.
+"""Cut sequences into chunks, on the host and inside a kernel.
 
 A *row* is an element of the batch, or the single row that holds all packed sequences. Chunks are numbered within a
 row; packed sequences start at a chunk of their own, and each knows its first chunk (`base`). Scratch memory covers a
@@ -41,7 +41,7 @@ class Chunking:
         return self.rows if self.bounds is None else self.bounds.shape[0] - 1
 
     def check_heads(self, heads: int) -> None:
-        """Refuses more sequences of so many heads than one launch takes.
+        """Raise an error if one launch cannot take all sequences and heads.
 
         Raises:
             ValueError: there are more than 65,535 of both, multiplied.
@@ -89,9 +89,9 @@ class Chunking:
 def chunk_of_slot(
     slot, first, group, length, chunks, sequences, bounds, base, owners, SIZE: tl.constexpr, PACKED: tl.constexpr
 ):
-    """Finds the chunk behind a scratch slot.
+    """Find the chunk behind a scratch slot.
 
-    Returns whether there is one, its first token, and the token past the end of its sequence.
+    Return whether there is one, its first token, and the token past the end of its sequence.
     """
     if PACKED:
         owner = tl.load(owners + first + slot)
@@ -110,9 +110,9 @@ def chunk_of_slot(
 
 @triton.jit
 def span_of_sequence(n, first, last, length, chunks, bounds, base, SIZE: tl.constexpr, PACKED: tl.constexpr):
-    """Finds the chunks of sequence n that lie in the chunks [first, last) of its row.
+    """Find the chunks of sequence n that lie in the chunks [first, last) of its row.
 
-    Returns (start, end) in tokens, the sequence's number of chunks, its first chunk's number in the row, its row, and
+    Return (start, end) in tokens, the sequence's number of chunks, its first chunk's number in the row, its row, and
     the range [low, high) of its own chunks.
     """
     if PACKED:

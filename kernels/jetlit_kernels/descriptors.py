@@ -6,7 +6,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 def described(x: torch.Tensor, block: list[int]) -> TensorDescriptor:
-    """Describes `x` to kernels that load blocks of it, with zeros out of range.
+    """Return a descriptor of `x` for kernels that load blocks of it, with zeros out of range.
 
     Args:
         x: copied if its rows are not contiguous or do not lie on 16 bytes; its other dimensions may have any order.

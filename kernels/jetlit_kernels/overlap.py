@@ -2,8 +2,8 @@
 
 A kernel launched with `overlapped` may begin while the one before it in its stream still runs. It calls
 `wait_for_inputs` before it reads or writes anything that another kernel writes or reads. That wait ends with the kernel
-before, which has itself waited for the one before it, so nothing older is left running either. Ahead of it a kernel may
-only ask for memory to be brought nearer, which changes no result.
+before, which has itself waited for the one before it, so nothing older is left running either. Before it a kernel may
+only prefetch memory, which changes no result.
 """
 
 import functools
@@ -13,14 +13,14 @@ import triton
 import triton.language as tl
 from triton.language.extra import cuda
 
-# Bytes that one launch brings into the L2 cache ahead: what a memory of 3 TB/s delivers while one kernel ends and the
-# next begins. Much more would drive out what is still needed.
+# Bytes that one launch prefetches into the L2 cache: what 3 TB/s deliver while one kernel ends and the next
+# begins. Much more would evict what is still needed.
 AHEAD = 16 * 2**20
 LINE = 128  # bytes of a line of that cache; less is not worth asking for
 
 
 def overlapped(tensor: torch.Tensor) -> dict[str, bool]:
-    """Settings of a launch on a tensor's device: the kernel's `OVERLAP`, and what makes Triton launch it early."""
+    """Return a launch's settings on a tensor's device: `OVERLAP`, and what makes Triton launch the kernel early."""
     possible = tensor.is_cuda and _possible(tensor.device)
     return {"OVERLAP": True, "launch_pdl": True} if possible else {"OVERLAP": False}
 
@@ -32,7 +32,7 @@ def _possible(device: torch.device) -> bool:
 
 @triton.jit
 def wait_for_inputs(OVERLAP: tl.constexpr):
-    """Waits for the kernel before; the next one may begin once every program of this one has come here."""
+    """Wait for the kernel before; the next one may begin once every program of this one has come here."""
     if OVERLAP:
         cuda.gdc_wait()
         cuda.gdc_launch_dependents()
@@ -40,7 +40,7 @@ def wait_for_inputs(OVERLAP: tl.constexpr):
 
 @triton.jit
 def bring_nearer(first, rows, stride, BYTES: tl.constexpr):
-    """Asks for the first BYTES of some rows, at most one a thread, to be brought into the L2 cache.
+    """Ask for the first BYTES of some rows, at most one a thread, to be brought into the L2 cache.
 
     `first` is a pointer, `stride` the bytes from row to row; the address, the stride and BYTES are multiples of 16.
     """

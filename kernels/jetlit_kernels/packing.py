@@ -1,4 +1,4 @@
-"""Turns packed sequences into a padded batch and back, for the plain-PyTorch recurrences."""
+"""Turn packed sequences into a padded batch and back, for the plain-PyTorch recurrences."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class PaddedBatch:
         self._index = torch.where(self._inside, starts[:-1, None] + positions, 0).clamp_(max=max(total - 1, 0))
 
     def pad(self, packed: torch.Tensor) -> torch.Tensor:
-        """Maps [1, T, ...] to [N, longest, ...], zeros past each sequence's end."""
+        """Map [1, T, ...] to [N, longest, ...], zeros past each sequence's end."""
         padded = packed[0][self._index]
         inside = self._inside.reshape(*self._inside.shape, *(1,) * (padded.dim() - 2))
         return padded.masked_fill(~inside, 0)
 
     def unpad(self, padded: torch.Tensor) -> torch.Tensor:
-        """Maps [N, longest, ...] back to [1, T, ...]."""
+        """Map [N, longest, ...] back to [1, T, ...]."""
         return padded[self._inside][None]

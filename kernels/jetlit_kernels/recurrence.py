@@ -1,4 +1,4 @@
-"""What the plain-PyTorch recurrences share: compute types, chunking, decays that cannot overflow."""
+"""What the plain-PyTorch recurrences share: chunks, packed sequences, and decays that cannot overflow."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Recurrence = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
 def l2_normalize(x: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
-    """Returns x · rsqrt(Σ x² + eps) over the last dimension, as the released JetBlock does."""
+    """Return x · rsqrt(Σ x² + eps) over the last dimension, as the released JetBlock does."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
 
 
 def to_chunks(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Maps [B, T, H, ...] to [B, H, chunks, size, ...], the last chunk filled with zeros."""
+    """Map [B, T, H, ...] to [B, H, chunks, size, ...], the last chunk filled with zeros."""
     x = x.transpose(1, 2)
     missing = -x.shape[2] % size
     if missing:
@@ -27,12 +27,12 @@ def to_chunks(x: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def from_chunks(x: torch.Tensor, length: int) -> torch.Tensor:
-    """Maps [B, H, chunks, size, V] to [B, T, H, V], cut to `length` positions."""
+    """Map [B, H, chunks, size, V] to [B, T, H, V], cut to `length` positions."""
     return x.flatten(2, 3)[:, :, :length].transpose(1, 2)
 
 
 def summed_decay(g: torch.Tensor, dim: int) -> torch.Tensor:
-    """Returns the running sum of log decays along `dim` in float64.
+    """Return the running sum of log decays along `dim` in float64.
 
     Differences of two sums stand for the decay between two positions. After a strong decay both sums are large, and
     in float32 their difference would keep too few digits of a weak decay that follows.
@@ -41,7 +41,7 @@ def summed_decay(g: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def pairwise_decay(summed: torch.Tensor, dtype: torch.dtype, lag: int = 0) -> torch.Tensor:
-    """Returns the decay exp(G_{i-lag} - G_j) from token j to token i - lag >= j of a chunk, and 0 for i - lag < j.
+    """Return the decay exp(G_{i-lag} - G_j) from token j to token i - lag >= j of a chunk, and 0 for i - lag < j.
 
     Differences above the diagonal may be large and positive; they are masked before the exponential, so that they
     neither overflow nor turn a gradient into 0 · inf. Those on the diagonal are the constant 0: their two gradients
@@ -49,7 +49,7 @@ def pairwise_decay(summed: torch.Tensor, dtype: torch.dtype, lag: int = 0) -> to
 
     Args:
         summed: G, the running sum of log decays: [..., C, F].
-        dtype: type of the result.
+        dtype: dtype of the result.
         lag: 0, or 1 for a token that reads the state as it stood before its own decay.
 
     Returns:
@@ -63,12 +63,12 @@ def pairwise_decay(summed: torch.Tensor, dtype: torch.dtype, lag: int = 0) -> to
 
 
 def shifted(summed: torch.Tensor, lag: int) -> torch.Tensor:
-    """Returns G_{i-lag} for the running sum G [..., C, F], zero before the chunk."""
+    """Return G_{i-lag} for the running sum G [..., C, F], zero before the chunk."""
     return F.pad(summed, (0, 0, lag, 0))[..., : summed.shape[-2], :]
 
 
 def decay_to_end(summed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Returns, for summed log decays [..., C, F], the decay from each token to the end of its chunk."""
+    """Return, for summed log decays [..., C, F], the decay from each token to the end of its chunk."""
     before_last = (summed[..., -1:, :] - summed[..., :-1, :]).to(dtype).exp()
     return F.pad(before_last, (0, 0, 0, 1), value=1.0)
 
@@ -86,7 +86,7 @@ class FactoredDecay:
 
     Args:
         g: log decays, [..., C, K].
-        dtype: type of the factors.
+        dtype: dtype of the factors.
 
     Attributes:
         up: exp(G_i), [..., C, K], from the start of the chunk.
@@ -103,9 +103,9 @@ class FactoredDecay:
 
     @staticmethod
     def fits(g: torch.Tensor, size: int) -> bool:
-        """Whether log decays [B, T, H, K] are weak enough over every `size` tokens.
+        """Return whether log decays [B, T, H, K] are weak enough over every `size` tokens.
 
-        The answer depends on numbers: on CUDA it costs a synchronisation, and while a graph is traced or captured it
+        The answer depends on numbers: on CUDA it costs a synchronization, and while a graph is traced or captured it
         is no.
         """
         if torch.compiler.is_compiling() or (g.is_cuda and torch.cuda.is_current_stream_capturing()):
@@ -121,7 +121,7 @@ def run_padded(
     initial_state: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Runs a recurrence over a batch, or over packed sequences laid out as a padded batch.
+    """Run a recurrence over a batch, or over packed sequences laid out as a padded batch.
 
     Args:
         recurrence: called with the tensors of `sequences` and the state; returns (o [B, T, H, V], state).

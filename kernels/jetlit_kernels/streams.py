@@ -1,7 +1,7 @@
-"""Launches in turns of which the first half runs a turn ahead, on a stream of its own.
+"""Launch in turns, the first half of each one turn ahead on its own stream.
 
-A chain of dependent steps leaves much of a GPU idle. What reads its results, and nothing of which it waits for, can
-fill that: the chain goes on while its last results are worked on.
+A chain of dependent steps leaves much of a GPU idle. Work that only reads its results can fill the gap: the chain
+advances while its last results are processed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import torch
 
 @cache
 def _stream_ahead(device: torch.device) -> torch.Stream:
-    """Returns a device's stream for such chains. Its programs go first: the others fill what they leave idle."""
+    """Return a device's stream for such chains. Its programs go first: the others fill what they leave idle."""
     return torch.get_device_module(device).Stream(priority=-1)
 
 
 def in_turns(
     lead: Callable[[int], None], follow: Callable[[int], None], turns: int, sets: int, device: torch.device
 ) -> None:
-    """Launches lead(0), follow(0), lead(1), follow(1) and so on, as if one after the other.
+    """Launch lead(0), follow(0), lead(1), follow(1) and so on, as if one after the other.
 
     With two sets of memory between them, lead(n) may run beside follow(n - 1), after follow(n - 2) whose set it takes;
     follow(n) must then read nothing that lead(n + 1) writes, nor write what that reads. Whatever the caller allocated
@@ -31,7 +31,7 @@ def in_turns(
     Args:
         lead: launches the first half of a turn; every turn's needs the last one's.
         follow: launches the second half, which needs the first.
-        turns: how many.
+        turns: number of turns.
         sets: 1 or 2.
         device: what runs them; the calling thread's current device.
     """

@@ -19,8 +19,8 @@ class Config:
     """How a kernel is cut and compiled.
 
     Attributes:
-        columns: columns of V a program or step.
-        warps: warps a program.
+        columns: columns of V per program or step.
+        warps: warps per program.
         stages: stages of the loads' pipeline.
         registers: limit for a thread, so that more programs share a multiprocessor; None for no limit.
     """
@@ -31,21 +31,21 @@ class Config:
     registers: int | None = None
 
     def options(self) -> dict[str, int | None]:
-        """Returns the compiler's options."""
+        """Return the compiler's options."""
         return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
 
 
 def key_block(K: int) -> int:
-    """Returns the width of the tiles that hold K columns.
+    """Return the width of the tiles that hold K columns.
 
-    Never 32: on Hopper, Triton 3.6 gave wrong results for 16-bit tiles of that width (docs/kernels.md).
+    Never 32: on Hopper, Triton 3.6 gave wrong results for 16-bit tiles of that width (benchmarks/studies/kernels).
     """
     return max(64, power_of_two(K))
 
 
 @triton.jit
 def load_tokens(x, begin, end, head, H, WIDTH: tl.constexpr, offset, C: tl.constexpr, BLOCK: tl.constexpr):
-    """Loads [C, BLOCK] of x [tokens, H, WIDTH] from token `begin` and column `offset`, zeros outside."""
+    """Load [C, BLOCK] of x [tokens, H, WIDTH] from token `begin` and column `offset`, zeros outside."""
     token = begin + tl.arange(0, C)
     column = offset + tl.arange(0, BLOCK)
     pointers = x + (token[:, None] * H + head) * WIDTH + column[None, :]
@@ -54,7 +54,7 @@ def load_tokens(x, begin, end, head, H, WIDTH: tl.constexpr, offset, C: tl.const
 
 @triton.jit
 def store_tokens(x, value, begin, end, head, H, WIDTH: tl.constexpr, offset, C: tl.constexpr, BLOCK: tl.constexpr):
-    """Stores [C, BLOCK] into x [tokens, H, WIDTH], leaving out what lies outside."""
+    """Store [C, BLOCK] into x [tokens, H, WIDTH], leaving out what lies outside."""
     token = begin + tl.arange(0, C)
     column = offset + tl.arange(0, BLOCK)
     pointers = x + (token[:, None] * H + head) * WIDTH + column[None, :]

@@ -15,7 +15,7 @@ def decode_attention(
     scale: float | None = None,
     backend: str = "auto",
 ) -> torch.Tensor:
-    """Attends from one token a sequence to the first `seen` slots of its cache.
+    """Attend from one token per sequence to the first `seen` slots of its cache.
 
     The Triton kernel splits each sequence's cache over several programs, so that few long sequences fill the device,
     and reads each key and value once for all query heads of a group. `seen` stays on the device: a captured CUDA graph
@@ -24,13 +24,13 @@ def decode_attention(
     Args:
         query: [B, Hq, D].
         key: [B, Hkv, S, D]; Hq is a multiple of Hkv. Slots beyond `seen` may hold anything.
-        value: like the key.
+        value: as key.
         seen: [1] integer on the same device, 1 ≤ seen ≤ S (larger values count as S).
         scale: of the scores; None means D^−½.
         backend: "auto" (Triton on CUDA, plain PyTorch elsewhere), "triton" or "torch".
 
     Returns:
-        [B, Hq, D] in the query's type; sums are float32.
+        [B, Hq, D] in the query's dtype; sums are float32.
 
     Raises:
         ValueError: the shapes disagree, or the backend cannot run here.

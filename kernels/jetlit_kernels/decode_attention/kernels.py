@@ -32,7 +32,7 @@ def split_kernel(
     HKV: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr,
     SPLITS: tl.constexpr, PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """One split of one key/value head: its softmax-weighted values and the logarithm of its weights' sum."""
+    """Compute one split of one key/value head: its softmax-weighted values and the logarithm of its weights' sum."""
     pair, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     batch, head = pair // HKV, pair % HKV
     row, column = tl.arange(0, BM), tl.arange(0, BD)
@@ -75,7 +75,7 @@ def combine_kernel(
     GROUP: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, SPLITS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """One query head: the splits' outputs, each weighted by its share of the softmax."""
+    """Combine one query head: the splits' outputs, each weighted by its share of the softmax."""
     pair, row = tl.program_id(0).to(tl.int64), tl.program_id(1)
     split, column = tl.arange(0, BN), tl.arange(0, BD)
     place = (pair * SPLITS + split) * GROUP + row
@@ -97,7 +97,7 @@ def forward(
     scale: float,
     config: Config | None = None,
 ) -> torch.Tensor:
-    """Output [B, Hq, D]; arguments as those of `jetlit_kernels.decode_attention`."""
+    """Return the output [B, Hq, D]; arguments as those of `jetlit_kernels.decode_attention`."""
     batch, heads, size = query.shape
     groups, slots = key.shape[1], key.shape[2]
     pairs, group = batch * groups, heads // groups
@@ -121,7 +121,7 @@ def forward(
 
 
 def split_count(pairs: int, slots: int) -> int:
-    """Pieces of each cache: enough programs for the device, none shorter than a few blocks.
+    """Return how many pieces each cache is split into: enough to fill the device, none shorter than a few blocks.
 
     It depends on the allocated slots, not on how many are filled, so that a captured graph keeps its grid.
     """

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 def decode_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor, scale: float
 ) -> torch.Tensor:
-    """Reference of `jetlit_kernels.decode_attention`; same arguments and result.
+    """Compute `jetlit_kernels.decode_attention`.
 
     A group of query heads becomes the query length, so that no key or value is copied.
     """

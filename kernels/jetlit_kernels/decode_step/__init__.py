@@ -1,4 +1,4 @@
-"""One decoding step of a JetBlock between its projections, for a batch of sequences, in one launch."""
+"""One decode step of a JetBlock, between its projections, in one launch."""
 
 from typing import Any
 
@@ -28,11 +28,11 @@ def jet_decode_step(
     norm_eps: float = 1e-5,
     backend: str = "auto",
 ) -> torch.Tensor:
-    """Steps 1 to 5 of the JetBlock (checkpoint format) for one token a sequence, but for the matrix products.
+    """Run steps 1 to 5 of a JetBlock (checkpoint format) for one token per sequence, without the matrix products.
 
-    SiLU and L2 norm of q and k, convolution step with SiLU, gates, state update, read-out, gated RMSNorm.
-    Both states are updated in place. No allocation but the result, no synchronisation: safe inside a CUDA graph.
-    Inference only: it has no gradient.
+    These are SiLU and L2 norm of q and k, the convolution with SiLU, the gates, the state update, the read-out, and the
+    gated RMSNorm. Both states are updated in place. Nothing but the result is allocated and nothing synchronizes, so it
+    is safe inside a CUDA graph. It has no gradient.
 
     Args:
         q: [B, H, K], the output of `q_proj` (before SiLU). This and the next six may be strided views of one merged
@@ -53,7 +53,7 @@ def jet_decode_step(
         backend: "auto" (Triton on CUDA, plain PyTorch elsewhere), "triton" or "torch".
 
     Returns:
-        [B, H, V] in the type of `v`, the input of `o_proj`.
+        [B, H, V] in the dtype of `v`, the input of `o_proj`.
 
     Raises:
         ValueError: the shapes disagree, or the backend cannot run here.

@@ -1,4 +1,4 @@
-"""What a decoding step of a JetBlock is computed from."""
+"""The arguments of a JetBlock's decode step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class Arguments(NamedTuple):
-    """The arguments of `jetlit_kernels.jet_decode_step`, which says what they are."""
+    """The arguments of `jetlit_kernels.jet_decode_step`, whose docstring explains them."""
 
     q: torch.Tensor
     k: torch.Tensor

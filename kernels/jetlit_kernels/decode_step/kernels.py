@@ -1,4 +1,4 @@
-"""Triton decode step: one program a sequence and head, its state read once and written once."""
+"""Triton decode step: one program per sequence and head, its state read once and written once."""
 
 from typing import NamedTuple
 
@@ -37,7 +37,10 @@ def decode_kernel(
     H: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr,
     NVP: tl.constexpr, W: tl.constexpr, WP: tl.constexpr, NEARER: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """One token of one head: with S the old state decayed, o = Sᵀq + (k·q)·write, so one reading of S serves both."""
+    """Advance one head by one token.
+
+    With S the decayed old state, o = Sᵀq + (k·q)·write, so one reading of S serves both.
+    """
     batch = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     row = tl.arange(0, KP)
@@ -115,12 +118,12 @@ def jet_decode_step(x: Arguments, config: Config | None = None) -> torch.Tensor:
 
 
 def choose(programs: int, key_dim: int, value_dim: int) -> Config:
-    """The configuration for so many sequences times heads."""
+    """Return the configuration for so many sequences times heads."""
     if programs > FEW_PROGRAMS:
         return Config(64, 4 if key_dim <= 128 else 8)
     return Config(max(64, min(power_of_two(value_dim), STATE_AT_ONCE // power_of_two(key_dim))), 16)
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
-    """`x` as it is if each of its rows is contiguous, else a contiguous copy."""
+    """Return `x` if each of its rows is contiguous, else a contiguous copy."""
     return x if x[0].is_contiguous() else x.contiguous()

@@ -1,4 +1,4 @@
-"""Plain-PyTorch decode step of a JetBlock: everything between its projections, for one token a sequence."""
+"""Plain-PyTorch decode step of a JetBlock: everything between its projections, for one token per sequence."""
 
 import torch
 import torch.nn.functional as F
@@ -31,5 +31,5 @@ def jet_decode_step(x: Arguments) -> torch.Tensor:
 
 
 def _unit(x: torch.Tensor) -> torch.Tensor:
-    """L2-normalise over the last dimension (checkpoint format, step 4)."""
+    """L2-normalize over the last dimension (checkpoint format, step 4)."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)

@@ -1,4 +1,4 @@
-"""The generalised delta rule with a diagonal-plus-low-rank transition: the recurrence of RWKV7."""
+"""The generalized delta rule with a diagonal-plus-low-rank transition: the recurrence of RWKV7."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def dplr_delta_rule(
     cu_seqlens: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Runs the generalised delta rule over sequences.
+    """Run the generalized delta rule over sequences.
 
     For every head and token t, with the state S [K, V]:
 

@@ -1,8 +1,7 @@
-"""fla-core's kernels for the operator without Triton kernels of our own, RWKV7's, on CUDA and on request.
+"""fla-core's kernels for RWKV7's recurrence, which has no Triton kernels here.
 
-They are asked for with JETLIT_FLA=1. By itself an installed fla-core changes nothing: on a fresh machine its autotuning
-takes minutes before the first step, and a block selection should start promptly. With Triton's and fla's caches filled
-they are the faster choice.
+They run on CUDA if JETLIT_FLA=1 is set. An installed fla-core alone changes nothing: its autotuning takes minutes
+before the first step on a fresh machine. With Triton's and fla's caches filled it is the faster choice.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 
 
 def wants_fla(x: torch.Tensor) -> bool:
-    """Whether an operator on `x` [B, T, H, K] goes to fla-core: asked for, installed, on CUDA, more than one token."""
+    """Return whether fla-core runs an operator on `x` [B, T, H, K]: requested, installed, on CUDA, several tokens."""
     asked = os.environ.get("JETLIT_FLA") == "1"
     return asked and x.is_cuda and x.shape[1] > 1 and importlib.util.find_spec("fla") is not None
 
@@ -30,7 +29,7 @@ def fla_dplr_delta_rule(
     initial_state: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`jetlit_kernels.dplr_delta_rule` by fla-core's chunked kernels; returns o and the state."""
+    """Run `jetlit_kernels.dplr_delta_rule` on fla-core's chunked kernels; return o and the state."""
     from fla.ops.generalized_delta_rule import chunk_dplr_delta_rule
 
     return chunk_dplr_delta_rule(

@@ -65,7 +65,7 @@ def _factored_chunks(
     b: torch.Tensor,
     state: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Chunks with decays weak enough for matrix products, as RWKV7's always are: several times faster."""
+    """Use chunks with decays weak enough for matrix products, as RWKV7's always are: several times faster."""
     length = r.shape[1]
     r, w, k, v, a, b = (to_chunks(t, min(FACTORED_CHUNK, length)) for t in (r, w, k, v, a, b))
     decay = FactoredDecay(w, r.dtype)
@@ -99,14 +99,14 @@ def _paired_chunks(
     b: torch.Tensor,
     state: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Chunks with a decay for every pair of tokens: right for any decay."""
+    """Use chunks with a decay for every pair of tokens: right for any decay."""
     length, dtype = r.shape[1], r.dtype
     size = min(CHUNK, length)
     r, w, k, v, a, b = (to_chunks(t, size) for t in (r, w, k, v, a, b))
     summed = summed_decay(w, -2)
 
     def pairs(x: torch.Tensor, decay: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Products of x_i, decayed from j to i, with k_j and with b_j: two [..., size, size]."""
+        """Return the products of x_i, decayed from j to i, with k_j and with b_j: two [..., size, size]."""
         decayed = x[..., :, None, :] * decay
         return (decayed * k[..., None, :, :]).sum(-1), (decayed * b[..., None, :, :]).sum(-1)
 
@@ -145,7 +145,7 @@ def _run(
     cu_seqlens: torch.Tensor | None = None,
     chunked: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Arguments as those of `jetlit_kernels.dplr_delta_rule`; float64 for float64 inputs, float32 otherwise."""
+    """Compute `jetlit_kernels.dplr_delta_rule` in float64 for float64 inputs, float32 otherwise."""
     dtype = compute_dtype(r, w, k, v, a, b)
     inputs = (r.to(dtype) * scale, *(t.to(dtype) for t in (w, k, v, a, b)))
     recurrence = _chunked if chunked and r.shape[1] > 1 else _recurrent

@@ -26,7 +26,7 @@ def dynamic_conv(
 
     With w[t, d, j] = hidden[t] · weight[d·W + j] + bias[d·W + j]:
     out[t, d] = activation(Σ_j w[t, d, j] · v[t − W + 1 + j, d]), with `state` (zeros if None) before the start.
-    Equal inputs give equal results, bit for bit. Parameters are used in the type of `v` (bf16 products, float32 sums).
+    Equal inputs give equal results, bit for bit. Parameters are cast to the dtype of `v` (bf16 products, float32 sums).
 
     Args:
         v: [B, T, D], float32, bfloat16 or float16 (float64 too with the torch backend).
@@ -40,7 +40,7 @@ def dynamic_conv(
         backend: "auto" (Triton on CUDA, plain PyTorch elsewhere), "triton" or "torch".
 
     Returns:
-        `(out, final_state)`: out [B, T, D] in the type of `v`; final_state [N, D, W] or None.
+        `(out, final_state)`: out [B, T, D] in the dtype of `v`; final_state [N, D, W] or None.
 
     Raises:
         ValueError: shapes or arguments contradict each other, or the backend cannot run here.

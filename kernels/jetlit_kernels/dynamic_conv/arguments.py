@@ -1,4 +1,4 @@
-"""What the dynamic convolution is computed from."""
+"""The arguments of the dynamic convolution."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class Arguments(NamedTuple):
-    """The arguments of the dynamic convolution.
+    """The arguments of the dynamic convolution's kernels.
 
     Attributes:
         v: [B, T, D].

@@ -1,4 +1,4 @@
-"""Triton kernels of the dynamic convolution, forward and backward; `launch` says what they are launched for."""
+"""Triton kernels of the dynamic convolution. `launch` describes how they work together."""
 
 from typing import no_type_check
 
@@ -13,7 +13,7 @@ def _generate(
     hidden, weight, bias, D, R, W: tl.constexpr, WP: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
     BR: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Kernels of a tile, [BT, WP, BD] float32.
+    """Return the kernels of a tile, [BT, WP, BD] float32.
 
     `hidden` [M, R] and `weight` [W, D, R] are descriptors, which read zeros out of range. The sum begins with the bias:
     added last, it costs registers that the second program of a multiprocessor needs.
@@ -35,7 +35,7 @@ def _window(
     v, state, positions, owners, rows, M, T, D, stride_v, W: tl.constexpr, WP: tl.constexpr, BD: tl.constexpr,
     PACKED: tl.constexpr, HAS_STATE: tl.constexpr,
 ):  # fmt: skip
-    """The inputs under each tap, [BT, WP, BD] in the type of v; zero for taps past W.
+    """Return the inputs under each tap, [BT, WP, BD] in the dtype of v; zero for taps past W.
 
     Called before `_generate`: Triton then moves these 16-bit values into the layout of the product, not its float32
     result into theirs, and they arrive during the product.
@@ -60,7 +60,7 @@ def forward_kernel(
     BT: tl.constexpr, BD: tl.constexpr, BR: tl.constexpr, SILU: tl.constexpr, PACKED: tl.constexpr,
     HAS_STATE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One tile of the output, [BT, BD]."""
+    """Compute one tile of the output, [BT, BD]."""
     rows = tl.program_id(1) * BT + tl.arange(0, BT)
     x = _window(v, state, positions, owners, rows, M, T, D, stride_v, W, WP, BD, PACKED, HAS_STATE)
     kernels = _generate(hidden, weight, bias, D, R, W, WP, BT, BD, BR, PRECISION)
@@ -79,7 +79,7 @@ def backward_kernel(
     segment, W: tl.constexpr, BD: tl.constexpr, SILU: tl.constexpr, PACKED: tl.constexpr, HAS_STATE: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the inputs and of the kernels for `segment` rows and BD channels, one row after the other.
+    """Compute the gradients of inputs and kernels for `segment` rows and BD channels, one row after the other.
 
     `kernels` and `d_kernels` are [rows, W, D], row 0 being row `first`; `kernels` reaches W − 1 rows further, since an
     input's gradient takes kernels of the W − 1 tokens after it. It is summed in W − 1 registers that move on by one

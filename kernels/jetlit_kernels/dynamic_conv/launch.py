@@ -1,4 +1,4 @@
-"""Triton dynamic convolution.
+"""Launch the dynamic convolution's Triton kernels.
 
 Forward: a program makes the kernels of BT tokens and BD channels with one matrix product (columns ordered tap by tap,
 so that a thread holds all taps of a channel) and uses them at once: they live in registers only.
@@ -28,8 +28,8 @@ class Tile:
     Attributes:
         rows: tokens.
         columns: taps, rounded up to a power of two, times channels.
-        inner: of the sum, a step.
-        warps: warps a program.
+        inner: of the sum, per step.
+        warps: warps per program.
         stages: stages of the loads' pipeline.
     """
 
@@ -57,7 +57,7 @@ class Sequences:
 
     @classmethod
     def of(cls, cu_seqlens: torch.Tensor | None, rows: int) -> "Sequences":
-        """Positions of `rows` packed rows; None for plain batches, whose positions the kernels compute."""
+        """Return where `rows` packed rows stand; None for plain batches, whose positions the kernels compute."""
         if cu_seqlens is None:
             return cls(None, None)
         index = torch.arange(rows, device=cu_seqlens.device)
@@ -131,7 +131,7 @@ def backward(a: Arguments, d_out: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
 
 
 def _rows(v: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """`v` [B, T, D] as B·T rows a constant stride apart: itself if it is so laid out, else a copy; and the stride."""
+    """Return `v` [B, T, D], copied if its B·T rows are not a constant stride apart, and that stride."""
     batch, length, _ = v.shape
     if v.stride(2) != 1 or (batch > 1 and v.stride(0) != length * v.stride(1)):
         v = v.contiguous()
@@ -139,18 +139,18 @@ def _rows(v: torch.Tensor) -> tuple[torch.Tensor, int]:
 
 
 def _by_tap(x: torch.Tensor, taps: int) -> torch.Tensor:
-    """[D·W, ...] to [W·D, ...]."""
+    """Reorder [D·W, ...] to [W·D, ...]."""
     return x.unflatten(0, (-1, taps)).transpose(0, 1).flatten(0, 1).contiguous()
 
 
 def _by_channel(x: torch.Tensor, taps: int, dtype: torch.dtype) -> torch.Tensor:
-    """[W·D, ...] to [D·W, ...], cast by the copy that reorders."""
+    """Reorder [W·D, ...] to [D·W, ...], cast by the copy that reorders."""
     ordered = x.unflatten(0, (taps, -1)).transpose(0, 1)
     return ordered.to(dtype, copy=True, memory_format=torch.contiguous_format).flatten(0, 1)
 
 
 def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """Total += a @ b, summed in float32 whatever the type of the factors."""
+    """Add a @ b to `total`, summed in float32 whatever the dtype of the factors."""
     if a.is_cuda and a.dtype != torch.float32:
         torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
     else:

@@ -65,7 +65,7 @@ def _with_history(a: Arguments) -> tuple[torch.Tensor, torch.Tensor | None, torc
     """Put W rows of history before every sequence of `v`.
 
     Returns:
-        the padded inputs [B, T + N·W / B, D], the row of each token in them [T] (None: row t + W for token t) and the
+        The padded inputs [B, T + N·W / B, D], the row of each token in them [T] (None: row t + W for token t) and the
         row after each sequence [N / B].
     """
     v, state, taps = a.v, a.state, a.taps
@@ -90,14 +90,14 @@ def _with_history(a: Arguments) -> tuple[torch.Tensor, torch.Tensor | None, torc
 
 
 def _shifted(padded: torch.Tensor, rows: torch.Tensor | None, offset: int, length: int) -> torch.Tensor:
-    """For each token the input `offset` (≤ 0) tokens away: [B, T, D]."""
+    """Return for each token the input `offset` (≤ 0) tokens away: [B, T, D]."""
     if rows is None:
         return padded[:, padded.shape[1] - length + offset :][:, :length]
     return padded.index_select(1, rows + offset)
 
 
 def _last_inputs(padded: torch.Tensor, ends: torch.Tensor, taps: int) -> torch.Tensor:
-    """The `taps` rows before each of `ends`, channels first: [N, D, W]."""
+    """Return the `taps` rows before each of `ends`, channels first: [N, D, W]."""
     rows = ends[:, None] + torch.arange(-taps, 0, device=ends.device)
     batch, _, channels = padded.shape
     return padded[:, rows].reshape(batch * ends.numel(), taps, channels).transpose(1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""What the gated delta rule's kernels are called with."""
+"""The arguments of the gated delta rule's kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launches the gated delta rule's Triton kernels backward.
+"""Launch the gated delta rule's Triton kernels backward.
 
 The sequences are walked backwards in groups of chunks. A group's states are recomputed into scratch memory from those
 that the forward pass kept, so that little of it is needed at any length.
@@ -65,7 +65,7 @@ class _Pass:
     owners: torch.Tensor | None
 
     def scans(self, turn: int) -> None:
-        """Recomputes U and the states of a group, and scans the state's gradient."""
+        """Recompute U and the states of a group, and scan the state's gradient."""
         scratch = self._scratch(turn)
         scan(
             "states",
@@ -82,7 +82,7 @@ class _Pass:
         self._reverse_scan(turn)
 
     def chunk_gradients(self, turn: int) -> None:
-        """Computes the gradients of a group's chunks but those of v, which the scan wrote."""
+        """Compute the gradients of a group's chunks but those of v, which the scan wrote."""
         problem, scratch = self.problem, self._scratch(turn)
         (q, k, _), (dq, dk, dv, dg, dbeta) = self.inputs, self.gradients
         block = min(key_block(q.shape[3]), STATE_KEYS)
@@ -144,7 +144,7 @@ class _Pass:
         )
 
     def _first(self, turn: int) -> int:
-        """Returns the first chunk of a row in the group of a turn: they are walked backwards."""
+        """Return the first chunk of a row in the group of a turn: they are walked backwards."""
         return (self.problem.groups - 1 - turn) * self.problem.group
 
     def _scratch(self, turn: int) -> _Scratch:

@@ -1,6 +1,6 @@
 """Triton kernels of the gated delta rule's backward pass.
 
-Names as in gated_delta_rule_kernels; dS' is the gradient of the state after a chunk. The scan runs backwards:
+Names as in forward_kernels; dS' is the gradient of the state after a chunk. The scan runs backwards:
 
     dU = Pᵀ dO + exp(G_C - G) K dS'        dX = Aᵀ dU        dV = β dX
     dS = exp(G_C) dS' + (exp(G) Q)ᵀ dO - (exp(G) K)ᵀ dV
@@ -50,7 +50,7 @@ def reverse_scan_kernel(
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, DELTA: tl.constexpr,
     HAS_D_FINAL: tl.constexpr, STORE_D_INITIAL: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Carries the state's gradient backwards through a group of chunks. Grid: (blocks of V, N · H).
+    """Carry the state's gradient backwards through a group of chunks. Grid: (blocks of V, N · H).
 
     q, k, do, inverses and attentions are descriptors (`load_tile` for q, `load_operand`, `load_square`).
 
@@ -123,7 +123,7 @@ def _products(
     V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BETWEEN: tl.constexpr, DELTA: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Returns all sums over V, in one loop, since all read the same tiles.
+    """Return all sums over V, in one loop, since all read the same tiles.
 
     Of a block of K: dO Sᵀ, dV Sᵀ and U dS'ᵀ [C, BK], and its share of S · dS'. Between tokens, if BETWEEN: dO Uᵀ, its
     transpose, dV Uᵀ, its transpose [C, C], and dV·U [C].
@@ -154,7 +154,7 @@ def _products(
                 lower_t = tl.dot(b_u, tl.trans(b_dv), lower_t, input_precision=PRECISION)
                 update_dv += tl.sum(b_dv.to(tl.float32) * b_u.to(tl.float32), axis=1)
             d_erased = tl.dot(b_dv, tl.trans(b_state), d_erased, input_precision=PRECISION)
-        # Neighbours are summed inside a thread: an eighth of the registers.
+        # Neighbors are summed inside a thread: an eighth of the registers.
         both = tl.reshape(b_state.to(tl.float32) * b_d_state.to(tl.float32), (BK, BV // 8, 8))
         overlap += tl.sum(both, axis=2)
     overlap = tl.sum(tl.sum(overlap, axis=1), axis=0)
@@ -163,7 +163,7 @@ def _products(
 
 @triton.jit
 def _between_tokens(attention, attention_t, lower, lower_t, gates, place, head, H, scale, C: tl.constexpr):
-    """Returns Z, Zᵀ, N and Nᵀ [C, C], times the factors of the norms, from dO Uᵀ, U dOᵀ, dV Uᵀ and U dVᵀ.
+    """Return Z, Zᵀ, N and Nᵀ [C, C], times the factors of the norms, from dO Uᵀ, U dOᵀ, dV Uᵀ and U dVᵀ.
 
     The transposes are products of their own: see the module's docstring.
     """
@@ -185,7 +185,7 @@ def _between_tokens(attention, attention_t, lower, lower_t, gates, place, head, 
 
 @triton.jit
 def _sums_between_tokens(b_q, b_k, z, n, C: tl.constexpr, DELTA: tl.constexpr, PRECISION: tl.constexpr):
-    """Returns what pairs of tokens of a chunk contribute to q·dq, to k·dk and to the gradient of G, each [C].
+    """Return what pairs of tokens of a chunk contribute to q·dq, to k·dk and to the gradient of G, each [C].
 
     Of a block of K: the blocks' sums are to be added.
     """
@@ -210,7 +210,7 @@ def chunk_gradient_kernel(
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, L2NORM: tl.constexpr,
     SILU: tl.constexpr, DELTA: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Writes dq, dk, dg and dbeta of a chunk and head. Grid: (slots, H).
+    """Write dq, dk, dg and dbeta of a chunk and head. Grid: (slots, H).
 
     q, k, do, dv, updates, states and d_states are descriptors (`load_operand`, `load_block`). With SILU, q and k are
     the activated ones and may lie where dq and dk go: a block of columns is read for the last time before its gradient

@@ -1,4 +1,4 @@
-"""Launches the gated delta rule's Triton kernels forward; `gated_delta_rule_backward` launches the others.
+"""Launch the gated delta rule's forward Triton kernels.
 
 Without β they compute linear attention with a scalar decay, which is the same recurrence without the delta term.
 
@@ -57,7 +57,7 @@ def scan(
     has_initial: bool,
     save: bool = False,
 ) -> None:
-    """Launches `scan_kernel` over a group of chunks of every row.
+    """Launch `scan_kernel` over a group of chunks of every row.
 
     Args:
         kernel: "scan" for the outputs, "states" for those of the backward pass, "maps" for a segment's M and B.
@@ -114,7 +114,7 @@ def _start_segments(
     initial_state: torch.Tensor | None,
     interval: int,
 ) -> None:
-    """Writes the state at every segment's start but the rows' own into the checkpoints."""
+    """Write the state at every segment's start but the rows' own into the checkpoints."""
     K, V, window = problem.q.shape[3], problem.v.shape[3], problem.window
     starts, states = problem.starts(window), problem.chunking.rows * problem.heads
     maps = torch.empty(starts, states, K, V + K, dtype=torch.float32, device=problem.q.device)

@@ -10,7 +10,7 @@ its start (all per head):
 Without DELTA, for linear attention, U is V and neither A nor β exists.
 
 `prepare_kernel` computes A and P of all chunks in parallel, `scan_kernel` the rest, one program a block of columns of
-V; also one a segment of a long row, where the former leave a GPU idle (`gated_delta_rule_segments`). The factors of the
+V; also one a segment of a long row, where the former leave a GPU idle (`segments`). The factors of the
 L2 norm stay outside the products: q and k enter them as they were given, or after SiLU, whose results `prepare_kernel`
 writes for the scan.
 """
@@ -42,13 +42,13 @@ SMALLEST_BETA = tl.constexpr(2.0**-50)
 
 @triton.jit
 def gate_row(gates, slot, head, row, H, C: tl.constexpr):
-    """Loads one row [C] of a chunk's gates."""
+    """Load one row [C] of a chunk's gates."""
     return tl.load(gates + ((slot * H + head) * GATE_ROWS + row) * C + tl.arange(0, C))
 
 
 @triton.jit
 def load_tile(x, begin, head, offset, C: tl.constexpr, BLOCK: tl.constexpr):
-    """Loads [C, BLOCK] through a descriptor of x [tokens, H, WIDTH]: zeros past the end of x, not of a sequence."""
+    """Load [C, BLOCK] through a descriptor of x [tokens, H, WIDTH]: zeros past the end of x, not of a sequence."""
     return tl.reshape(x.load([begin.to(tl.int32), head, offset]), (C, BLOCK))
 
 
@@ -63,19 +63,19 @@ def load_operand(x, begin, head, offset, C: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def load_square(x, slot, head, H, C: tl.constexpr):
-    """Loads the tile [C, C] of a chunk and head through a descriptor of x [slots · H · C, C]."""
+    """Load the tile [C, C] of a chunk and head through a descriptor of x [slots · H · C, C]."""
     return x.load([((slot * H + head) * C).to(tl.int32), 0])
 
 
 @triton.jit
 def load_block(x, slot, head, H, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Loads [ROWS, COLUMNS] of a chunk and head through a descriptor of x [slots · H, .., ..]."""
+    """Load [ROWS, COLUMNS] of a chunk and head through a descriptor of x [slots · H, .., ..]."""
     return tl.reshape(x.load([(slot * H + head).to(tl.int32), row, column]), (ROWS, COLUMNS))
 
 
 @triton.jit
 def state_offsets(index, offset, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
-    """Offsets and mask of the block [BK, BV] at column `offset` of the state number `index` in [.., K, V]."""
+    """Return offsets and mask of the block [BK, BV] at column `offset` of the state number `index` in [.., K, V]."""
     row = tl.arange(0, BK)
     column = offset + tl.arange(0, BV)
     offsets = index.to(tl.int64) * K * V + row[:, None] * V + column[None, :]
@@ -84,13 +84,13 @@ def state_offsets(index, offset, K: tl.constexpr, V: tl.constexpr, BK: tl.conste
 
 @triton.jit
 def summed_difference(high, low):
-    """G_i - G_j for all pairs [C, C], from a sum kept in two float32 numbers."""
+    """Return G_i - G_j for all pairs [C, C], from a sum kept in two float32 numbers."""
     return (high[:, None] - high[None, :]) + (low[:, None] - low[None, :])
 
 
 @triton.jit
 def diagonal_blocks(x, C: tl.constexpr, SIZE: tl.constexpr):
-    """Cuts the [SIZE, SIZE] blocks on the diagonal out of [C, C]: [C / SIZE, SIZE, SIZE]."""
+    """Cut the [SIZE, SIZE] blocks on the diagonal out of [C, C]: [C / SIZE, SIZE, SIZE]."""
     block = tl.arange(0, C // SIZE)
     same = (block[:, None] == block[None, :])[:, None, :, None]
     return tl.sum(tl.where(same, tl.reshape(x, (C // SIZE, SIZE, C // SIZE, SIZE)), 0.0), axis=2)
@@ -98,7 +98,7 @@ def diagonal_blocks(x, C: tl.constexpr, SIZE: tl.constexpr):
 
 @triton.jit
 def block_diagonal(x, C: tl.constexpr, SIZE: tl.constexpr):
-    """Puts [C / SIZE, SIZE, SIZE] on the diagonal of [C, C]."""
+    """Put [C / SIZE, SIZE, SIZE] on the diagonal of [C, C]."""
     block = tl.arange(0, C // SIZE)
     same = (block[:, None] == block[None, :])[:, None, :, None]
     return tl.reshape(tl.where(same, x[:, :, None, :], 0.0), (C, C))
@@ -106,7 +106,7 @@ def block_diagonal(x, C: tl.constexpr, SIZE: tl.constexpr):
 
 @triton.jit
 def merge_blocks(inverse, lower, WIDTH: tl.constexpr, SIZE: tl.constexpr, PRECISION: tl.constexpr):
-    """Inverts I + lower [.., WIDTH, WIDTH] in blocks of 2 · SIZE, given the inverse in blocks of SIZE."""
+    """Invert I + lower [.., WIDTH, WIDTH] in blocks of 2 · SIZE, given the inverse in blocks of SIZE."""
     c = tl.arange(0, WIDTH)
     below = ((c[:, None] // (2 * SIZE)) == (c[None, :] // (2 * SIZE))) & ((c[:, None] // SIZE) > (c[None, :] // SIZE))
     if len(inverse.shape) == 3:
@@ -117,7 +117,7 @@ def merge_blocks(inverse, lower, WIDTH: tl.constexpr, SIZE: tl.constexpr, PRECIS
 
 @triton.jit
 def unit_lower_inverse(lower, C: tl.constexpr, PRECISION: tl.constexpr):
-    """Returns (I + lower)⁻¹ - I for a strictly lower triangular [C, C].
+    """Return (I + lower)⁻¹ - I for a strictly lower triangular [C, C].
 
     Blocks of 8 by (I + X)(I + X²)(I + X⁴) with X = -lower, exact since X⁸ = 0: short enough that equal keys, whose
     powers grow like binomial coefficients before they cancel, lose two digits of float32 at most. Blocks of 16, 32
@@ -147,7 +147,7 @@ def prepare_kernel(
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, L2NORM: tl.constexpr, SILU: tl.constexpr,
     DELTA: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr, SOLVE_PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Writes A - I and P [slots, H, C, C] and the gates of one chunk and head. Grid: (slots, H).
+    """Write A - I and P [slots, H, C, C] and the gates of one chunk and head. Grid: (slots, H).
 
     q and k are descriptors (`load_tile`). With SILU also active_q and active_k, [tokens, H, K]: SiLU of q and k,
     rounded as all products take them.
@@ -230,7 +230,7 @@ def scan_kernel(
     HAS_INITIAL: tl.constexpr, STORE_OUTPUT: tl.constexpr, STORE_CHECKPOINTS: tl.constexpr, STORE_STATES: tl.constexpr,
     STORE_MAPS: tl.constexpr, FROM_CHECKPOINTS: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Scans the chunks of a sequence in a window of its row. Grid: (blocks of V, N · H, windows of the group).
+    """Scan the chunks of a sequence in a window of its row. Grid: (blocks of V, N · H, windows of the group).
 
     q, k, v, inverses and attentions are descriptors (`load_tile` for q, `load_operand`, `load_square`).
 

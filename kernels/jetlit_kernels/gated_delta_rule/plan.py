@@ -21,7 +21,7 @@ GROUP_TILES = 2048  # chunks times heads in a group of the backward pass: fills 
 SETS = 2  # of that memory at most, in turn: one is scanned into while the gradients of another are computed
 
 
-# One fixed configuration a kernel and width of K (bfloat16, then float32): nothing is tuned at run time.
+# One fixed configuration per kernel and width of K (bfloat16, then float32): nothing is tuned at run time.
 CONFIGS = {
     ("prepare", torch.bfloat16): {width: Config(0, 4, 2, 168) for width in (64, 128, 256)},
     ("scan", torch.bfloat16): {64: Config(64, 4, 2), 128: Config(64, 4, 2), 256: Config(64, 8, 2)},
@@ -65,7 +65,7 @@ class Problem:
         return min(INTERVAL, self.chunking.per_row)
 
     def starts(self, chunks: int) -> int:
-        """Returns how many stretches of so many chunks begin in a row, but at its start."""
+        """Return how many stretches of so many chunks begin in a row, but at its start."""
         return cdiv(self.chunking.per_row, chunks) - 1
 
     @cached_property
@@ -94,7 +94,7 @@ class Problem:
         return min(SETS, self.groups) if 2 * programs <= room else 1
 
     def _room(self, kernel: str) -> tuple[int, int]:
-        """Returns how many programs a scan of whole rows has, and how many of them run at once."""
+        """Return how many programs a scan of whole rows has, and how many of them run at once."""
         config = CONFIGS[kernel, self.q.dtype][key_block(self.q.shape[3])]
         programs = cdiv(self.v.shape[3], config.columns) * self.chunking.sequences * self.heads
         return programs, slots(self.q.device, config.warps)
@@ -104,23 +104,23 @@ class Problem:
         return torch.empty(self.chunking.rows * group, self.heads, *shape, dtype=self.q.dtype, device=self.q.device)
 
     def tokens(self, x: torch.Tensor, block: int) -> TensorDescriptor:
-        """Describes x [B, T, H, WIDTH] for loads of a chunk's tokens of one head, `block` columns at a time."""
+        """Describe x [B, T, H, WIDTH] for loads of a chunk's tokens of one head, `block` columns at a time."""
         return self._described(x.view(-1, *x.shape[2:]), [self.chunking.size, 1, block])
 
     def operands(self, x: torch.Tensor, block: int) -> TensorDescriptor:
-        """Describes the same for `load_operand`, head by head."""
+        """Describe the same for `load_operand`, head by head."""
         return self._described(x.view(-1, *x.shape[2:]).transpose(0, 1), [1, self.chunking.size, block])
 
     def blocks(self, x: torch.Tensor, rows: int, columns: int) -> TensorDescriptor:
-        """Describes scratch memory x [slots, H, .., ..] for loads of blocks of a chunk and head."""
+        """Describe scratch memory x [slots, H, .., ..] for loads of blocks of a chunk and head."""
         return self._described(x.flatten(0, 1), [1, rows, columns])
 
     def squares(self, x: torch.Tensor) -> TensorDescriptor | None:
-        """Describes x [chunks, H, C, C] for loads of the tile of a chunk and head; None if it has none."""
+        """Describe x [chunks, H, C, C] for loads of the tile of a chunk and head; None if it has none."""
         return self._described(x.view(-1, x.shape[3]), [self.chunking.size] * 2) if x.numel() else None
 
     def _described(self, x: torch.Tensor, block: list[int]) -> TensorDescriptor:
-        """Describes each tensor once a call, since that costs the host as much as a launch.
+        """Describe each tensor once per call, since that costs the host as much as a launch.
 
         One that had to be copied is described anew, as it may have been written since.
         """
@@ -170,7 +170,7 @@ class Kept:
 
     @classmethod
     def empty(cls, problem: Problem, checkpoints: int) -> Kept:
-        """Allocates them, with so many states of every row."""
+        """Allocate them, with so many states of every row."""
         cut, H, C = problem.chunking, problem.heads, problem.chunking.size
         # Packed sequences leave chunks unwritten, and states where one starts with an interval; nothing reads them.
         allocate = torch.empty if cut.bounds is None else torch.zeros
@@ -184,5 +184,5 @@ class Kept:
         )
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """Returns them in the order of the attributes."""
+        """Return them in the order of the attributes."""
         return self.checkpoints, self.inverses, self.attentions, self.gates

@@ -85,7 +85,7 @@ def _run(
     *,
     chunked: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Arguments as those of `jetlit_kernels.gated_delta_rule`; float64 for float64 inputs, float32 otherwise."""
+    """Compute `jetlit_kernels.gated_delta_rule` in float64 for float64 inputs, float32 otherwise."""
     result, dtype = v.dtype, compute_dtype(q, k, v)
     q, k, v, beta = (t.to(dtype) for t in (q, k, v, beta))
     g = torch.zeros_like(beta) if g is None else g.to(dtype)

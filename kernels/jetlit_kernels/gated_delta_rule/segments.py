@@ -28,17 +28,17 @@ COLUMNS, STEP = 16, 32  # of V a program of `join_kernel`, and of M a step of it
 
 @cache
 def _multiprocessors(device: torch.device) -> int:
-    """Counts a GPU's multiprocessors; without a GPU an H100's, so that the interpreter goes the ways of one."""
+    """Count a GPU's multiprocessors; without a GPU an H100's, so that the interpreter goes the ways of one."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
 
 def slots(device: torch.device, warps: int) -> int:
-    """Returns how many programs of a scan run at once on a device."""
+    """Return how many programs of a scan run at once on a device."""
     return _multiprocessors(device) * WARPS // warps
 
 
 def segments(programs: int, room: int, chunks: int) -> int:
-    """Chooses the number of segments of a row.
+    """Choose the number of segments of a row.
 
     Args:
         programs: programs of a scan over whole rows.
@@ -53,7 +53,7 @@ def segments(programs: int, room: int, chunks: int) -> int:
 
 
 def join(maps: torch.Tensor, checkpoints: torch.Tensor, stride: int) -> None:
-    """Writes the state after every segment, all but a row's last, into the checkpoints.
+    """Write the state after every segment, all but a row's last, into the checkpoints.
 
     Args:
         maps: [segments - 1, N · H, K, V + K] float32: B and M of every segment but the row's last. The first one's B
@@ -84,9 +84,9 @@ def join_kernel(
     maps, checkpoints, count, stride, states,
     K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """Does what `join` says, for one block of V of a state. Grid: (blocks of V, N · H).
+    """Do what `join` says, for one block of V of a state. Grid: (blocks of V, N · H).
 
-    Products are float32's own, for every type of input: they are few. A state is read where it was stored, STEP rows
+    Products are float32's own, for inputs of every dtype: they are few. A state is read where it was stored, STEP rows
     at a time, as registers do not hold it beside M.
     """
     n = tl.program_id(1)

@@ -10,7 +10,7 @@ from jetlit_kernels.gated_norm.autograd import run
 def gated_rms_norm(
     o: torch.Tensor, gate: torch.Tensor, weight: torch.Tensor, eps: float = 1e-5, *, backend: str = "auto"
 ) -> torch.Tensor:
-    """RMSNorm of `o` over its last dimension, times `weight`, times SiLU(gate); computed in float32, cast once.
+    """Return RMSNorm(o) · weight · SiLU(gate) over the last dimension, computed in float32 and cast once.
 
     Args:
         o: [..., V].
@@ -20,7 +20,7 @@ def gated_rms_norm(
         backend: "auto" (Triton on CUDA, plain PyTorch elsewhere), "triton" or "torch".
 
     Returns:
-        [..., V] in the type of `o`.
+        [..., V] in the dtype of `o`.
 
     Raises:
         ValueError: the shapes disagree, or the backend cannot run here.

@@ -13,7 +13,7 @@ ELEMENTS = 1024
 
 @triton.jit
 def forward_kernel(o, gate, weight, out, M, V, eps, BM: tl.constexpr, BV: tl.constexpr):
-    """BM rows of the output."""
+    """Compute BM rows of the output."""
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     column = tl.arange(0, BV)
     mask = (rows < M)[:, None] & (column < V)[None, :]
@@ -30,7 +30,7 @@ def forward_kernel(o, gate, weight, out, M, V, eps, BM: tl.constexpr, BV: tl.con
 def backward_kernel(
     d_out, o, gate, weight, d_o, d_gate, d_weight, M, V, eps, blocks_each, BM: tl.constexpr, BV: tl.constexpr
 ):
-    """Gradients of `blocks_each` blocks of BM rows, and their part of the weight's gradient."""
+    """Compute the gradients of `blocks_each` blocks of BM rows, and their part of the weight's gradient."""
     column = tl.arange(0, BV)
     w = tl.load(weight + column, mask=column < V, other=0.0).to(tl.float32)
     d_w = tl.zeros([BM, BV], dtype=tl.float32)
@@ -55,7 +55,7 @@ def backward_kernel(
 
 
 def forward(o: torch.Tensor, gate: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Output [..., V]; arguments as those of `jetlit_kernels.gated_rms_norm`."""
+    """Return the output [..., V]; arguments as those of `jetlit_kernels.gated_rms_norm`."""
     o, gate = o.contiguous(), gate.contiguous()
     out = torch.empty_like(o)
     rows, width, block, sizes = _sizes(o)
@@ -67,7 +67,7 @@ def forward(o: torch.Tensor, gate: torch.Tensor, weight: torch.Tensor, eps: floa
 def backward(
     d_out: torch.Tensor, o: torch.Tensor, gate: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of o, gate and weight, each in its own type."""
+    """Return the gradients of o, gate and weight, each in its dtype."""
     d_out, o, gate = d_out.contiguous(), o.contiguous(), gate.contiguous()
     d_o, d_gate = torch.empty_like(o), torch.empty_like(gate)
     rows, width, block, sizes = _sizes(o)

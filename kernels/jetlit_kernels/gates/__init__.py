@@ -15,7 +15,7 @@ def log_decay_and_beta(
     *,
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gates of the gated delta rule from their projections.
+    """Return the gates of the gated delta rule, computed from their projections.
 
     g = −exp(A_log) · softplus(a + dt_bias) ≤ 0 and β = sigmoid(beta_logits), both in float32 (float64 stays float64).
 

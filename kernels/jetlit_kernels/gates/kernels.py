@@ -15,7 +15,7 @@ TOKENS = 64  # of a program of the backward pass
 def gates_kernel(
     beta_logits, a, A_log, dt_bias, g, beta, COUNT, stride_beta, stride_a, H: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """BLOCK gates of the COUNT = tokens · H."""
+    """Compute BLOCK of the COUNT = tokens · H gates."""
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = index < COUNT
     token, head = (index // H).to(tl.int64), index % H
@@ -36,7 +36,7 @@ def gates_backward_kernel(
     d_g, d_beta, g, beta, a, A_log, dt_bias, d_logits, d_a, sums, COUNT, stride_a,
     H: tl.constexpr, BH: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of BT of the COUNT tokens, and their sums [programs, 2, H] for A_log and dt_bias."""
+    """Compute the gradients of BT of the COUNT tokens, and their sums [programs, 2, H] for A_log and dt_bias."""
     token = (tl.program_id(0) * BT + tl.arange(0, BT)).to(tl.int64)[:, None]
     head = tl.arange(0, BH)[None, :]
     mask = (token < COUNT) & (head < H)
@@ -59,7 +59,7 @@ def gates_backward_kernel(
 def forward(
     beta_logits: torch.Tensor, a: torch.Tensor, A_log: torch.Tensor, dt_bias: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """g and beta [..., H] in float32; arguments as those of `jetlit_kernels.log_decay_and_beta`."""
+    """Return g and beta [..., H] in float32; arguments as those of `jetlit_kernels.log_decay_and_beta`."""
     g, beta = (torch.empty(a.shape, dtype=torch.float32, device=a.device) for _ in range(2))
     heads = a.shape[-1]
     beta_logits, a = _rows(beta_logits), _rows(a)
@@ -80,7 +80,7 @@ def backward(
     A_log: torch.Tensor,
     dt_bias: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of beta_logits and a, contiguous in the type of `a`, and of A_log and dt_bias, in float32."""
+    """Return the gradients of beta_logits and a, in the dtype of `a`, and of A_log and dt_bias, in float32."""
     d_logits, d_a = (torch.empty(a.shape, dtype=a.dtype, device=a.device) for _ in range(2))
     heads = a.shape[-1]
     a = _rows(a)
@@ -96,6 +96,6 @@ def backward(
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
-    """`x` as [tokens, H] with contiguous rows; a view where there is one."""
+    """Return `x` as [tokens, H] with contiguous rows; a view where there is one."""
     rows = x.reshape(-1, x.shape[-1])
     return rows if rows.stride(1) == 1 else rows.contiguous()

@@ -1,4 +1,4 @@
-"""What the kernels of linear attention with vector decays are called with."""
+"""The arguments of the kernels of linear attention with vector decays."""
 
 from __future__ import annotations
 

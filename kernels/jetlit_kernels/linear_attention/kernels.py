@@ -38,7 +38,7 @@ STRONGEST = tl.constexpr(-128.0)
 
 @triton.jit
 def tile_offsets(index, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):
-    """Offsets and mask of the block [BR, BC] at (row, column) of the matrix number `index` in [.., ROWS, COLUMNS]."""
+    """Return offsets and mask of the block [BR, BC] at (row, column) of matrix `index` in [.., ROWS, COLUMNS]."""
     r = row + tl.arange(0, BR)
     c = column + tl.arange(0, BC)
     offsets = index.to(tl.int64) * ROWS * COLUMNS + r[:, None] * COLUMNS + c[None, :]
@@ -47,14 +47,14 @@ def tile_offsets(index, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, 
 
 @triton.jit
 def load_tile(x, index, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):
-    """Loads the block [BR, BC] at (row, column) of the matrix number `index` in x [.., ROWS, COLUMNS]."""
+    """Load the block [BR, BC] at (row, column) of the matrix number `index` in x [.., ROWS, COLUMNS]."""
     offsets, mask = tile_offsets(index, row, column, ROWS, COLUMNS, BR, BC)
     return tl.load(x + offsets, mask=mask, other=0.0)
 
 
 @triton.jit
 def load_total(sums, index, column, exists, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr):
-    """Loads G_C [BK] of a chunk from `column` on, zeros where there is no such chunk."""
+    """Load G_C [BK] of a chunk from `column` on, zeros where there is no such chunk."""
     columns = column + tl.arange(0, BK)
     pointers = sums + (index.to(tl.int64) * C + C - 1) * K + columns
     return tl.load(pointers, mask=(columns < K) & exists, other=0.0)
@@ -62,13 +62,13 @@ def load_total(sums, index, column, exists, K: tl.constexpr, C: tl.constexpr, BK
 
 @triton.jit
 def in_right_half(token, level):
-    """Whether a token of a chunk lies in the right half of its block of 2 · 2^level tokens."""
+    """Return whether a token of a chunk lies in the right half of its block of 2 · 2^level tokens."""
     return (token >> level) % 2 == 1
 
 
 @triton.jit
 def decay_to_middle(sums, b_sums, index, column, level, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr):
-    """Returns the decay [C, BK] between each token and the last of the left half of its block of 2 · 2^level tokens."""
+    """Return the decay [C, BK] between each token and the last of the left half of its block of 2 · 2^level tokens."""
     token = tl.arange(0, C)
     columns = column + tl.arange(0, BK)
     middle = ((token >> level) | 1) * (1 << level) - 1
@@ -79,14 +79,14 @@ def decay_to_middle(sums, b_sums, index, column, level, K: tl.constexpr, C: tl.c
 
 @triton.jit
 def meet_at(level, C: tl.constexpr):
-    """Whether two tokens lie in different halves of one block of 2 · 2^level tokens: [C, C]."""
+    """Return whether two tokens lie in different halves of one block of 2 · 2^level tokens: [C, C]."""
     half = tl.arange(0, C) >> level
     return (half ^ 1)[:, None] == half[None, :]
 
 
 @triton.jit
 def crosses(level, C: tl.constexpr):
-    """1 at [t, i] where the decay of token t scales the way from token i to the middle of its block, else 0: [C, C].
+    """Return [C, C], 1 at [t, i] where the decay of t scales the way from i to the middle of its block, else 0.
 
     Of token i in a right half that is t from the half's start to i, in a left one from i + 1 to the half's end.
     """
@@ -103,7 +103,7 @@ def decay_kernel(
     q, k, g, sums, readers, writers, scale, length, chunks, sequences, bounds, base, owners, H,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Writes G, scale Q ⊙ exp(G) and K ⊙ exp(G_C - G), each [slots, H, C, K]. Grid: (slots, H, blocks of K)."""
+    """Write G, scale Q ⊙ exp(G) and K ⊙ exp(G_C - G), each [slots, H, C, K]. Grid: (slots, H, blocks of K)."""
     slot = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     column = tl.program_id(2) * BK
@@ -132,7 +132,7 @@ def attention_kernel(
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, BK: tl.constexpr, PACKED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Writes P [slots, H, C, C] of one chunk and head. Grid: (slots, H)."""
+    """Write P [slots, H, C, C] of one chunk and head. Grid: (slots, H)."""
     slot = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     real, begin, end = chunk_of_slot(
@@ -162,7 +162,7 @@ def attention_kernel(
 
 @triton.jit
 def chunk_of_step(step, count, REVERSE: tl.constexpr):
-    """The chunk of a sequence of `count` chunks that a scan treats at a step."""
+    """Return the chunk of a sequence of `count` chunks that a scan treats at a step."""
     return count - 1 - step if REVERSE else step
 
 
@@ -172,7 +172,7 @@ def scan_kernel(
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_INITIAL: tl.constexpr,
     REVERSE: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Carries S ← exp(G_C) S + writersᵀ values through a sequence. Grid: (blocks of V, N · H).
+    """Carry S ← exp(G_C) S + writersᵀ values through a sequence. Grid: (blocks of V, N · H).
 
     Writes the state that each chunk meets [slots, H, K, V] and the last one [N, H, K, V]. With REVERSE it walks the
     chunks backwards: from readers and dO come the states' gradients, and that of the initial state.
@@ -212,7 +212,7 @@ def read_kernel(
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, TRANSPOSED: tl.constexpr,
     PACKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Writes O = readers · S + P · values, or with TRANSPOSED Pᵀ, of one chunk. Grid: (slots, H, blocks of V)."""
+    """Write O = readers · S + P · values, or with TRANSPOSED Pᵀ, of one chunk. Grid: (slots, H, blocks of V)."""
     slot = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     column = tl.program_id(2) * BV
@@ -242,7 +242,7 @@ def gradient_kernel(
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, LEVELS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     PACKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Writes dq, dk and dg of a chunk, head and block of K. Grid: (slots, H, blocks of K)."""
+    """Write dq, dk and dg of a chunk, head and block of K. Grid: (slots, H, blocks of K)."""
     slot = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     column = tl.program_id(2) * BK

@@ -1,4 +1,4 @@
-"""Launches the Triton kernels of linear attention with vector decays (GLA): forward, and backward with recomputation.
+"""Launch the Triton kernels of linear attention with vector decays (GLA): forward, and backward with recomputation.
 
 Nothing is kept for the backward pass but the inputs. Both passes treat all chunks at once, but for the scan over the
 states; their scratch memory is that of a few tensors of the inputs' size, and of a state a chunk.
@@ -22,7 +22,7 @@ from jetlit_kernels.linear_attention.kernels import (
 from jetlit_kernels.sizes import cdiv
 from jetlit_kernels.tiles import CHUNK, PRECISION, Config, key_block
 
-# One fixed configuration a kernel: nothing is tuned at run time. `columns` are those of a program: of V in "scan" and
+# One fixed configuration per kernel: nothing is tuned at run time. `columns` are those of a program: of V in "scan" and
 # "read", of K in the others ("attention" takes them step by step).
 CONFIGS = {
     ("decay", torch.bfloat16): Config(64, 4, 1),
@@ -77,19 +77,19 @@ class _Call:
         return self.cut.size.bit_length() - 1
 
     def config(self, kernel: str) -> Config:
-        """Returns the configuration of a kernel."""
+        """Return the configuration of a kernel."""
         return CONFIGS[kernel, self.dtype]
 
     def keys(self, columns: int) -> int:
-        """Returns the width of blocks of K: `columns`, or less where K has less."""
+        """Return the width of blocks of K: `columns`, or less where K has less."""
         return min(key_block(self.K), columns)
 
     def tiles(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Returns scratch memory [slots, H, ...] for all chunks."""
+        """Return scratch memory [slots, H, ...] for all chunks."""
         return torch.empty(self.slots, self.heads, *shape, dtype=dtype or self.dtype, device=self.device)
 
     def prepare(self, a: Arguments) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns G, the readers and the writers, each [slots, H, C, K], and P [slots, H, C, C]."""
+        """Return G, the readers and the writers, each [slots, H, C, K], and P [slots, H, C, C]."""
         C = self.cut.size
         sums = self.tiles(C, self.K, dtype=SUMS[self.dtype])
         readers, writers = self.tiles(C, self.K), self.tiles(C, self.K)
@@ -121,7 +121,7 @@ class _Call:
         initial: torch.Tensor | None,
         reverse: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the states that the chunks meet [slots, H, K, V] and, in float32, the last ones [N, H, K, V]."""
+        """Return the states that the chunks meet [slots, H, K, V] and, in float32, the last ones [N, H, K, V]."""
         states = self.tiles(self.K, self.V)
         shape = self.cut.sequences, self.heads, self.K, self.V
         final = torch.empty(shape, dtype=torch.float32, device=self.device)
@@ -150,7 +150,7 @@ class _Call:
         values: torch.Tensor,
         transposed: bool = False,
     ) -> torch.Tensor:
-        """Returns readers · S + P · values [B, T, H, V], or Pᵀ for P when transposed."""
+        """Return readers · S + P · values [B, T, H, V], or Pᵀ for P when transposed."""
         o = torch.empty_like(values)
         config = self.config("read")
         read_kernel[(self.slots, self.heads, cdiv(self.V, config.columns))](

@@ -47,7 +47,7 @@ def _chunked(
 def _paired_chunks(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, state: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Chunks with a decay for every pair of tokens: right for any decay."""
+    """Use chunks with a decay for every pair of tokens: right for any decay."""
     length, dtype = q.shape[1], q.dtype
     vector = g.dim() == 4
     size = min(VECTOR_CHUNK if vector else CHUNK, length)
@@ -69,7 +69,7 @@ def _paired_chunks(
 def _factored_chunks(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, state: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Chunks with vector decays weak enough for matrix products: several times faster."""
+    """Use chunks with vector decays weak enough for matrix products: several times faster."""
     length = q.shape[1]
     q, k, v, g = (to_chunks(t, min(FACTORED_CHUNK, length)) for t in (q, k, v, g))
     decay = FactoredDecay(g, q.dtype)
@@ -86,7 +86,7 @@ def _across_chunks(
     state: torch.Tensor,
     length: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Carries the state from chunk to chunk: S ← keep S + written; adds what the queries read of it.
+    """Carry the state from chunk to chunk: S ← keep S + written; add what the queries read of it.
 
     Args:
         inside: [B, H, n, C, V], what each chunk reads of itself.
@@ -115,7 +115,7 @@ def _run(
     cu_seqlens: torch.Tensor | None = None,
     chunked: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Arguments as those of `jetlit_kernels.linear_attention`; float64 for float64 inputs, float32 otherwise."""
+    """Compute `jetlit_kernels.linear_attention` in float64 for float64 inputs, float32 otherwise."""
     result, dtype = v.dtype, compute_dtype(q, k, v)
     q, k, v = (t.to(dtype) for t in (q, k, v))
     g = q.new_zeros(q.shape[:3]) if g is None else g.to(dtype)

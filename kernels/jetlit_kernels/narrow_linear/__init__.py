@@ -1,4 +1,4 @@
-"""A linear layer for a few rows: the weights stream past once, and its neighbours are computed on the way."""
+"""A linear layer for a few rows, with the norm, activation and residual around it."""
 
 import torch
 
@@ -20,7 +20,7 @@ def narrow_linear(
     add_to: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> torch.Tensor:
-    """f(p(x) · weightᵀ + bias) added to a residual, where p is an RMSNorm or SiLU and f is SwiGLU; each part optional.
+    """Add f(p(x) · weightᵀ + bias) to a residual; p is an RMSNorm or SiLU, f is SwiGLU, and each part is optional.
 
     A decode step of a few sequences is bound by reading weights. The Triton kernel reads them once, in one launch for
     all of this, and sums in a fixed order: equal inputs give equal results, bit by bit. No gradient.
@@ -29,16 +29,16 @@ def narrow_linear(
         x: [B, K]; rows may be strided, a row must be contiguous.
         weight: [N, K]; with `swiglu` the gate's rows come first, then as many of the other factor.
         bias: [N].
-        norm_weight: [K], applies RMSNorm to x.
-        norm_eps: of that norm.
-        silu_input: applies SiLU to x.
-        swiglu: SiLU of the first half of the outputs times the second half.
-        add_to: of the result's shape; the result is added to it in place, and it is returned.
+        norm_weight: [K]; apply RMSNorm to x first.
+        norm_eps: epsilon of that norm.
+        silu_input: apply SiLU to x first.
+        swiglu: return SiLU of the first half of the outputs times the second half.
+        add_to: a tensor of the result's shape; the result is added to it in place, and it is returned.
         backend: "auto" (Triton on CUDA for at most `MAX_ROWS` rows, plain PyTorch elsewhere and for a norm in float16,
             which the inputs may exceed before they are normed), "triton" or "torch".
 
     Returns:
-        [B, N], with `swiglu` [B, N / 2], in the type of x.
+        [B, N], with `swiglu` [B, N / 2], in the dtype of x.
 
     Raises:
         ValueError: the shapes disagree, or the backend cannot run here.

@@ -37,7 +37,7 @@ WARPS, LONG, STEPS = 8, 4096, 8
 
 @triton.jit
 def _add_product(sums, a, w, BM: tl.constexpr):
-    """Adds a · wᵀ; of a single row the terms, which are summed over the inputs of a step at the end."""
+    """Add a · wᵀ; of a single row the terms, which are summed over the inputs of a step at the end."""
     if BM == 1:
         return sums + a.to(tl.float32) * w.to(tl.float32)
     else:
@@ -51,7 +51,7 @@ def narrow_kernel(
     SILU: tl.constexpr, SWIGLU: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr, NEARER: tl.constexpr,
     OVERLAP: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """BN outputs of every row. The norm's factor is one number a row: it is applied to the sums at the end."""
+    """Compute BN outputs of every row. The norm's factor is one number a row: it is applied to the sums at the end."""
     row = tl.arange(0, BM)
     column = tl.program_id(0) * BN + tl.arange(0, BN)
     inner = tl.arange(0, BK)
@@ -117,7 +117,7 @@ def forward(
     add_to: torch.Tensor | None,
     config: Config | None = None,
 ) -> torch.Tensor:
-    """Output [B, N or N / 2]; arguments as those of `jetlit_kernels.narrow_linear`."""
+    """Return the output [B, N or N / 2]; arguments as those of `jetlit_kernels.narrow_linear`."""
     (rows, width), outputs = x.shape, weight.shape[0] // (2 if swiglu else 1)
     out = torch.empty(rows, outputs, dtype=x.dtype, device=x.device) if add_to is None else add_to
     if not rows:
@@ -136,7 +136,7 @@ def forward(
 
 
 def _ahead(weight: torch.Tensor) -> dict[str, int | bool]:
-    """How the launch overlaps the one before, and how much of each row of the weights it asks for before its input."""
+    """Return how the launch overlaps the one before, and how many bytes of each weight row it requests early."""
     settings = overlapped(weight)
     row = weight.shape[1] * weight.element_size()
     share = min(row, AHEAD // weight.shape[0]) // 16 * 16
@@ -145,7 +145,7 @@ def _ahead(weight: torch.Tensor) -> dict[str, int | bool]:
 
 
 def choose(dtype: torch.dtype, rows: int, width: int, outputs: int) -> Config:
-    """The configuration for a product with so many rows, inputs and outputs."""
+    """Return the configuration for a product with so many rows, inputs and outputs."""
     if rows == 1:
         inputs = 32 * (16 // dtype.itemsize)
         warps = max(1, min(power_of_two(width) // inputs, WARPS))

@@ -16,7 +16,7 @@ def narrow_linear(
     swiglu: bool,
     add_to: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Reference of `jetlit_kernels.narrow_linear`; same arguments and result, for any number of rows."""
+    """Compute `jetlit_kernels.narrow_linear` for any number of rows."""
     if norm_weight is not None:
         x = F.rms_norm(x, norm_weight.shape, norm_weight, norm_eps)
     if silu_input:

@@ -18,7 +18,7 @@ def rotate_and_store(
     norm_eps: float = 1e-6,
     backend: str = "auto",
 ) -> torch.Tensor:
-    """Norms (Qwen3) and rotates the queries and keys of T tokens, and stores their keys and values.
+    """Normalize (Qwen3) and rotate the queries and keys of T tokens, and store their keys and values.
 
     The position stays on the device: a captured CUDA graph follows it. No gradient.
 
@@ -28,9 +28,9 @@ def rotate_and_store(
         sin: [T, D].
         position: [1] integer on the same device; token t's slot is (position + t) mod S.
         keys: [B, Hkv, S, D] contiguous, changed in place; T ≤ S.
-        values: like the keys.
+        values: as keys.
         norm_weights: [D] for queries and [D] for keys, RMSNorm before the rotation.
-        norm_eps: of those norms.
+        norm_eps: epsilon of those norms.
         backend: "auto" (Triton on CUDA, plain PyTorch elsewhere), "triton" or "torch".
 
     Returns:

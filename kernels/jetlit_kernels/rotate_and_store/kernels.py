@@ -17,7 +17,7 @@ def rotate_kernel(
     QUERIES: tl.constexpr, GROUPS: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, BH: tl.constexpr,
     NORM: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """BH heads of one token: queries to `out`, keys and values to their slot."""
+    """Treat BH heads of one token: queries go to `out`, keys and values to their slot."""
     wait_for_inputs(OVERLAP)
     batch, token = (tl.program_id(0) // T).to(tl.int64), tl.program_id(0) % T
     head, column = tl.program_id(1) * BH + tl.arange(0, BH), tl.arange(0, HALF)
@@ -65,7 +65,7 @@ def forward(
     norm_weights: tuple[torch.Tensor, torch.Tensor] | None,
     norm_eps: float,
 ) -> torch.Tensor:
-    """Queries [B, Hq, T, D]; arguments as those of `jetlit_kernels.rotate_and_store`."""
+    """Return the queries [B, Hq, T, D]; arguments as those of `jetlit_kernels.rotate_and_store`."""
     batch, groups, slots, size = keys.shape
     length, heads = projected.shape[1], projected.shape[2] // size
     projected = projected if projected.stride(2) == 1 else projected.contiguous()

@@ -14,7 +14,7 @@ def rotate_and_store(
     norm_weights: tuple[torch.Tensor, torch.Tensor] | None,
     norm_eps: float,
 ) -> torch.Tensor:
-    """Reference of `jetlit_kernels.rotate_and_store`; same arguments and result."""
+    """Compute `jetlit_kernels.rotate_and_store`."""
     groups, size = keys.shape[1], keys.shape[3]
     heads = projected.unflatten(2, (-1, size)).transpose(1, 2)
     query, key, value = heads.split([heads.shape[1] - 2 * groups, groups, groups], 1)

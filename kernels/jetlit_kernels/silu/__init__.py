@@ -1,4 +1,4 @@
-"""SiLU of rows that need not lie one after the other: of a slice of a merged projection."""
+"""SiLU of rows any distance apart, such as a slice of a merged projection."""
 
 import torch
 
@@ -8,7 +8,7 @@ from jetlit_kernels.silu.autograd import run
 
 
 def silu(x: torch.Tensor, *, backend: str = "auto") -> torch.Tensor:
-    """x · sigmoid(x), computed in float32 (float64 stays float64) and rounded once; differentiable once.
+    """Return x · sigmoid(x), computed in float32 (float64 stays float64) and rounded once; differentiable once.
 
     Args:
         x: [..., N]; rows may be any distance apart.
@@ -16,7 +16,7 @@ def silu(x: torch.Tensor, *, backend: str = "auto") -> torch.Tensor:
             which makes as much of it), "triton" or "torch".
 
     Returns:
-        [..., N], contiguous, in the type of `x`; so is the gradient.
+        [..., N], contiguous, in the dtype of `x`; so is the gradient.
 
     Raises:
         ValueError: the backend cannot run here.

@@ -16,7 +16,7 @@ COLUMNS, ELEMENTS = 128, 2048  # of a program, at most
 
 @triton.jit
 def silu_kernel(x, out, M, N: tl.constexpr, STRIDE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
-    """BM rows and BN columns of the output."""
+    """Compute BM rows and BN columns of the output."""
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
     column = (tl.program_id(1) * BN + tl.arange(0, BN))[None, :]
     mask = (row < M) & (column < N)
@@ -28,7 +28,7 @@ def silu_kernel(x, out, M, N: tl.constexpr, STRIDE: tl.constexpr, BM: tl.constex
 def silu_backward_kernel(
     d_out, x, d_x, M, N: tl.constexpr, STRIDE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
 ):  # fmt: skip
-    """BM rows and BN columns of the gradient."""
+    """Compute BM rows and BN columns of the gradient."""
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
     column = (tl.program_id(1) * BN + tl.arange(0, BN))[None, :]
     mask = (row < M) & (column < N)
@@ -38,21 +38,21 @@ def silu_backward_kernel(
 
 
 def forward(x: torch.Tensor) -> torch.Tensor:
-    """Output [..., N] of `jetlit_kernels.silu`."""
+    """Return the output [..., N] of `jetlit_kernels.silu`."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     _launch(silu_kernel, x, out)
     return out
 
 
 def backward(d_out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Gradient of x, [..., N] contiguous, in its type."""
+    """Return the gradient of x, [..., N] contiguous, in its dtype."""
     d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     _launch(silu_backward_kernel, d_out.contiguous(), x, d_x)
     return d_x
 
 
 def _launch(kernel: triton.JITFunction, *tensors: torch.Tensor) -> None:
-    """Launches a kernel on tensors of one shape, of which only the last but one may have rows far apart."""
+    """Launch a kernel on tensors of one shape, of which only the last but one may have rows far apart."""
     *others, x, out = tensors
     if not out.numel():
         return

@@ -1,4 +1,4 @@
-"""SiLU of a gate times the other factor, one pass over both."""
+"""SwiGLU's product: SiLU of a gate times the other factor, in one pass."""
 
 import torch
 
@@ -7,7 +7,7 @@ from jetlit_kernels.swiglu import reference
 
 
 def silu_mul(gate: torch.Tensor, up: torch.Tensor, *, backend: str = "auto") -> torch.Tensor:
-    """SiLU(gate) · up, computed in float32 and rounded once by the Triton kernel. No gradient there.
+    """Return SiLU(gate) · up, computed in float32 and rounded once by the Triton kernel, which has no gradient.
 
     Args:
         gate: [..., N]; gate and up may be the halves of one merged projection.

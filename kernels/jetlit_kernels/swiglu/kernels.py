@@ -1,4 +1,4 @@
-"""Triton SiLU(gate) · up: each program a piece of a row."""
+"""Triton SiLU(gate) · up: one program per piece of a row."""
 
 import torch
 import triton
@@ -11,7 +11,7 @@ BLOCK = 2048
 
 @triton.jit
 def silu_mul_kernel(gate, up, out, N, stride_gate, stride_up, BN: tl.constexpr):
-    """BN columns of one row."""
+    """Compute BN columns of one row."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BN + tl.arange(0, BN)
     mask = column < N
@@ -21,7 +21,7 @@ def silu_mul_kernel(gate, up, out, N, stride_gate, stride_up, BN: tl.constexpr):
 
 
 def forward(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """Output [..., N]; arguments as those of `jetlit_kernels.silu_mul`."""
+    """Return the output [..., N]; arguments as those of `jetlit_kernels.silu_mul`."""
     out = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
     width = gate.shape[-1]
     gate, up = _rows(gate), _rows(up)
@@ -34,6 +34,6 @@ def forward(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
-    """`x` as [rows, N] with contiguous rows; a view where there is one."""
+    """Return `x` as [rows, N] with contiguous rows; a view where there is one."""
     rows = x.flatten(0, -2) if x.ndim > 1 else x[None]
     return rows if rows.stride(-1) == 1 else rows.contiguous()

@@ -5,5 +5,5 @@ import torch.nn.functional as F
 
 
 def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """Reference of `jetlit_kernels.silu_mul`; same arguments and result."""
+    """Compute `jetlit_kernels.silu_mul`."""
     return F.silu(gate) * up

@@ -1,7 +1,7 @@
-"""Losses of rows, one a token, together with their gradients.
+"""Losses of rows, one per token, together with their gradients.
 
-They are made for objectives that hold a chunk of [tokens, vocabulary] at a time and take its gradient at once, so
-autograd does not see them: the gradient is a result like the loss.
+They serve objectives that hold one chunk of [tokens, vocabulary] at a time and need its gradient at once. Autograd does
+not see them: the gradient is a result like the loss.
 """
 
 import torch
@@ -19,19 +19,19 @@ def kl_with_gradient(
     *,
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """KL(teacher ‖ student) of each row and its gradient with respect to the student's logits.
+    """Compute KL(teacher ‖ student) of each row and its gradient with respect to the student's logits.
 
-    Computed in float32 (float64 for float64 logits), whatever the logits' type.
+    Computed in float32 (float64 for float64 logits), whatever the logits' dtype.
 
     Args:
         student: logits [N, V].
         teacher: logits [N, V].
         weights: [N], what each row's gradient is multiplied by; the KL itself is not.
-        gradient_dtype: type of the gradient; None: compute none.
+        gradient_dtype: dtype of the gradient; None computes none.
         backend: "auto" (Triton on CUDA, plain PyTorch elsewhere), "triton" or "torch".
 
     Returns:
-        The KL in nats, [N] in the type computed in, and weights · (softmax(student) − softmax(teacher)), [N, V].
+        The KL in nats, [N] in the dtype computed in, and weights · (softmax(student) − softmax(teacher)), [N, V].
 
     Raises:
         ValueError: the shapes disagree, or the backend cannot run here.
@@ -53,7 +53,7 @@ def cross_entropy_with_gradient(
     *,
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Cross entropy of each row and its gradient with respect to the logits.
+    """Compute the cross entropy of each row and its gradient with respect to the logits.
 
     Args:
         logits: [N, V].
@@ -85,7 +85,7 @@ def relative_error_with_gradient(
     *,
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """|student − teacher|² / |teacher|² of each row and its gradient with respect to the student's row.
+    """Compute |student − teacher|² / |teacher|² of each row and its gradient with respect to the student's row.
 
     Args:
         student: states [N, H].
@@ -111,5 +111,5 @@ def relative_error_with_gradient(
 
 def _check(rows: torch.Tensor, weights: torch.Tensor) -> None:
     if rows.dim() != 2:
-        raise ValueError(f"There must be one row a token, [N, V], not {tuple(rows.shape)}.")
+        raise ValueError(f"There must be one row per token, [N, V], not {tuple(rows.shape)}.")
     check_shape("weights", weights, (rows.shape[0],))

@@ -22,7 +22,7 @@ LOWEST = tl.constexpr(-3.0e38)
 def kl_kernel(
     student, teacher, weights, losses, gradient, V, stride_s, stride_t, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """One row: Σ p (t − s) − log Σ eᵗ + log Σ eˢ, the three sums relative to running maxima."""
+    """Treat one row: Σ p (t − s) − log Σ eᵗ + log Σ eˢ, the three sums relative to running maxima."""
     row = tl.program_id(0).to(tl.int64)
     student += row * stride_s
     teacher += row * stride_t
@@ -64,7 +64,7 @@ def kl_kernel(
 def cross_entropy_kernel(
     logits, labels, weights, losses, gradient, V, stride, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """One row: log Σ eˣ − x[label]."""
+    """Treat one row: log Σ eˣ − x[label]."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
     lane = tl.arange(0, BLOCK)
@@ -92,7 +92,7 @@ def cross_entropy_kernel(
 def relative_error_kernel(
     student, teacher, weights, losses, gradient, H, stride_s, stride_t, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """One row: |s − t|² / |t|²."""
+    """Treat one row: |s − t|² / |t|²."""
     row = tl.program_id(0).to(tl.int64)
     student += row * stride_s
     teacher += row * stride_t
@@ -120,21 +120,21 @@ def relative_error_kernel(
 def kl_with_gradient(
     student: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor, gradient_dtype: torch.dtype | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Losses [N] and gradient [N, V]; arguments as those of `jetlit_kernels.kl_with_gradient`."""
+    """Return losses [N] and gradient [N, V]; arguments as those of `jetlit_kernels.kl_with_gradient`."""
     return _against_teacher(kl_kernel, student, teacher, weights, gradient_dtype)
 
 
 def relative_error_with_gradient(
     student: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor, gradient_dtype: torch.dtype | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Losses [N] and gradient [N, H]; arguments as those of `jetlit_kernels.relative_error_with_gradient`."""
+    """Return losses [N] and gradient [N, H]; arguments as those of `jetlit_kernels.relative_error_with_gradient`."""
     return _against_teacher(relative_error_kernel, student, teacher, weights, gradient_dtype)
 
 
 def cross_entropy_with_gradient(
     logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, gradient_dtype: torch.dtype | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Losses [N] and gradient [N, V]; arguments as those of `jetlit_kernels.cross_entropy_with_gradient`."""
+    """Return losses [N] and gradient [N, V]; arguments as those of `jetlit_kernels.cross_entropy_with_gradient`."""
     logits = _rows(logits)
     losses, gradient = _results(logits, gradient_dtype)
     if logits.numel():
@@ -167,7 +167,7 @@ def _rows(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _results(logits: torch.Tensor, gradient_dtype: torch.dtype | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses and gradient to be written; without a gradient its place is taken by a tensor that is left alone."""
+    """Allocate losses and gradient; without a gradient an empty tensor takes its place."""
     losses = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
     shape = (0, logits.shape[1]) if gradient_dtype is None else logits.shape
     return losses, torch.empty(shape, dtype=gradient_dtype or logits.dtype, device=logits.device)

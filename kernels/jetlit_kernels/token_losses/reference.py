@@ -11,7 +11,7 @@ Losses = tuple[torch.Tensor, torch.Tensor | None]
 def kl_with_gradient(
     student: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor, gradient_dtype: torch.dtype | None
 ) -> Losses:
-    """Reference of `jetlit_kernels.kl_with_gradient`; same arguments and results."""
+    """Compute `jetlit_kernels.kl_with_gradient`."""
     dtype = compute_dtype(student)
     log_student, log_teacher = student.to(dtype).log_softmax(-1), teacher.to(dtype).log_softmax(-1)
     probs = log_teacher.exp()
@@ -25,7 +25,7 @@ def kl_with_gradient(
 def cross_entropy_with_gradient(
     logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, gradient_dtype: torch.dtype | None
 ) -> Losses:
-    """Reference of `jetlit_kernels.cross_entropy_with_gradient`; same arguments and results."""
+    """Compute `jetlit_kernels.cross_entropy_with_gradient`."""
     log_probs = logits.to(compute_dtype(logits)).log_softmax(-1)
     targets = labels[:, None]
     losses = -log_probs.gather(1, targets)[:, 0]
@@ -40,7 +40,7 @@ def cross_entropy_with_gradient(
 def relative_error_with_gradient(
     student: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor, gradient_dtype: torch.dtype | None
 ) -> Losses:
-    """Reference of `jetlit_kernels.relative_error_with_gradient`; same arguments and results."""
+    """Compute `jetlit_kernels.relative_error_with_gradient`."""
     dtype = compute_dtype(student)
     difference = student.to(dtype) - teacher.to(dtype)
     squares = teacher.to(dtype).square().sum(-1).clamp_min(torch.finfo(dtype).tiny)

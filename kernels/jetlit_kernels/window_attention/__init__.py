@@ -15,20 +15,20 @@ def window_attention(
     scale: float | None = None,
     backend: str = "auto",
 ) -> torch.Tensor:
-    """Each token attends to the last `window` tokens, itself included; the queries are the last T of the S tokens.
+    """Attend from each of the last T of S tokens to the last `window` tokens, itself included.
 
     The Triton kernel visits only the keys that some query of its tile sees. No gradient.
 
     Args:
         query: [B, Hq, T, D].
         key: [B, Hkv, S, D] with S ≥ T; Hq is a multiple of Hkv.
-        value: like the key.
+        value: as key.
         window: tokens seen, at least 1.
         scale: of the scores; None means D^−½.
         backend: "auto" (Triton on CUDA, plain PyTorch elsewhere), "triton" or "torch".
 
     Returns:
-        [B, Hq, T, D] in the query's type; sums are float32.
+        [B, Hq, T, D] in the query's dtype; sums are float32.
 
     Raises:
         ValueError: the shapes disagree, or the backend cannot run here.

@@ -17,7 +17,7 @@ def window_kernel(
     stride_qb, stride_qh, stride_qt, stride_kb, stride_kh, stride_ks, stride_vb, stride_vh, stride_vs,
     HQ: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """BM queries of one head."""
+    """Treat BM queries of one head."""
     batch, head = (tl.program_id(0) // HQ).to(tl.int64), tl.program_id(0) % HQ
     token, column = tl.program_id(1) * BM + tl.arange(0, BM), tl.arange(0, BD)
     wide = (column < D)[None, :]
@@ -56,7 +56,7 @@ def window_kernel(
 
 
 def forward(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int, scale: float) -> torch.Tensor:
-    """Output [B, Hq, T, D]; arguments as those of `jetlit_kernels.window_attention`."""
+    """Return the output [B, Hq, T, D]; arguments as those of `jetlit_kernels.window_attention`."""
     query, key, value = (x if x.stride(3) == 1 else x.contiguous() for x in (query, key, value))
     batch, heads, length, size = query.shape
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 def window_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int, scale: float
 ) -> torch.Tensor:
-    """Reference of `jetlit_kernels.window_attention`; same arguments and result."""
+    """Compute `jetlit_kernels.window_attention`."""
     length, slots = query.shape[2], key.shape[2]
     position = torch.arange(slots - length, slots, device=key.device)[:, None]
     slot = torch.arange(slots, device=key.device)[None]
