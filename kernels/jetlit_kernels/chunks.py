@@ -53,7 +53,7 @@ class Chunking:
 
     @cached_property
     def per_row(self) -> int:
-        """Chunks of a row; for packed sequences an upper bound that needs no look at the bounds on the device."""
+        """Chunks of a row; for packed sequences an upper bound that does not read the bounds from the device."""
         if self.bounds is None:
             return cdiv(self.length, self.size)
         return (self.length + (self.size - 1) * self.sequences) // self.size

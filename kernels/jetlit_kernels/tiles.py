@@ -22,7 +22,7 @@ class Config:
         columns: columns of V per program or step.
         warps: warps per program.
         stages: stages of the loads' pipeline.
-        registers: limit for a thread, so that more programs share a multiprocessor; None for no limit.
+        registers: limit per thread, so that more programs share a multiprocessor; None for no limit.
     """
 
     columns: int

@@ -19,8 +19,8 @@ class Config(NamedTuple):
     num_warps: int
 
 
-# A program walks its columns block by block. Programs too few to hide that take as much of the state at once as the
-# registers of a multiprocessor hold. benchmarks/decode_memory.py times others.
+# A program walks its columns block by block. Where few programs run, each takes as much of the state at once as the
+# registers of a multiprocessor hold, to hide the latency. benchmarks/decode_memory.py times other choices.
 FEW_PROGRAMS = 128
 STATE_AT_ONCE = 32768
 

@@ -82,7 +82,7 @@ def _factored_chunks(
     written = (k.mT @ v + b.mT @ z_inside) * decay.whole
     kept = torch.diag_embed(decay.whole.squeeze(-1)) + b.mT @ z_state * decay.whole
 
-    # unbind, for its gradient is one stack; that of n indexed reads would be n full tensors of zeros.
+    # unbind: its gradient is one stack, while n indexed reads would give n full tensors of zeros.
     starts = []
     for kept_n, written_n in zip(kept.unbind(2), written.unbind(2)):
         starts.append(state)

@@ -3,8 +3,9 @@
 The sequences are walked backwards in groups of chunks. A group's states are recomputed into scratch memory from those
 that the forward pass kept, so that little of it is needed at any length.
 
-A group's scans are chains of dependent chunks, its gradients many independent programs. No scan needs a gradient: where
-scans are of few programs, as for long rows of few heads, the next group's run beside the last one's gradients.
+A group's scans are chains of dependent chunks, its gradients many independent programs. Scans need
+no gradients of chunks: where they have few programs, as for long rows of few heads, the next group's scans run beside
+the last group's gradients.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from jetlit_kernels.gated_delta_rule.plan import CONFIGS, Kept, Problem, key_blo
 from jetlit_kernels.sizes import cdiv
 from jetlit_kernels.streams import in_turns
 
-STATE_KEYS = 128  # columns of K a step of the products with states, in the last backward kernel
+STATE_KEYS = 128  # columns of K per step of the products with states, in the last backward kernel
 
 
 class _Scratch:
-    """What the backward pass recomputes for a group of chunks, allocated once and used group after group."""
+    """What the backward pass recomputes for a group of chunks. It is allocated once and reused for every group."""
 
     def __init__(self, problem: Problem) -> None:
         K, V, C, group = problem.q.shape[3], problem.v.shape[3], problem.chunking.size, problem.group
@@ -169,9 +170,9 @@ def backward(a: Arguments, kept: Kept, do: torch.Tensor, d_final: torch.Tensor |
     dq, dk, dg = (torch.empty_like(t) for t in (q, k, a.g))
     given: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
     if a.silu:
-        # Activated again, and where their gradients go: the last kernel to read a chunk of them writes these.
+        # Activate again, into the gradients' memory: the last kernel that reads a chunk writes its gradients there.
         given, q, k = (q, k), torch.ops.aten.silu.out(q, out=dq), torch.ops.aten.silu.out(k, out=dk)
-    # Whole tiles are read of it: past the end of a sequence there must be numbers, which zero factors then keep out.
+    # Kernels read whole tiles of dv. Past a sequence's end they must find numbers, which zero factors then cancel.
     dv = torch.zeros_like(a.v) if cut.ragged else torch.empty_like(a.v)
     dbeta = a.g.new_empty(0) if a.beta is None else torch.empty_like(a.beta)
     initial = (0,) if a.initial_state is None else (cut.sequences, *state)
@@ -190,6 +191,6 @@ def backward(a: Arguments, kept: Kept, do: torch.Tensor, d_final: torch.Tensor |
         carries=torch.empty(2, cut.rows, *state, dtype=torch.float32, device=q.device),
         owners=cut.owners(problem.group),
     )
-    _ = problem.common  # what it allocates serves both streams, so it is made before they part
+    _ = problem.common  # both streams use the memory it allocates, so it is made before they split
     in_turns(this.scans, this.chunk_gradients, problem.groups, problem.sets, q.device)
     return dq, dk, dv, dg, dbeta, d_initial

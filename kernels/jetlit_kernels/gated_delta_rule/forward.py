@@ -15,7 +15,7 @@ from jetlit_kernels.gated_delta_rule.plan import CONFIGS, PRECISION, Kept, Probl
 from jetlit_kernels.gated_delta_rule.segments import join
 from jetlit_kernels.sizes import cdiv
 
-PAIR_KEYS = 64  # columns of K a step of the products between tokens
+PAIR_KEYS = 64  # columns of K per step of the products between tokens
 
 
 def _prepare(
@@ -114,7 +114,7 @@ def _start_segments(
     initial_state: torch.Tensor | None,
     interval: int,
 ) -> None:
-    """Write the state at every segment's start but the rows' own into the checkpoints."""
+    """Write the state at the start of every segment, except a row's first, into the checkpoints."""
     K, V, window = problem.q.shape[3], problem.v.shape[3], problem.window
     starts, states = problem.starts(window), problem.chunking.rows * problem.heads
     maps = torch.empty(starts, states, K, V + K, dtype=torch.float32, device=problem.q.device)
@@ -150,7 +150,7 @@ def forward(a: Arguments) -> tuple[torch.Tensor, ...]:
     K, V, H, cut = a.q.shape[3], a.v.shape[3], problem.heads, problem.chunking
     o = torch.empty_like(a.v)
     final = torch.empty(cut.sequences, H, K, V, dtype=torch.float32, device=a.q.device)
-    # Without a backward pass to come, the segments' starts alone are kept: none, if a row is one segment.
+    # Without a backward pass only the segments' starts are kept: none if a row is one segment.
     interval = problem.interval if a.save else problem.window
     kept = Kept.empty(problem, problem.starts(interval))
     active = (torch.empty_like(a.q), torch.empty_like(a.k)) if a.silu else (None, None)

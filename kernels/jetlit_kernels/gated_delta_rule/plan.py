@@ -1,4 +1,4 @@
-"""What a call of the gated delta rule consists of: its chunks, how its kernels are cut, what its passes hand over."""
+"""Plan a call of the gated delta rule: its chunks, its kernels' configurations, and what its passes share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jetlit_kernels.tiles import CHUNK, PRECISION, Config, key_block
 
 INTERVAL = 8  # chunks between two kept states
 GROUP_TILES = 2048  # chunks times heads in a group of the backward pass: fills a GPU, bounds the scratch memory
-SETS = 2  # of that memory at most, in turn: one is scanned into while the gradients of another are computed
+SETS = 2  # of scratch memory at most: scans fill one while gradients are computed from the other
 
 
 # One fixed configuration per kernel and width of K (bfloat16, then float32): nothing is tuned at run time.
@@ -65,7 +65,7 @@ class Problem:
         return min(INTERVAL, self.chunking.per_row)
 
     def starts(self, chunks: int) -> int:
-        """Return how many stretches of so many chunks begin in a row, but at its start."""
+        """Return how many pieces of `chunks` chunks begin inside a row, not counting its start."""
         return cdiv(self.chunking.per_row, chunks) - 1
 
     @cached_property
@@ -89,7 +89,7 @@ class Problem:
 
     @property
     def sets(self) -> int:
-        """Sets of scratch memory: a second one where a scan fills half of a GPU or less and there are groups for it."""
+        """Sets of scratch memory: two if a scan fills at most half of a GPU and there are several groups, else one."""
         programs, room = self._room("reverse")
         return min(SETS, self.groups) if 2 * programs <= room else 1
 
@@ -153,7 +153,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Kept:
-    """What the forward pass makes for the scans, and keeps for the backward pass.
+    """What the forward pass makes for the scans and keeps for the backward pass.
 
     Attributes:
         checkpoints: [T / (8 · C) - 1, rows, H, K, V] float32: the state at every eighth chunk of a row but its first;

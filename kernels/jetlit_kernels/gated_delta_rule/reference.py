@@ -61,7 +61,7 @@ def _chunked(
     q, k = q * from_start, k * decay_to_end(summed, dtype)
     keep = from_start[..., -1:, :]
 
-    # unbind, for its gradient is one stack; that of n indexed reads would be n full tensors of zeros.
+    # unbind: its gradient is one stack, while n indexed reads would give n full tensors of zeros.
     starts, updates = [], []
     for keep_n, k_n, u_n, w_n in zip(*(t.unbind(2) for t in (keep, k, u, w))):
         starts.append(state)

@@ -1,6 +1,6 @@
-"""Long rows of few heads: how many segments the gated delta rule's forward pass cuts a row into, and what joins them.
+"""Cut long rows of few heads into segments for the gated delta rule's forward pass, and join them.
 
-A scan is one chain of dependent chunks a head and block of V, which for few heads leaves most of a GPU idle. But the
+A scan is one chain of dependent chunks per head and block of V, which for few heads leaves most of a GPU idle. But the
 recurrence is linear in the state: over a segment, S becomes M S + B. So three launches take the place of one:
 
 1. `scan_kernel` finds M and B of all segments but the last, in parallel: M from the identity, B from zeros;
@@ -28,7 +28,7 @@ COLUMNS, STEP = 16, 32  # of V a program of `join_kernel`, and of M a step of it
 
 @cache
 def _multiprocessors(device: torch.device) -> int:
-    """Count a GPU's multiprocessors; without a GPU an H100's, so that the interpreter goes the ways of one."""
+    """Return a device's number of multiprocessors; without a GPU an H100's, so that the interpreter takes its paths."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
 

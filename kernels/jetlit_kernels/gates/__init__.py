@@ -24,8 +24,8 @@ def log_decay_and_beta(
         a: [..., H], the output of `a_proj`.
         A_log: [H].
         dt_bias: [H].
-        backend: "auto" (on CUDA one Triton kernel in each direction; plain PyTorch elsewhere and for the compiler,
-            which makes as much of it), "triton" or "torch".
+        backend: "auto" (Triton on CUDA; plain PyTorch elsewhere and under a compiler, which fuses it just as well),
+            "triton" or "torch".
 
     Returns:
         `(g, beta)`, each [..., H].

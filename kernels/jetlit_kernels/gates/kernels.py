@@ -22,7 +22,7 @@ def gates_kernel(
     step = tl.load(a + token * stride_a + head, mask=mask, other=0.0).to(tl.float32)
     step += tl.load(dt_bias + head, mask=mask, other=0.0).to(tl.float32)
     power = tl.exp(tl.minimum(step, 20.0))
-    # Beside 1 a small power would lose its digits, and with them the decay of a head that remembers long.
+    # Added to 1, a small power would lose its digits, and with them the slow decay of a head.
     small = power * (1.0 - power * (0.5 - power / 3.0))
     softplus = tl.where(step > 20.0, step, tl.where(power < 0.01, small, tl.log(1.0 + power)))
     rate = tl.exp(tl.load(A_log + head, mask=mask, other=0.0).to(tl.float32))

@@ -1,7 +1,7 @@
 """Launch the Triton kernels of linear attention with vector decays (GLA): forward, and backward with recomputation.
 
-Nothing is kept for the backward pass but the inputs. Both passes treat all chunks at once, but for the scan over the
-states; their scratch memory is that of a few tensors of the inputs' size, and of a state a chunk.
+Only the inputs are kept for the backward pass. Both passes treat all chunks at once, except for the scan over the
+states. Scratch memory takes a few tensors of the inputs' size and one state per chunk.
 """
 
 from __future__ import annotations

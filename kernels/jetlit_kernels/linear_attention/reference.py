@@ -96,7 +96,7 @@ def _across_chunks(
         state: [B, H, K, V].
         length: T.
     """
-    # unbind, for its gradient is one stack; that of n indexed reads would be n full tensors of zeros.
+    # unbind: its gradient is one stack, while n indexed reads would give n full tensors of zeros.
     starts = []
     for keep_n, written_n in zip(keep.unbind(2), written.unbind(2)):
         starts.append(state)

@@ -35,7 +35,7 @@ def narrow_linear(
         swiglu: return SiLU of the first half of the outputs times the second half.
         add_to: a tensor of the result's shape; the result is added to it in place, and it is returned.
         backend: "auto" (Triton on CUDA for at most `MAX_ROWS` rows, plain PyTorch elsewhere and for a norm in float16,
-            which the inputs may exceed before they are normed), "triton" or "torch".
+            whose range the inputs may exceed), "triton" or "torch".
 
     Returns:
         [B, N], with `swiglu` [B, N / 2], in the dtype of x.

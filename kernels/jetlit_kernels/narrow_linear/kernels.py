@@ -22,10 +22,10 @@ class Config:
     num_stages: int
 
 
-# What a multiprocessor must have in flight to keep the memory busy, about 40 KiB, decides
-# (benchmarks/decode_products.py times others). Few outputs are spread over as many programs as there can be, each
-# loading far ahead; of many, all programs fit the device at once. The inputs of a step must give each thread 4 bytes
-# of the norm's weight, or Triton does not load that ahead.
+# A multiprocessor must have about 40 KiB in flight to keep the memory busy (benchmarks/decode_products.py times other
+# choices). Few outputs are spread over as many programs as possible, each loading far ahead; of many, all programs fit
+# the device at once. The inputs of a step must give each thread 4 bytes of the norm's weight, or Triton does not load
+# that ahead.
 FEW, MANY, FLOAT32 = Config(16, 256, 4, 4), Config(32, 128, 2, 3), Config(32, 64, 4, 3)
 MANY_OUTPUTS = 8192
 # A single row fills a sixteenth of a tile, and its norm and activation would be computed for all of it. Its products

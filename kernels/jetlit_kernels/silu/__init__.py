@@ -12,8 +12,8 @@ def silu(x: torch.Tensor, *, backend: str = "auto") -> torch.Tensor:
 
     Args:
         x: [..., N]; rows may be any distance apart.
-        backend: "auto" (on CUDA one Triton kernel in each direction; plain PyTorch elsewhere and for the compiler,
-            which makes as much of it), "triton" or "torch".
+        backend: "auto" (Triton on CUDA; plain PyTorch elsewhere and under a compiler, which fuses it just as well),
+            "triton" or "torch".
 
     Returns:
         [..., N], contiguous, in the dtype of `x`; so is the gradient.

@@ -1,7 +1,7 @@
 """Triton SiLU and its gradient, from rows any distance apart to contiguous ones.
 
-Widths and strides are constants of the kernels. Of an argument Triton knows no more than whether it is a multiple of
-16; rows of 408 numbers, a multiple of 8, begin on 16 bytes all the same and can be loaded so.
+Widths and strides are constants of the kernels. Of an argument Triton only knows whether it is a multiple of 16,
+but rows of 408 numbers, a multiple of 8, also begin on 16 bytes and can be loaded that way.
 """
 
 import torch
