@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jetlit_kernels import jet_decode_step, log_decay_and_beta
-from jetlit_kernels.reference import gated_norm
+from jetlit_kernels.gated_norm import reference as gated_norm
 from reporting import RESULTS, report, with_earlier
 from timing import ceilings, milliseconds
 
