@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from jetlit.blocks.base import CarriedState
 from jetlit.blocks.masks import sequence_index
+from jetlit.blocks.state import CarriedState
 
 
 class SequencesWithHistory:
