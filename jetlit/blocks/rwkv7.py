@@ -28,15 +28,7 @@ def default_rank(factor: float, hidden_size: int) -> int:
 
 
 class LowRank(nn.Module):
-    """The paper's loramlp: f(x A) B, plus a bias if asked.
-
-    Args:
-        hidden_size: inputs.
-        rank: columns of A.
-        outputs: columns of B.
-        activation: f.
-        bias: whether there is a bias.
-    """
+    """The paper's loramlp: f(x A) B plus a bias where asked; A has `rank` columns, f is the activation."""
 
     def __init__(self, hidden_size: int, rank: int, outputs: int, activation: nn.Module, bias: bool) -> None:
         super().__init__()
