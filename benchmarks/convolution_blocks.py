@@ -1,84 +1,80 @@
 """Blocks for one question: what is a convolution worth, on which of q, k and v, static or dynamic?
 
-They stand here and not in `jetlit.blocks` since nobody trains with them in earnest.
+They stand here and not in `jetlit.blocks` because they serve this study alone.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from jetlit_kernels import silu
+from jetlit_kernels import gated_delta_rule, log_decay_and_beta, silu
 from torch import nn
 
-from jetlit.blocks.base import CarriedState, StateSpec
-from jetlit.blocks.gated_delta import GatedDeltaMixer
+from jetlit.blocks.base import LinearMixer, LinearSettings
+from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
 from jetlit.blocks.jet import DynamicConvolution
 from jetlit.blocks.projections import project
+from jetlit.blocks.rms_norm import GatedNorm
 from jetlit.blocks.short_convolution import ShortConvolution
+from jetlit.blocks.state import CarriedState
 
 TAPS, REDUCTION, INITIALIZER_RANGE = 4, 8, 0.02
-"""JetBlock's own by default."""
+"""JetBlock's defaults."""
 
 
-class VariedConvolutions(GatedDeltaMixer):
-    """JetBlock and Gated DeltaNet but for their convolutions, of which any may be had.
-
-    Recurrence, decays, gate and read-out are what those two share; SiLU follows on q, k and v with and without a
-    convolution. With the dynamic one alone it is JetBlock, with all three static ones Gated DeltaNet.
+@dataclass(frozen=True)
+class VariedSettings(LinearSettings):
+    """Settings beside those of every linear block.
 
     Args:
-        hidden_size: of the model.
-        num_heads: h.
-        head_dim: K.
-        expand_v: V = int(K · expand_v).
-        qkv_bias: whether the projections of q, k and v have a bias.
-        norm_eps: epsilon of the output norm.
         static: which of q, k and v have a static convolution, as in "qk".
         dynamic_v: whether v has JetBlock's dynamic convolution.
     """
 
-    def __init__(
-        self,
-        hidden_size: int,
-        num_heads: int,
-        head_dim: int,
-        expand_v: float = 2.0,
-        qkv_bias: bool = False,
-        norm_eps: float | str = 1e-5,
-        static: str = "",
-        dynamic_v: bool = False,
-    ) -> None:
-        super().__init__(hidden_size, num_heads, head_dim, expand_v, qkv_bias, norm_eps)
-        self.add_decay()
+    expand_v: float = 2.0
+    static: str = ""
+    dynamic_v: bool = False
+
+
+class VariedConvolutions(LinearMixer):
+    """JetBlock and Gated DeltaNet but for their convolutions, any of which may be present.
+
+    Recurrence, decays, gate and norm are what those two share; SiLU follows on q, k and v with and without a
+    convolution. With the dynamic one alone it is JetBlock, with all three static ones Gated DeltaNet.
+    """
+
+    Settings = VariedSettings
+    settings: VariedSettings
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        hidden, static, dynamic_v = self.hidden_size, self.settings.static, self.settings.dynamic_v
+        self.a_proj = nn.Linear(hidden, self.num_heads, bias=False)
+        self.b_proj = nn.Linear(hidden, self.num_heads, bias=False)
+        self.A_log = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
+        self.dt_bias = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
         widths = {"q": self.key_dim, "k": self.key_dim, "v": self.value_dim}
-        self.static_conv1d = nn.ModuleDict({name: ShortConvolution(widths[name], TAPS) for name in static})
-        self.dynamic_conv1d = (
-            DynamicConvolution(hidden_size, self.value_dim, TAPS, REDUCTION, INITIALIZER_RANGE) if dynamic_v else None
+        self.static_conv1d = nn.ModuleDict(
+            {name: ShortConvolution(f"conv_{name}", widths[name], TAPS) for name in static}
         )
-        self.add_gate()
+        self.dynamic_conv1d = (
+            DynamicConvolution(hidden, self.value_dim, TAPS, REDUCTION, INITIALIZER_RANGE) if dynamic_v else None
+        )
+        self.g_proj = nn.Linear(hidden, self.value_dim, bias=False)
+        self.o_norm = GatedNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Initialises convolutions, decays and the output norm as JetBlock and Gated DeltaNet do."""
-        for convolution in self.static_conv1d.values():
-            convolution.init_weights()
-        if self.dynamic_conv1d is not None:
-            self.dynamic_conv1d.kernel_generator.init_weights()
+        """Initialize convolutions, norm and decays as JetBlock and Gated DeltaNet do."""
         super().init_weights()
+        init_decay(self.A_log, self.dt_bias)
 
     def after_inheriting(self) -> None:
-        """Opens the current token's taps and lets the heads remember, as JetBlock and Gated DeltaNet do."""
-        for convolution in self.static_conv1d.values():
-            convolution.pass_through()
-        if self.dynamic_conv1d is not None:
-            self.dynamic_conv1d.pass_through()
+        """Open the current token's taps and let the heads remember, as JetBlock and Gated DeltaNet do."""
         super().after_inheriting()
-
-    def state_specs(self) -> dict[str, StateSpec]:
-        """The recurrent state and the last inputs of the convolutions that there are."""
-        widths = {f"conv_{name}": len(convolution.weight) for name, convolution in self.static_conv1d.items()}
-        if self.dynamic_conv1d is not None:
-            widths["conv"] = self.value_dim
-        return super().state_specs() | {name: StateSpec((width, TAPS), None) for name, width in widths.items()}
+        spread_decay(self.A_log, self.dt_bias)
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
@@ -88,10 +84,12 @@ class VariedConvolutions(GatedDeltaMixer):
         q, k, v, gate, a, b, *rank = project(hidden, layers)
         heads = {"q": q, "k": k, "v": v}
         for name, convolution in self.static_conv1d.items():
-            heads[name] = convolution.convolve(heads[name], state, f"conv_{name}", cu_seqlens)
+            heads[name] = convolution(heads[name], state, cu_seqlens)
         if self.dynamic_conv1d is None:
             v = silu(heads["v"])
         else:
             v = self.dynamic_conv1d(heads["v"], silu(*rank), state, cu_seqlens)
         q, k, v = (self.split_heads(x) for x in (heads["q"], heads["k"], v))
-        return self.gated_output(self.recur(q, k, v, a, b, state, cu_seqlens), gate)
+        g, beta = log_decay_and_beta(b, a, self.A_log, self.dt_bias)
+        o = state.recur(gated_delta_rule, q, k, v, g, beta, cu_seqlens=cu_seqlens, qk_activation="silu")
+        return self.o_proj(self.o_norm(o, gate))

@@ -24,7 +24,7 @@ from reporting import RESULTS, report
 from smollm2_hybrids import final, further
 from smollm2_lab import Job, Lab, OutOfTime, Row
 
-from jetlit.blocks import BLOCKS
+from jetlit.blocks import register_block
 from jetlit.cli.fit import run_fit
 from jetlit.cli.parsing import parse_arguments
 from jetlit.cli.scoring import build_tasks
@@ -195,7 +195,7 @@ def convolution(lab: Lab) -> None:
     The variant stands in every layer without full attention, in place of sliding windows too, beside which few layers
     would be left to differ.
     """
-    BLOCKS[VARIED] = VariedConvolutions
+    register_block(VARIED)(VariedConvolutions)
     placed = Architecture.load(lab.run / "placement" / "placement.json")
     files = {}
     for variant, (block, config) in CONVOLUTIONS.items():

@@ -1,6 +1,6 @@
-"""Flash attention under a window, where this PyTorch has it.
+"""Flash attention within a window, where this PyTorch has it.
 
-`scaled_dot_product_attention` knows a window by a mask alone, and with a mask it computes the whole square: at 4,096
+`scaled_dot_product_attention` takes a window only as a mask, and with a mask it computes the whole square: at 4,096
 tokens and a window of 1,152 about four times what the window holds.
 """
 
@@ -16,7 +16,7 @@ import torch
 
 @functools.cache
 def _windowed_flash() -> Callable[..., Any] | None:
-    """PyTorch's attention over packed sequences, from the version on that takes a window (2.11 or so)."""
+    """Return PyTorch's attention over packed sequences if it takes a window (from about 2.11 on)."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -25,7 +25,7 @@ def _windowed_flash() -> Callable[..., Any] | None:
 
 
 def runs_banded(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `banded_attention` can run on tensors of this device and type."""
+    """Return whether `banded_attention` runs on tensors of this device and dtype."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0) and _windowed_flash() is not None
@@ -34,12 +34,12 @@ def runs_banded(device: torch.device, dtype: torch.dtype) -> bool:
 def banded_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int, scaling: float
 ) -> torch.Tensor:
-    """Causal softmax attention in which a token sees `window` tokens, itself included.
+    """Compute causal softmax attention in which a token sees `window` tokens, itself included.
 
     Args:
         query: [B, heads, T, D].
         key: [B, KV heads, T, D]; each head serves heads / KV heads query heads.
-        value: as the keys.
+        value: like the keys.
         window: tokens seen.
         scaling: of the scores.
 
@@ -56,15 +56,6 @@ def banded_attention(
         return x.transpose(1, 2).flatten(0, 1)
 
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    output = attend(
-        rows(query),
-        rows(key),
-        rows(value),
-        bounds,
-        bounds,
-        length,
-        length,
-        scale=scaling,
-        window_size=(window - 1, 0),
-    )
+    packed = (rows(query), rows(key), rows(value), bounds, bounds, length, length)
+    output = attend(*packed, scale=scaling, window_size=(window - 1, 0))
     return output.unflatten(0, (batch, length))

@@ -2,46 +2,72 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
+import torch.nn.functional as F
+from jetlit_kernels import gated_delta_rule, log_decay_and_beta
+from torch import nn
 
-from jetlit.blocks.base import CarriedState
-from jetlit.blocks.gated_delta import GatedDeltaMixer
-from jetlit.blocks.short_convolution import ConvolvedMixer
+from jetlit.blocks.base import LinearMixer, LinearSettings
+from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
+from jetlit.blocks.rms_norm import GatedNorm
+from jetlit.blocks.short_convolution import ShortConvolution
+from jetlit.blocks.state import CarriedState
+from jetlit.blocks.table import register_block
 
 
-class GatedDeltaNet(GatedDeltaMixer, ConvolvedMixer):
+@dataclass(frozen=True)
+class GatedDeltaNetSettings(LinearSettings):
+    """Settings of Gated DeltaNet beside those of every linear block."""
+
+    expand_v: float = 2.0
+    conv_size: int = 4  # W, taps of the convolutions
+
+
+@register_block("gated_delta_net")
+class GatedDeltaNet(LinearMixer):
     """S ← α_t (I − β_t k_t k_tᵀ) S + β_t k_t ⊗ v_t with a decay α_t of each head that depends on the token.
 
     Short convolutions with SiLU on q, k and v, unit queries and keys, RMSNorm of each head and a SiLU gate on the
     output (section 3.4 of the paper).
-
-    Args:
-        hidden_size: of the model.
-        num_heads: h.
-        head_dim: K.
-        expand_v: V = int(K · expand_v).
-        qkv_bias: whether the projections of q, k and v have a bias.
-        norm_eps: epsilon of the output norm.
-        conv_size: W, taps of the convolutions.
     """
 
-    def __init__(
-        self,
-        hidden_size: int,
-        num_heads: int,
-        head_dim: int,
-        expand_v: float = 2.0,
-        qkv_bias: bool = False,
-        norm_eps: float | str = 1e-5,
-        conv_size: int = 4,
-    ) -> None:
-        super().__init__(hidden_size, num_heads, head_dim, expand_v, qkv_bias, norm_eps, conv_size)
-        self.add_decay()
-        self.add_gate()
+    Settings = GatedDeltaNetSettings
+    settings: GatedDeltaNetSettings
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        taps = self.settings.conv_size
+        self.q_conv1d = ShortConvolution("conv_q", self.key_dim, taps)
+        self.k_conv1d = ShortConvolution("conv_k", self.key_dim, taps)
+        self.v_conv1d = ShortConvolution("conv_v", self.value_dim, taps)
+        self.a_proj = nn.Linear(self.hidden_size, self.num_heads, bias=False)
+        self.b_proj = nn.Linear(self.hidden_size, self.num_heads, bias=False)
+        self.A_log = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
+        self.dt_bias = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
+        self.g_proj = nn.Linear(self.hidden_size, self.value_dim, bias=False)
+        self.o_norm = GatedNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
+
+    def init_weights(self) -> None:
+        """Initialize convolutions, norm and decays."""
+        super().init_weights()
+        init_decay(self.A_log, self.dt_bias)
+
+    def after_inheriting(self) -> None:
+        """Open the convolutions and let the heads remember."""
+        super().after_inheriting()
+        spread_decay(self.A_log, self.dt_bias)
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
-        q, k, v = self.convolved_heads(hidden, state, cu_seqlens)
-        o = self.recur(q, k, v, self.a_proj(hidden), self.b_proj(hidden), state, cu_seqlens)
-        return self.read_out(o, hidden)
+        q = self.q_conv1d(self.q_proj(hidden), state, cu_seqlens)
+        k = self.k_conv1d(self.k_proj(hidden), state, cu_seqlens)
+        v = F.silu(self.v_conv1d(self.v_proj(hidden), state, cu_seqlens))
+        q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
+        a, b = self.a_proj(hidden), self.b_proj(hidden)
+        g, beta = log_decay_and_beta(b, a, self.A_log, self.dt_bias)
+        o = state.recur(gated_delta_rule, q, k, v, g, beta, cu_seqlens=cu_seqlens, qk_activation="silu")
+        return self.o_proj(self.o_norm(o, self.g_proj(hidden)))

@@ -1,45 +1,53 @@
-"""What a linear block inherits from a pre-trained attention layer.
-
-Heads. The new block's head i starts from the attention's query head i · H // h (h new heads, H query heads): equal
-counts map one to one, fewer heads take an even selection, more heads repeat neighbours. With grouped-query attention
-query head j reads key/value head j // (H / Hkv), so whole heads are repeated in that order. Where several new heads
-repeat one query head, each gets its share of the output projection, so that their sum is what the one gave.
-
-Sizes. Of each head the leading channels are inherited. If the new head is wider, the rest is fresh and silent at
-first: the additional query rows are zero (the inner product with the keys is unchanged) and the additional columns of
-the output projection are zero. If it is narrower, the attention's trailing channels are lost.
-
-Biases are copied with `qkv_bias=True` (zero where the attention has none) and dropped, with a line in the log,
-otherwise. A bias of the output projection and norms of queries and keys have no place in a linear block: dropped, and
-said in the same line.
-"""
+"""What a linear block inherits from a pre-trained attention layer (docs/blocks.md, "Starting from attention")."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from jetlit.blocks.attention import Attention
-    from jetlit.blocks.base import LinearMixer
-
 logger = logging.getLogger(__name__)
 
 
-def inherited_heads(num_heads: int, attention: Attention) -> torch.Tensor:
-    """Returns the attention's query head that each new head starts from: [h], int64."""
+class Projections(Protocol):
+    """A layer that projects to h heads and back."""
+
+    hidden_size: int
+    num_heads: int
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    o_proj: nn.Linear
+
+
+class AttentionLayer(Projections, Protocol):
+    """What is read of a pre-trained attention layer."""
+
+    num_kv_heads: int
+    head_dim: int
+    q_norm: nn.Module
+
+
+def inherited_heads(num_heads: int, attention: AttentionLayer) -> torch.Tensor:
+    """Return the attention's query head that each new head starts from: [h], int64.
+
+    Equal counts map one to one, fewer heads take an even selection, more heads repeat neighbors.
+    """
     return torch.arange(num_heads) * attention.num_heads // num_heads
 
 
-def inherit_projections(block: LinearMixer, attention: Attention) -> None:
-    """Writes the attention's projections into the block's q, k, v and o, as the module's text says.
+def inherit_projections(block: Projections, attention: AttentionLayer) -> None:
+    """Write the attention's projections into the block's q, k, v and o.
+
+    With grouped-query attention, query head j reads key/value head j // (H / Hkv); whole heads are repeated in that
+    order. Of each head the leading channels are inherited. In a wider head the additional query rows are zero, so that
+    the inner product with the keys is unchanged, and so are the additional columns of the output projection.
 
     Args:
-        block: freshly initialised; its other parameters stay.
-        attention: with q_proj, k_proj, v_proj, o_proj, num_heads, num_kv_heads and head_dim.
+        block: freshly initialized; its other parameters stay.
+        attention: the teacher's layer.
 
     Raises:
         ValueError: the two belong to models of different hidden size.
@@ -56,11 +64,11 @@ def inherit_projections(block: LinearMixer, attention: Attention) -> None:
     for tensor in filter(lambda t: t is not None, (block.q_proj.weight, block.q_proj.bias)):
         tensor.unflatten(0, (block.num_heads, -1))[:, attention.head_dim :] = 0
     _share_output(block, attention, query_heads)
-    _tell_what_is_dropped(block, attention)
+    _log_what_is_dropped(block, attention)
 
 
 def _copy_heads(new: nn.Linear, old: nn.Linear, heads: torch.Tensor, old_dim: int) -> None:
-    """Copies the leading rows (and biases) of the selected old heads to the leading rows of each new head."""
+    """Copy the leading rows (and biases) of the selected old heads to the leading rows of each new head."""
 
     def leading(tensor: torch.Tensor, count: int) -> torch.Tensor:
         return tensor.unflatten(0, (count, -1))[:, :width]
@@ -74,17 +82,17 @@ def _copy_heads(new: nn.Linear, old: nn.Linear, heads: torch.Tensor, old_dim: in
             leading(new.bias, len(heads)).copy_(leading(old.bias, old_count)[heads])
 
 
-def _share_output(block: LinearMixer, attention: Attention, heads: torch.Tensor) -> None:
-    """Copies the output projection's columns of each inherited head, divided among the heads that repeat it."""
-    width = min(block.value_head_dim, attention.head_dim)
+def _share_output(block: Projections, attention: AttentionLayer, heads: torch.Tensor) -> None:
+    """Copy the output projection's columns of each inherited head, divided among the heads that repeat it."""
+    new = block.o_proj.weight.unflatten(1, (block.num_heads, -1))
+    width = min(new.shape[2], attention.head_dim)
     repeats = torch.bincount(heads)[heads]
     old = attention.o_proj.weight.unflatten(1, (attention.num_heads, -1))[:, heads, :width]
-    new = block.o_proj.weight.unflatten(1, (block.num_heads, -1))
     new.zero_()
     new[..., :width] = old / repeats[:, None].to(old)
 
 
-def _tell_what_is_dropped(block: LinearMixer, attention: Attention) -> None:
+def _log_what_is_dropped(block: Projections, attention: AttentionLayer) -> None:
     dropped = []
     if attention.q_proj.bias is not None and block.q_proj.bias is None:
         dropped.append("the biases of q, k and v (keep them with qkv_bias=True)")

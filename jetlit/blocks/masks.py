@@ -1,4 +1,4 @@
-"""Attention masks, in the form the chosen attention implementation of transformers wants them."""
+"""Attention masks, in the form that the chosen attention implementation of transformers takes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from transformers.masking_utils import (
 
 
 def sequence_index(cu_seqlens: torch.Tensor, length: int) -> torch.Tensor:
-    """Returns for each of `length` packed tokens the index of its sequence, [length] int64."""
+    """Return for each of `length` packed tokens the index of its sequence, [length] int64."""
     positions = torch.arange(length, device=cu_seqlens.device)
     return torch.bucketize(positions, cu_seqlens[1:].to(torch.int64), right=True)
 
 
 def packed_positions(cu_seqlens: torch.Tensor, length: int) -> torch.Tensor:
-    """Returns the position of each of `length` packed tokens within its sequence, [length] int64."""
+    """Return the position of each of `length` packed tokens within its sequence, [length] int64."""
     start = cu_seqlens[:-1].to(torch.int64)[sequence_index(cu_seqlens, length)]
     return torch.arange(length, device=cu_seqlens.device) - start
 
@@ -42,25 +42,25 @@ def attention_mask_for(
     cu_seqlens: torch.Tensor | None = None,
     explicit: bool = False,
 ) -> torch.Tensor | None:
-    """Builds a causal mask, optionally of a sliding window, of packed sequences, or with padding.
+    """Build a causal mask, optionally of a sliding window, of packed sequences, or with padding.
 
     Args:
         implementation: transformers' name: "eager" gives an additive mask, "sdpa" a boolean one (True = visible),
-            flash attention the padding mask; None wherever the implementation needs no mask.
+            flash attention the padding mask.
         batch: B.
         q_length: number of queries.
         dtype: of an additive mask.
         device: of the mask.
-        kv_length: number of keys handed to the attention; `q_length` when not given.
+        kv_length: number of keys; None means `q_length`.
         q_offset: position of the first query.
         kv_offset: position of the first key.
         window: a token sees this many tokens, itself included; None means all.
         padding: [B, seen tokens] bool, True at real tokens.
         cu_seqlens: [N + 1] bounds of packed sequences; tokens of different sequences do not see each other.
-        explicit: give a mask even where sdpa could do with its own causal one, because some keys are not written yet.
+        explicit: return a mask even where sdpa's own causal one would do, because some keys are not written yet.
 
     Returns:
-        [B, 1, q_length, kv_length], [B, kv_length] for flash attention, or None.
+        [B, 1, q_length, kv_length], [B, kv_length] for flash attention, or None where no mask is needed.
     """
     build: Callable[..., Any] | None = ALL_MASK_ATTENTION_FUNCTIONS.get(implementation)
     if build is None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 
 def pack(hidden: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Drops padding: the real tokens of all rows, one sequence after the other.
+    """Drop padding: return the real tokens of all rows, one sequence after the other.
 
     Args:
         hidden: [B, T, D].
@@ -21,6 +21,6 @@ def pack(hidden: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.
 
 
 def unpack(packed: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Puts packed tokens [1, total, D] back to their places [B, T, D], zeros at padding."""
+    """Put packed tokens [1, total, D] back into their places [B, T, D], with zeros at padding."""
     padded = packed.new_zeros(*real.shape, packed.shape[-1])
     return padded.masked_scatter(real[..., None], packed)

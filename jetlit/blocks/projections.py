@@ -12,18 +12,17 @@ from torch.autograd.function import once_differentiable
 
 
 def project(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
-    """Applies several linear layers to one input: what `[layer(x) for layer in layers]` gives.
+    """Apply several linear layers to one input; the result is that of `[layer(x) for layer in layers]`.
 
-    Under autocast the input is cast once where there are gradients. Its gradient is summed inside the products that
-    make it, in their type and in a fixed order. Layers that are not plain ones (adapters, quantised layers, hooks) are
-    called.
+    With gradients, autocast casts the input once. Its gradient is summed inside the products that make it, in their
+    dtype and in a fixed order. Layers that are not plain (adapters, quantized layers, hooks) are called.
 
     Args:
         x: [..., H].
         layers: from H to any widths.
 
     Returns:
-        One tensor [..., width] a layer; those of narrow layers (at most H / 2 wide) may be slices of one tensor.
+        One tensor [..., width] for each layer; those of narrow layers (at most H / 2 wide) may be slices of one tensor.
     """
     if not all(is_plain(layer) for layer in layers):
         return [layer(x) for layer in layers]
@@ -44,7 +43,7 @@ def project(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
 
 
 def _is_narrow(layer: nn.Linear) -> bool:
-    """Whether a layer shares a product: at most half as wide as its input, it leaves most of a GPU idle alone.
+    """Return whether a layer shares a product: at most half as wide as its input, it leaves most of a GPU idle alone.
 
     Wider outputs would pay for being slices: the kernels that read them copy them first.
     """
@@ -52,7 +51,7 @@ def _is_narrow(layer: nn.Linear) -> bool:
 
 
 def _groups(layers: Sequence[nn.Linear]) -> list[list[nn.Linear]]:
-    """Layers that one product serves: each wide one alone, narrow ones together with those that have biases as they."""
+    """Group layers by product: each wide one alone, narrow ones with and without biases together."""
     wide = [[layer] for layer in layers if not _is_narrow(layer)]
     narrow = [layer for layer in layers if _is_narrow(layer)]
     biased = [layer for layer in narrow if layer.bias is not None]
@@ -61,7 +60,7 @@ def _groups(layers: Sequence[nn.Linear]) -> list[list[nn.Linear]]:
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer is a linear one and nothing else: no adapter, no quantised weights, no hooks."""
+    """Return whether a layer is linear and nothing else: no adapter, no quantized weights, no hooks."""
     return type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
 
 
@@ -104,7 +103,7 @@ class _SharedInput(torch.autograd.Function):
 
 
 def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """A product in another type than its factors', not rounded to theirs on the way where the device can."""
+    """Return a product in another dtype than its factors', without rounding to theirs where the device can."""
     if a.dtype == dtype:
         return a @ b
     if a.is_cuda and dtype == torch.float32 and not torch.compiler.is_compiling():

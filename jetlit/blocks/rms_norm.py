@@ -1,16 +1,20 @@
-"""RMSNorm as the released checkpoints compute it."""
+"""Root mean square norms as the released checkpoints compute them."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jetlit_kernels import gated_rms_norm
 from torch import nn
+from transformers import initialization as init
+
+from jetlit.blocks.state import BlockPart
 
 
 class RMSNorm(nn.Module):
     """Root mean square norm over the last dimension, computed in float32 (float64 stays float64).
 
-    weight · x / sqrt(mean(x²) + eps), multiplied before the cast back to the input's type, as the released code does.
+    weight · x / sqrt(mean(x²) + eps), multiplied before the cast back to the input's dtype, as the released code does.
 
     Args:
         size: of the last dimension.
@@ -23,7 +27,7 @@ class RMSNorm(nn.Module):
         self.eps = float(eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalises [..., size], keeping shape and type."""
+        """Normalize [..., size]; shape and dtype stay."""
         if x.dtype == self.weight.dtype:
             # PyTorch's own kernel computes in float32 and casts last, in one pass; autocast may widen its result.
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps).to(x.dtype)
@@ -31,5 +35,27 @@ class RMSNorm(nn.Module):
         return F.rms_norm(exact, self.weight.shape, self.weight.to(exact.dtype), self.eps).to(x.dtype)
 
     def extra_repr(self) -> str:
-        """Says size and epsilon."""
+        """Return size and epsilon."""
         return f"{self.weight.shape[0]}, eps={self.eps}"
+
+
+class GatedNorm(BlockPart):
+    """RMSNorm(o) · SiLU(gate) of each head.
+
+    Args:
+        size: V.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def init_weights(self) -> None:
+        """Set the weights to one."""
+        init.ones_(self.weight)
+
+    def forward(self, o: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+        """Normalize and gate o [B, T, h, V] by gate [B, T, h · V]; return [B, T, h · V]."""
+        return gated_rms_norm(o, gate.unflatten(-1, o.shape[2:]), self.weight, self.eps).flatten(2)

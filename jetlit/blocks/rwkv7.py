@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,29 +12,23 @@ from jetlit_kernels import dplr_delta_rule
 from torch import nn
 from transformers import initialization as init
 
-from jetlit.blocks.base import CarriedState, LinearMixer, StateSpec
+from jetlit.blocks.base import LinearMixer, LinearSettings
 from jetlit.blocks.gates import at_least_float32, no_weight_decay, spread_memory
 from jetlit.blocks.history import SequencesWithHistory
+from jetlit.blocks.state import CarriedState, StateSpec
+from jetlit.blocks.table import register_block
 
 # The paper's bound of the decay: w = exp(−e^(−0.5) σ(d)).
 DECAY_BOUND = math.exp(-0.5)
 
 
 def default_rank(factor: float, hidden_size: int) -> int:
-    """Rank of a low-rank projection that the paper's sizes follow: factor · √hidden in steps of 32, at least 32."""
+    """Return the rank of a low-rank projection as in the paper: factor · √hidden in steps of 32, at least 32."""
     return max(32, round(factor * math.sqrt(hidden_size) / 32) * 32)
 
 
 class LowRank(nn.Module):
-    """The paper's loramlp: f(x A) B, plus a bias if asked.
-
-    Args:
-        hidden_size: inputs.
-        rank: columns of A.
-        outputs: columns of B.
-        activation: f.
-        bias: whether there is a bias.
-    """
+    """The paper's loramlp: f(x A) B plus a bias where asked; A has `rank` columns, f is the activation."""
 
     def __init__(self, hidden_size: int, rank: int, outputs: int, activation: nn.Module, bias: bool) -> None:
         super().__init__()
@@ -41,10 +37,24 @@ class LowRank(nn.Module):
         self.up = nn.Linear(rank, outputs, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps [B, T, hidden] to [B, T, outputs]."""
+        """Map [B, T, hidden] to [B, T, outputs]."""
         return self.up(self.activation(self.down(x)))
 
 
+@dataclass(frozen=True)
+class RWKV7Settings(LinearSettings):
+    """Settings of RWKV-7 beside those of every linear block.
+
+    The paper has expand_v 1. As there, norm_eps is for each channel of a head: the group norm's epsilon is
+    V · norm_eps.
+    """
+
+    decay_rank: int | None = None  # rank of the decay's projection; None: max(32, 2.5 √hidden), in steps of 32
+    rate_rank: int | None = None  # rank of the in-context learning rate's; None: the same
+    gate_rank: int | None = None  # rank of the output gate's; None: max(32, 5 √hidden), in steps of 32
+
+
+@register_block("rwkv7")
 class RWKV7(LinearMixer):
     """S ← S (diag(w_t) − κ̂_tᵀ (a_t ⊙ κ̂_t)) + v_tᵀ k̃_t (section 4.1 of the paper, its state transposed to [K, V]).
 
@@ -52,51 +62,30 @@ class RWKV7(LinearMixer):
     products by head: w = exp(−e^(−0.5) σ(w0 + tanh(x_w A) B)); a = σ(a0 + x_a A B); κ̂ = (k ⊙ ξ) / ‖k ⊙ ξ‖;
     k̃ = k ⊙ (1 + α ⊙ (a − 1)); output = (σ(x_g A) B ⊙ (GroupNorm(S r) + (r · (ρ ⊙ k̃)) v)) W_o. The value residual
     across layers is left out: a block knows no other layer. `q_proj` is the paper's receptance.
-
-    Args:
-        hidden_size: of the model.
-        num_heads: h.
-        head_dim: K.
-        expand_v: V = int(K · expand_v); the paper has 1.
-        qkv_bias: whether the projections of r, k and v have a bias.
-        norm_eps: epsilon of the group norm for each channel of a head, as in the paper: V · norm_eps in all.
-        decay_rank: rank of the decay's projection; by default max(32, 2.5 √hidden), in steps of 32.
-        rate_rank: rank of the in-context learning rate's, likewise.
-        gate_rank: rank of the output gate's; by default max(32, 5 √hidden), in steps of 32.
     """
 
+    Settings = RWKV7Settings
+    settings: RWKV7Settings
     STREAMS = ("r", "w", "k", "v", "a", "g")
 
-    def __init__(
-        self,
-        hidden_size: int,
-        num_heads: int,
-        head_dim: int,
-        expand_v: float = 1.0,
-        qkv_bias: bool = False,
-        norm_eps: float | str = 1e-5,
-        decay_rank: int | None = None,
-        rate_rank: int | None = None,
-        gate_rank: int | None = None,
-    ) -> None:
-        super().__init__(hidden_size, num_heads, head_dim, expand_v, qkv_bias, norm_eps)
-        rank = default_rank(2.5, hidden_size)
-        self.w_lora = LowRank(hidden_size, decay_rank or rank, self.key_dim, nn.Tanh(), bias=True)
-        self.a_lora = LowRank(hidden_size, rate_rank or rank, self.key_dim, nn.Identity(), bias=True)
-        self.g_lora = LowRank(
-            hidden_size, gate_rank or default_rank(5, hidden_size), self.value_dim, nn.Sigmoid(), bias=False
-        )
-        self.x_mix = nn.Parameter(torch.empty(len(self.STREAMS), hidden_size))
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        own, hidden = self.settings, self.hidden_size
+        rank, gate_rank = default_rank(2.5, hidden), own.gate_rank or default_rank(5, hidden)
+        self.w_lora = LowRank(hidden, own.decay_rank or rank, self.key_dim, nn.Tanh(), bias=True)
+        self.a_lora = LowRank(hidden, own.rate_rank or rank, self.key_dim, nn.Identity(), bias=True)
+        self.g_lora = LowRank(hidden, gate_rank, self.value_dim, nn.Sigmoid(), bias=False)
+        self.x_mix = nn.Parameter(torch.empty(len(self.STREAMS), hidden))
         self.k_k = nn.Parameter(torch.empty(self.key_dim))
         self.k_a = nn.Parameter(torch.empty(self.key_dim))
-        self.r_k = nn.Parameter(torch.empty(num_heads, head_dim))
+        self.r_k = nn.Parameter(torch.empty(self.num_heads, self.head_dim))
         for parameter in (self.x_mix, self.k_k, self.k_a, self.r_k, self.w_lora.up.bias, self.a_lora.up.bias):
             no_weight_decay(parameter)
-        self.g_norm = nn.GroupNorm(num_heads, self.value_dim, eps=self.norm_eps * self.value_head_dim)
+        self.g_norm = nn.GroupNorm(self.num_heads, self.value_dim, eps=self.norm_eps * self.value_head_dim)
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Starts with decays spread over each head, half a learning rate and a token shift that grows by channel."""
+        """Start with decays spread over each head, half a learning rate and a token shift that grows by channel."""
         decay = spread_memory(self.head_dim, self.w_lora.up.bias, shortest=4)
         init.copy_(self.w_lora.up.bias, torch.logit(-decay / DECAY_BOUND).repeat(self.num_heads))
         init.zeros_(self.w_lora.up.weight)
@@ -111,13 +100,13 @@ class RWKV7(LinearMixer):
         init.zeros_(self.g_norm.bias)
 
     def after_inheriting(self) -> None:
-        """Shows the projections that come from attention their own token only, and opens the output gate to about 1."""
+        """Show the projections that come from attention their own token only; open the output gate to about 1."""
         self.x_mix.zero_()
         # Its inputs are sigmoids, about 1/2 each.
         self.g_lora.up.weight.add_(2 / self.g_lora.up.in_features)
 
     def state_specs(self) -> dict[str, StateSpec]:
-        """The recurrent state and the last token's input, for the shift."""
+        """Add the last token's input, for the shift."""
         return super().state_specs() | {"shift": StateSpec((self.hidden_size, 1), None)}
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
@@ -128,26 +117,13 @@ class RWKV7(LinearMixer):
         rate = self.split_heads(self.a_lora(x_a)).sigmoid()
         erase = F.normalize(k * self.split_heads(self.k_k), dim=-1)
         k = k * (1 + (rate - 1) * self.split_heads(self.k_a))
-        o, final = dplr_delta_rule(
-            r,
-            log_decay,
-            k,
-            v,
-            -erase,
-            erase * rate,
-            initial_state=state.read("recurrent"),
-            output_final_state=state.kept,
-            cu_seqlens=cu_seqlens,
-        )
-        state.write("recurrent", final)
+        o = state.recur(dplr_delta_rule, r, log_decay, k, v, -erase, erase * rate, cu_seqlens=cu_seqlens)
         o = self.g_norm(o.flatten(0, 1).flatten(1)).unflatten(0, hidden.shape[:2])
         bonus = (r * k * self.r_k).sum(-1, keepdim=True) * v
         return self.o_proj((o + bonus.flatten(2)) * self.g_lora(x_g))
 
     def shifted(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
-        """Mixes every token with the one before it, once for each stream: [6, B, T, hidden]."""
-        sequences = SequencesWithHistory(hidden, state.read("shift"), 1, cu_seqlens)
-        if state.kept:
-            state.write("shift", sequences.last())
+        """Mix every token with the one before it, once for each stream: [6, B, T, hidden]."""
+        sequences = SequencesWithHistory(hidden, state, "shift", 1, cu_seqlens)
         difference = sequences.at_tokens(sequences.rows, 1) - hidden
         return torch.addcmul(hidden, difference, self.x_mix[:, None, None])

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jetlit.blocks import BLOCKS, check_block_config
+from jetlit.blocks import BLOCKS, check_block_config, is_attention
 from jetlit.errors import UserError
 from jetlit.files import read_json, write_json
-from jetlit.models.mixers import ATTENTION_BLOCKS
 
 if TYPE_CHECKING:
     from jetlit.models.configuration import JetNemotronConfig
@@ -76,8 +75,8 @@ class Architecture:
             name: of a linear block.
             config: its arguments; the settings of the block it replaces are dropped.
         """
-        layers = [layer if layer in ATTENTION_BLOCKS else name for layer in self.layer_types]
-        kept = {block: dict(values) for block, values in self.block_configs.items() if block in ATTENTION_BLOCKS}
+        layers = [layer if is_attention(layer) else name for layer in self.layer_types]
+        kept = {block: dict(values) for block, values in self.block_configs.items() if is_attention(block)}
         return Architecture(layers, kept | ({name: dict(config)} if config else {}))
 
     def validate(self, config: JetNemotronConfig) -> None:

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from jetlit.blocks import TokenMixer, get_block
+from jetlit.blocks import TokenMixer, get_block, is_attention
 from jetlit.blocks.attention import Attention
 from jetlit.blocks.base import LinearMixer
 from jetlit.errors import UserError
 from jetlit.models.architecture import Architecture
 from jetlit.models.assembly import assemble
 from jetlit.models.configuration import JetNemotronConfig
-from jetlit.models.mixers import ATTENTION_BLOCKS, build_mixer, inherited_settings
+from jetlit.models.mixers import build_mixer, inherited_settings
 from jetlit.models.modeling import JetNemotronForCausalLM
 
 
@@ -52,7 +52,7 @@ def hybridize(
             if student.config.block_config(name) != config.block_config(name):
                 raise UserError(f"The student's {name} is of another shape than the architecture's: use one of them.")
             return copy.deepcopy(student.model.layers[index].self_attn)
-        if not inherit and name not in ATTENTION_BLOCKS:
+        if not inherit and not is_attention(name):
             return _fresh_mixer(name, config, teacher.lm_head.weight)
         return convert_mixer(teacher, index, name, config)
 

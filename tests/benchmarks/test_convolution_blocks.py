@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from jetlit.blocks import BLOCKS
 from jetlit.blocks.attention import Attention
-from jetlit.cli.scoring import load_model
 from jetlit.generation import GenerationEngine
-from jetlit.models import Architecture, hybridize
+from jetlit.models import Architecture, hybridize, load_model
 from tests.blocks import test_contract as contract
-from tests.blocks.cases import HIDDEN, DictCache, assert_agree, inputs, make
+from tests.blocks.cases import HIDDEN, DictCache, add_block, assert_agree, inputs, make
 from tests.models.small import WINDOW, prompts, small_model
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -46,7 +44,7 @@ def varied(monkeypatch):
 )
 @every_choice
 def test_every_choice_keeps_the_contract(varied, monkeypatch, check, static, dynamic_v):
-    monkeypatch.setitem(BLOCKS, "varied", partial(varied, static=static, dynamic_v=dynamic_v))
+    add_block(monkeypatch, "varied", partial(varied, static=static, dynamic_v=dynamic_v))
     check(name="varied")
 
 
@@ -105,11 +103,11 @@ def test_inherited_convolutions_pass_through(varied, static, dynamic_v):
 @every_choice
 @torch.no_grad()
 def test_saved_loaded_and_served(varied, monkeypatch, tmp_path, static, dynamic_v):
-    monkeypatch.setitem(BLOCKS, "varied", varied)
+    add_block(monkeypatch, "varied", varied)
     config = {"varied": {"static": static, "dynamic_v": dynamic_v}}
     hybrid = hybridize(small_model(["attn"] * 3), Architecture(["varied", "attn", "varied"], config))
     hybrid.save_pretrained(tmp_path)
-    loaded, ids = load_model(tmp_path, "cpu"), prompts(length=21)
+    loaded, ids = load_model(tmp_path), prompts(length=21)
     expected = hybrid(ids).logits
     assert torch.equal(loaded(ids).logits, expected)
     engine = GenerationEngine(loaded, 2, 32, prefill_chunk=8)
@@ -121,7 +119,7 @@ def test_saved_loaded_and_served(varied, monkeypatch, tmp_path, static, dynamic_
 def test_the_study_puts_each_variant_into_every_layer_without_full_attention(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(BENCHMARKS)
     smollm2 = importlib.import_module("smollm2")
-    monkeypatch.setitem(BLOCKS, smollm2.VARIED, None)  # the study's entry takes its place and goes with it
+    add_block(monkeypatch, smollm2.VARIED, smollm2.VariedConvolutions)  # the study's entry goes with it
     lab, fitted = smollm2.Lab.__new__(smollm2.Lab), []
     lab.run, lab.out, lab.seeds = tmp_path, tmp_path / "out", [0, 1]
     monkeypatch.setattr(lab, "passing_fit", lambda name, stage, **options: fitted.append((name, options)) or {})

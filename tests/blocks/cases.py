@@ -8,6 +8,11 @@ LINEAR = [name for name, block in BLOCKS.items() if issubclass(block, LinearMixe
 HIDDEN = 22
 
 
+def add_block(monkeypatch, name, block):
+    """Enters a block in the table until the test ends."""
+    monkeypatch.setitem(BLOCKS._entries, name, block)
+
+
 class DictCache:
     """The state cache of one layer: named tensors, written in place once allocated."""
 

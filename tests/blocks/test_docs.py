@@ -1,6 +1,7 @@
-"""The block that docs/blocks.md adds as an example is a block."""
+"""docs/blocks.md lists every block and shows examples/own_block.py, whose block keeps the contract."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -11,19 +12,16 @@ from jetlit.blocks.attention import Attention
 from tests.blocks import test_contract as contract
 from tests.blocks.cases import HIDDEN
 
-DOCS = Path(__file__).parents[2] / "docs" / "blocks.md"
+ROOT = Path(__file__).parents[2]
+DOCS, EXAMPLE = ROOT / "docs" / "blocks.md", ROOT / "examples" / "own_block.py"
 
 
 @pytest.fixture
-def leaky(monkeypatch, tmp_path):
-    """Executes the documented file and its registry line."""
-    text = DOCS.read_text(encoding="utf-8")
-    (source,) = re.findall(r"```python\n(# jetlit/blocks/\w+\.py\n.*?)```", text, re.DOTALL)
-    name, class_name = re.search(r'```\n    "(\w+)": (\w+),\n```', text).groups()
-    namespace = {}
-    exec(compile(source, "docs/blocks.md", "exec"), namespace)
-    monkeypatch.setitem(BLOCKS, name, namespace[class_name])
-    return name
+def leaky(monkeypatch):
+    """Runs the example's definitions; its block is in the table until the test ends."""
+    monkeypatch.setattr(BLOCKS, "_entries", dict(BLOCKS._entries))
+    runpy.run_path(str(EXAMPLE))
+    return "leaky"
 
 
 @pytest.mark.parametrize(
@@ -46,6 +44,17 @@ def test_documented_block_keeps_the_contract(leaky, check):
 def test_documented_block_inherits_from_attention(leaky):
     block = BLOCKS[leaky].from_attention(Attention(HIDDEN, 4, 2, 6))
     assert block(torch.randn(1, 5, HIDDEN)).shape == (1, 5, HIDDEN)
+
+
+def test_the_page_shows_the_example():
+    assert f"```python\n{EXAMPLE.read_text(encoding='utf-8')}```" in DOCS.read_text(encoding="utf-8")
+
+
+def test_the_example_generates_tokens(monkeypatch, capsys):
+    monkeypatch.setattr(BLOCKS, "_entries", dict(BLOCKS._entries))
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    (tokens,) = eval(capsys.readouterr().out)
+    assert tokens[:3] == [1, 2, 3] and len(tokens) == 11
 
 
 def test_every_block_is_in_the_table():
