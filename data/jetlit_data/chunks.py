@@ -1,4 +1,4 @@
-"""Writing tokens into litdata chunks, with a checksum for each."""
+"""Tokens written as litdata chunks, with a checksum for each."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ from jetlit_data.corpus import INDEX_FILE, ChunkInfo, SplitInfo, sha256_of
 class ChunkWriter:
     """Joins documents into one stream of tokens and cuts it into chunks of equal length.
 
-    Each chunk holds exactly `chunk_tokens` tokens but the last, so that a block size which divides `chunk_tokens`
-    loses no token between chunks. litdata's `optimize` cuts by documents, loses the rest of each chunk and starts
-    processes of its own; its writer, used here directly, makes the same format.
+    Each chunk but the last holds exactly `chunk_tokens` tokens, so that a block size that divides `chunk_tokens` loses
+    no token between chunks. litdata's `optimize` cuts by documents, loses the rest of each chunk and starts processes;
+    this uses litdata's writer directly, for the same format.
 
     Args:
-        folder: where the chunks and the index go; made if need be.
-        chunk_tokens: tokens to a chunk.
-        dtype: of the stored tokens, uint16 or int32.
+        folder: a new folder for the chunks and the index.
+        chunk_tokens: tokens of a chunk.
+        dtype: dtype of the stored tokens, uint16 or int32.
     """
 
     def __init__(self, folder: Path, chunk_tokens: int, dtype: np.dtype) -> None:
@@ -36,7 +36,7 @@ class ChunkWriter:
         self._writer = BinaryWriter(str(folder), chunk_size=chunk_tokens, item_loader=TokensLoader())
 
     def add(self, tokens: np.ndarray) -> None:
-        """Append one document's token ids [n]."""
+        """Append a document's token ids [n]."""
         self.documents += 1
         self.tokens += len(tokens)
         while len(tokens):
@@ -48,10 +48,7 @@ class ChunkWriter:
                 self._flush()
 
     def close(self) -> SplitInfo:
-        """Write what is left and the index; the checksums stand in both the index and the returned record.
-
-        The index carries them so that a reader of an object store, which fetches the index anyway, can verify chunks.
-        """
+        """Write what is left, and the index, which holds checksums for readers of an object store."""
         if self._filled:
             self._flush()
         self._writer.done()
@@ -60,8 +57,8 @@ class ChunkWriter:
         index = json.loads(index_path.read_text())
         for chunk in index["chunks"]:
             chunk["sha256"] = sha256_of(self.folder / chunk["filename"])
-        # litdata caches a remote corpus under its address and this value, the time by default: the content's own digest
-        # keeps a cached copy from being taken for another corpus, and the same documents give the same bytes.
+        # litdata caches a remote corpus under its address and this value, by default the time. With a digest of the
+        # content no corpus is taken for another, and the same documents give the same bytes.
         index["updated_at"] = hashlib.sha256(json.dumps(index["chunks"], sort_keys=True).encode()).hexdigest()[:32]
         write_text(index_path, json.dumps(index, sort_keys=True))
         chunks = [

@@ -1,4 +1,4 @@
-"""What a prepared corpus says of itself (corpus.json), and how damage to it is noticed."""
+"""corpus.json: what a prepared corpus holds, and checks of its files."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class ChunkInfo:
-    """One chunk file: its name, tokens in it, its size in bytes and its SHA-256."""
+    """A chunk: file name, number of tokens, size in bytes and SHA-256."""
 
     filename: str
     tokens: int
@@ -28,7 +28,7 @@ class ChunkInfo:
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """One split: documents, tokens, the index's SHA-256 and the chunks."""
+    """A split: number of documents and tokens, SHA-256 of the index, and the chunks."""
 
     documents: int
     tokens: int
@@ -41,17 +41,17 @@ class CorpusInfo:
     """corpus.json: what the corpus was made from and what is in it.
 
     Attributes:
-        name: the corpus' name.
-        source: where the documents came from, as given to `prepare`.
-        options: settings of that source.
+        name: name of the corpus.
+        source: source of its text, as given to `prepare`.
+        options: options of the source.
         seed: seed of the preparation.
         tokenizer: name or path of the tokenizer.
-        vocab_size: one more than its largest id.
-        eos_token_id: the id that ends each document.
-        dtype: of the tokens in the chunks, "uint16" or "int32".
-        duplicates: documents left out because an earlier one was the same.
+        vocab_size: one more than the tokenizer's largest id.
+        eos_token_id: id of the token that ends documents.
+        dtype: dtype of the tokens in the chunks, "uint16" or "int32".
+        duplicates: number of dropped copies of earlier documents.
         splits: "train" and "val".
-        near_duplicates: documents left out because much of their text stood in earlier ones.
+        near_duplicates: number of dropped documents that repeat much text of earlier ones.
     """
 
     name: str
@@ -67,18 +67,18 @@ class CorpusInfo:
     near_duplicates: int = 0
 
     def save(self, folder: Path) -> None:
-        """Write corpus.json, atomically; done last, it makes the folder a corpus."""
+        """Write corpus.json, which makes the folder a finished corpus."""
         write_json(folder / CORPUS_FILE, {"format": _FORMAT, **asdict(self)})
 
 
 def read_corpus(path: str) -> CorpusInfo:
-    """Read corpus.json of a local or s3:// corpus, and check that a local one is all there.
+    """Read corpus.json, and check the files of a local corpus.
 
     Args:
-        path: the corpus' folder, which holds train/ and val/.
+        path: folder or s3:// path of the corpus.
 
     Raises:
-        UserError: it is no corpus, its preparation never finished, or a file is missing or has the wrong size.
+        UserError: it is not a finished corpus, or a file is missing or has the wrong size.
     """
     if "://" in path:
         return _parse(_fetch_json(f"{path.rstrip('/')}/{CORPUS_FILE}"), path)
@@ -120,11 +120,7 @@ def _check_files(folder: Path, split: SplitInfo) -> None:
 
 
 def check_size(path: Path, expected: int) -> None:
-    """Refuse a file that has not the expected size in bytes.
-
-    Raises:
-        UserError: it has another size.
-    """
+    """Refuse a chunk of another size in bytes than expected, with a UserError."""
     size = path.stat().st_size
     if size != expected:
         raise UserError(
@@ -134,14 +130,14 @@ def check_size(path: Path, expected: int) -> None:
 
 
 def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return a file's SHA-256 in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fetch_json(url: str) -> dict[str, Any]:
-    """Read a JSON file of an object store through litdata's own client."""
-    from litdata.streaming.downloader import get_downloader
+    """Read a JSON file of an object store with litdata's client."""
+    from litdata.streaming.downloader import get_downloader  # takes seconds to import
 
     content = io.BytesIO()
     try:

@@ -1,4 +1,4 @@
-"""The progress bar of a preparation: tokens done, rate and time left."""
+"""The progress bar of a preparation: tokens, rate and time left."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ class _TokenColumn(ProgressColumn):
     """Tokens so far and tokens per second."""
 
     def render(self, task: Task) -> Text:
-        """The column's text."""
+        """Return the column's text."""
         tokens = task.fields["tokens"]
         rate = tokens / task.elapsed if task.elapsed else 0.0
         return Text(f"{tokens:,} tokens, {rate:,.0f}/s")
@@ -20,12 +20,12 @@ class _TokenColumn(ProgressColumn):
 
 @contextlib.contextmanager
 def corpus_progress(
-    name: str, max_tokens: int | None, size: int | None, show: bool
+    name: str, max_tokens: int | None, size: float | None, show: bool
 ) -> Iterator[Callable[[int, int], None]]:
-    """A bar whose end is `max_tokens` or the source's `size` in bytes, whichever comes first.
+    """Show a bar that ends at `max_tokens` or the source's `size` in bytes, whichever comes first.
 
     Yields:
-        A function to call with newly done tokens and characters.
+        A function to call with the number of new tokens and of new characters.
     """
     columns = [
         TextColumn("{task.description}"),

@@ -1,20 +1,19 @@
-"""Near-duplicates: documents much of whose text stands in earlier ones, paragraph by paragraph."""
+"""Near-duplicates: documents that repeat paragraphs of earlier ones."""
 
 import hashlib
 import re
 from collections.abc import Iterator
 
-_SHORTEST = 40  # characters; headings and the like say nothing of a copy
+_SHORTEST = 40  # characters; shorter ones, such as headings, say nothing of a copy
 
 
 class SeenParagraphs:
-    """Remembers the paragraphs of the documents it let through.
+    """Remembers the paragraphs of admitted documents, letters and digits alone.
 
-    Manuals repeat whole sections, and packages ship one text in several formats; exact comparison of documents sees
-    neither. Of a paragraph only letters and digits are compared.
+    Manuals repeat whole sections, and packages ship a text in several formats. Comparing whole documents sees neither.
 
     Args:
-        limit: the largest share of a document's text that may have been seen.
+        limit: largest share of a document's text that may stand in earlier ones.
     """
 
     def __init__(self, limit: float) -> None:
@@ -22,7 +21,7 @@ class SeenParagraphs:
         self._seen: set[int] = set()
 
     def admit(self, text: str) -> bool:
-        """Whether the document is new; its paragraphs are remembered if so."""
+        """Return whether the document is new, and remember its paragraphs if so."""
         hashes = dict(_paragraphs(text))
         known = sum(length for key, length in hashes.items() if key in self._seen)
         if known > self.limit * sum(hashes.values()):
@@ -32,7 +31,7 @@ class SeenParagraphs:
 
 
 def _paragraphs(text: str) -> Iterator[tuple[int, int]]:
-    """A hash and the length of each paragraph that is long enough to tell."""
+    """Yield hash and length of each paragraph that is long enough."""
     for paragraph in re.split(r"\n\s*\n", text):
         letters = re.sub(r"\W+", "", paragraph).lower().encode("utf-8", "surrogatepass")
         if len(letters) >= _SHORTEST:

@@ -1,11 +1,7 @@
 """Turning text into corpora: folders of litdata token chunks that a `TokenDataModule` streams."""
 
-import contextlib
-import errno
 import hashlib
-import os
-import shutil
-import tempfile
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,14 +12,14 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
-from jetlit_data.chunks import ChunkWriter
+from jetlit.files import atomic_folder
 from jetlit_data.corpus import CORPUS_FILE, CorpusInfo
 from jetlit_data.corpus_progress import corpus_progress
 from jetlit_data.overlap import SeenParagraphs
-from jetlit_data.sources import GENERATORS, Source, open_source
+from jetlit_data.sources import Source, open_source
 from jetlit_data.tokenizer import encode_documents, load_tokenizer, vocabulary_size
 
-_DOCUMENTS_AT_ONCE = 256  # tokenized together: a fast tokenizer spreads them over its threads
+_DOCUMENTS_AT_ONCE = 256  # encoded together: a fast tokenizer spreads them over its threads
 _DIGEST_BYTES = 16
 
 
@@ -32,12 +28,10 @@ class CorpusSpec:
     """One corpus to prepare.
 
     Attributes:
-        source: "stdlib" (the running Python's library), "debian", "recall", "repetition", "arithmetic", "hub:NAME",
-            or a folder of .txt, .md, .py, .jsonl and .parquet files.
-        max_tokens: stop after this many tokens, training and validation together; generated sources never end by
-            themselves and need it.
-        options: settings of the source (attributes of `jetlit_data.Recall`, `DebianSource`, `HubSource`; text_field
-            for folders).
+        source: a source of text (data/README.md lists them), "hub:NAME", or a folder or file.
+        max_tokens: stop after this many tokens, training and validation together. Generated sources never end and need
+            it.
+        options: options of the source.
     """
 
     source: str = "stdlib"
@@ -55,21 +49,20 @@ def prepare(
     near_duplicates: float | None = None,
     progress: bool = True,
 ) -> dict[str, CorpusInfo]:
-    """Prepare corpora: each becomes `out_dir/NAME/` with train/, val/, tokenizer/ and, last of all, corpus.json.
+    """Prepare corpora: each becomes `out_dir/NAME/` with train/, val/, tokenizer/ and, last, corpus.json.
 
-    Documents end with EOS; a document goes to training or validation by a hash of its text, whatever the order; exact
-    duplicates are dropped. A corpus is built in a folder beside its own and moved there whole, so that an interrupted
-    preparation never looks finished; a corpus that is already there is replaced.
+    Documents end with EOS. A hash of its text decides whether a document goes to training or validation. Exact copies
+    are dropped. A corpus appears whole, in place of an earlier one, or not at all.
 
     Args:
         out_dir: folder of all corpora.
         corpora: name to specification.
         tokenizer: "bytes", a folder or a hub name.
         val_fraction: share of the documents held out for validation, between 0 and 1.
-        chunk_tokens: tokens to a chunk; a multiple of the block size wastes none.
-        seed: of generated documents and of the order of files.
-        near_duplicates: leave out documents more than this share of whose text stands, paragraph by paragraph, in
-            earlier ones of any corpus; so validation shares no more than that with training. None keeps them.
+        chunk_tokens: tokens of a chunk; a multiple of the block size wastes none.
+        seed: seed of generated documents and of the order of files.
+        near_duplicates: drop documents with more than this share of their text, paragraph by paragraph, in earlier ones
+            of any corpus, so that validation shares no more with training. None keeps them.
         progress: show progress bars.
 
     Returns:
@@ -86,32 +79,35 @@ def prepare(
         raise UserError(f"near_duplicates is {near_duplicates}: give a share from 0 to 1, such as 0.3, or null.")
     if chunk_tokens < 1:
         raise UserError(f"chunk_tokens is {chunk_tokens}: give a positive number of tokens.")
-    for name in corpora:
-        if not name or Path(name).name != name or name.startswith("."):
-            raise UserError(f'"{name}" is no name for a corpus, which becomes a folder: use letters, digits and "-".')
     loaded = load_tokenizer(tokenizer)
-    sources = {name: open_source(spec.source, spec.options, seed) for name, spec in corpora.items()}
+    sources = {name: open_source(spec.source, spec.options) for name, spec in corpora.items()}
     for name, spec in corpora.items():
-        _check_limit(name, spec, sources[name])
+        _check(name, spec, sources[name], Path(out_dir, name))
     prepared = {}
     seen = None if near_duplicates is None else SeenParagraphs(near_duplicates)
     for name, spec in corpora.items():
         build = _Build(name, spec, sources[name], loaded, tokenizer, val_fraction, chunk_tokens, seed, seen, progress)
-        with _disk_errors(out_dir), _fresh_folder(Path(out_dir) / name) as folder:
+        with atomic_folder(Path(out_dir, name)) as folder:
             prepared[name] = build.run(folder)
     return prepared
 
 
-def _check_limit(name: str, spec: CorpusSpec, source: Source) -> None:
-    if spec.max_tokens is None and spec.source in GENERATORS:
-        raise UserError(f'Corpus "{name}" is generated without end: give it max_tokens.')
+def _check(name: str, spec: CorpusSpec, source: Source, folder: Path) -> None:
+    if not name or Path(name).name != name or name.startswith("."):
+        raise UserError(f'"{name}" is no name for a corpus, which becomes a folder: use letters, digits and "-".')
+    if spec.max_tokens is None and source.size() == math.inf:
+        raise UserError(f'Corpus "{name}" never ends: give it max_tokens.')
     if spec.max_tokens is not None and spec.max_tokens < 1:
         raise UserError(f'Corpus "{name}" has max_tokens {spec.max_tokens}: give a positive number.')
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another out_dir or name.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CORPUS_FILE).exists():
+        raise UserError(f"{folder} holds something that is not a corpus: choose another out_dir or remove it.")
 
 
 @dataclass
 class _Build:
-    """The making of one corpus."""
+    """The preparation of one corpus."""
 
     name: str
     spec: CorpusSpec
@@ -127,6 +123,8 @@ class _Build:
     near_duplicates: int = 0
 
     def run(self, folder: Path) -> CorpusInfo:
+        from jetlit_data.chunks import ChunkWriter  # litdata takes seconds to import
+
         vocabulary = vocabulary_size(self.tokenizer)
         dtype = np.dtype("uint16" if vocabulary <= 2**16 else "int32")
         writers = {split: ChunkWriter(folder / split, self.chunk_tokens, dtype) for split in ("train", "val")}
@@ -156,7 +154,7 @@ class _Build:
         return info
 
     def _tokens(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Split and token ids of each document, up to max_tokens in all."""
+        """Yield split and token ids of each document, up to max_tokens in all."""
         left = self.spec.max_tokens
         documents = self._distinct()
         with corpus_progress(self.name, left, self.source.size(), self.progress) as advance:
@@ -171,10 +169,10 @@ class _Build:
                     left = None if left is None else left - len(tokens)
 
     def _distinct(self) -> Iterator[tuple[str, str]]:
-        """Split and text of each document that is neither empty nor a copy, or nearly one, of an earlier one."""
+        """Yield split and text of each document that is neither empty nor a copy, or nearly one, of an earlier one."""
         seen: set[bytes] = set()
         threshold = int(self.val_fraction * 2 ** (8 * _DIGEST_BYTES))
-        for text in self.source.documents():
+        for text in self._texts():
             if not text.strip():
                 continue
             digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
@@ -187,46 +185,12 @@ class _Build:
                 continue
             yield ("val" if int.from_bytes(digest) < threshold else "train"), text
 
-
-@contextlib.contextmanager
-def _fresh_folder(final: Path) -> Iterator[Path]:
-    """A temporary folder beside `final`, moved to `final` on success and removed on any error."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    if final.exists() and not final.is_dir():
-        raise UserError(f"{final} is a file: choose another out_dir or name.")
-    if final.is_dir() and any(final.iterdir()) and not (final / CORPUS_FILE).exists():
-        raise UserError(f"{final} holds something that is not a corpus: choose another out_dir or remove it.")
-    temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.preparing-"))
-    try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        if final.exists():
-            discarded = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.replaced-"))
-            os.rename(final, discarded / final.name)
-            os.rename(temporary, final)
-            shutil.rmtree(discarded)
-        else:
-            os.rename(temporary, final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
-
-
-@contextlib.contextmanager
-def _disk_errors(out_dir: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    def _texts(self) -> Iterator[str]:
+        try:
+            yield from self.source.documents(self.seed)
+        except OSError as error:
+            reason = str(error).partition("\n")[0]
             raise UserError(
-                f"The disk is full: free some space or choose an out_dir elsewhere than {out_dir}; "
-                "the unfinished corpus was removed."
+                f'Source "{self.spec.source}" could not be read ({reason}): check its path or name, its permissions '
+                "and the connection."
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise UserError(f"{out_dir} cannot be written ({error.strerror}): choose another out_dir.") from error
-        raise

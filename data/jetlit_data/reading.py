@@ -1,4 +1,4 @@
-"""Reading blocks of tokens from a prepared corpus, each chunk verified before its first token is used."""
+"""Blocks of tokens from a prepared corpus. Each chunk is verified before its first token is used."""
 
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,10 @@ from jetlit_data.corpus import check_size, sha256_of
 
 
 class TokensLoader(litdata.TokensLoader):
-    """litdata's TokensLoader, which compares each chunk with the SHA-256 in the index when a process first reads it.
+    """litdata's TokensLoader, which verifies each chunk's SHA-256 when a process first reads it.
 
-    litdata itself does not notice wrong bytes in a chunk of the right size. The class keeps the name of its parent
-    because litdata compares the loader's name with the one in the index.
-
-    Raises:
-        UserError: on reading, where a chunk is damaged.
+    litdata does not notice wrong bytes in a chunk of the right size. The class has its parent's name because litdata
+    compares it with the name in the index.
     """
 
     def __init__(self, block_size: int) -> None:
@@ -30,7 +27,7 @@ class TokensLoader(litdata.TokensLoader):
     def load_item_from_chunk(
         self, index: int, chunk_index: int, chunk_filepath: str, begin: int, filesize_bytes: int
     ) -> Any:
-        """One block of tokens [block_size], as stored."""
+        """Return a block of tokens [block_size] as stored. Raises UserError if its chunk is damaged."""
         if chunk_index not in self._verified:
             self._wait_until_chunk_ready(chunk_index, chunk_filepath, filesize_bytes)
             self._verify(int(chunk_index), Path(chunk_filepath))
@@ -48,22 +45,22 @@ class TokensLoader(litdata.TokensLoader):
 
 
 def to_example(tokens: np.ndarray) -> dict[str, torch.Tensor]:
-    """Stored tokens [T] as a training example {"input_ids": int64 [T]}."""
+    """Convert stored tokens [T] to a training example {"input_ids": int64 [T]}."""
     return {"input_ids": torch.from_numpy(tokens.astype(np.int64))}
 
 
 def open_split(corpus: str, split: str, block_size: int, *, shuffle: bool, seed: int = 0) -> litdata.StreamingDataset:
-    """The blocks of one split of a corpus.
+    """Open a split of a corpus.
 
     Args:
         corpus: folder or s3:// path of the corpus.
         split: "train" or "val".
-        block_size: tokens to a block.
-        shuffle: shuffle chunks, and blocks inside them, anew each epoch.
-        seed: of the shuffle.
+        block_size: tokens of a block.
+        shuffle: shuffle chunks, and blocks inside them, anew in each epoch.
+        seed: seed of the shuffle.
 
     Returns:
-        A data set of {"input_ids": int64 [block_size]}; each rank and worker iterates over blocks of its own.
+        A data set of {"input_ids": int64 [block_size]}. Ranks and workers iterate over different blocks.
     """
     if corpus.startswith("s3://"):
         _allow_plain_http()
@@ -78,9 +75,9 @@ def open_split(corpus: str, split: str, block_size: int, *, shuffle: bool, seed:
 
 
 def _allow_plain_http() -> None:
-    """Let obstore, by which litdata fetches chunks, speak to an endpoint that the user's settings of S3 name http://.
+    """Let obstore, which fetches litdata's chunks, use an S3 endpoint that the user configured as http://.
 
-    It refuses such an endpoint otherwise; boto3, by which litdata fetches all else, does not.
+    It refuses one by default, unlike boto3, which fetches all else.
     """
     if boto3.client("s3").meta.endpoint_url.startswith("http://"):
         downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = "true"

@@ -36,11 +36,12 @@ def test_interpolation_across_files_and_the_command_line(run_dir):
     assert init_args(config)["scheduler"]["init_args"]["warmup_steps"] == 2
 
 
-def test_interpolation_in_the_names_of_weighted_corpora(run_dir):
-    mixture = {"data": {"init_args": {"corpora": {"${run_dir}/data/a": 0.5, "${run_dir}/data/b": 0.5}}}}
+def test_interpolation_in_the_paths_of_weighted_corpora(run_dir):
+    corpora = [{"path": f"${{run_dir}}/data/{name}", "weight": 0.5} for name in "ab"]
+    mixture = {"data": {"init_args": {"corpora": corpora}}}
     (run_dir / "mixture.yaml").write_text(json.dumps(mixture))
     config = resolved_config(tiny.command(run_dir, "teacher", "--config", f"{run_dir}/mixture.yaml"))
-    assert init_args(config, "data")["corpora"] == {f"{run_dir}/data/a": 0.5, f"{run_dir}/data/b": 0.5}
+    assert init_args(config, "data")["corpora"] == [{"path": f"{run_dir}/data/{name}", "weight": 0.5} for name in "ab"]
 
 
 def test_a_setting_that_would_be_dropped_silently_is_refused(run_dir):
@@ -123,6 +124,7 @@ WRONG = {
     "missing teacher": (["--model.teacher", "runs/no/teacher/model"], "no teacher to load at runs/no/teacher/model"),
     "missing architecture": (["--model.architecture", "nowhere.json"], "nowhere.json does not exist"),
     "missing corpus": (["--data.corpora", "nowhere"], "nowhere"),
+    "a mapping of corpora": (["--data.corpora", '{"a": 0.5}'], "Corpora are a list"),
     "missing checkpoint": (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt does not exist"),
     "objective of nothing": (["--model.kl_weight", "0", "--model.feature_weight", "0"], "one of them must be above"),
     "no student at all": (["--model.architecture", "null"], "needs an architecture, a student or both"),

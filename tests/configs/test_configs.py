@@ -84,7 +84,7 @@ def test_a_fit_is_instantiated(scale, stage, tmp_path):
     kinds["stage2_taught"] = TaughtFullTraining
     assert type(cli.model) is kinds.get(stage, Distillation)
     assert cli.config.stage == stage and cli.trainer.max_steps > 0
-    assert all(str(tmp_path) in path for path in cli.datamodule.corpora)
+    assert all(str(tmp_path) in corpus.path for corpus in cli.datamodule.corpora)
     optimizer = cli.model.optimizer([torch.nn.Parameter(torch.zeros(2, 2))])
     betas = (0.9, 0.98) if (scale, stage) == ("quickstart", "teacher") else (0.9, 0.95)
     assert optimizer.defaults["betas"] == betas and optimizer.defaults["lr"] <= 0.01
@@ -169,11 +169,11 @@ def test_the_corpora_that_the_guide_makes_are_those_that_the_large_fits_read(tmp
     options = ["--config", str(tmp_path / "data.yaml"), "--run_dir", str(tmp_path)]
     found = parsing.parse_arguments(importlib.import_module("jetlit.cli.data").data, options)
     hub = found["corpora"]["nemotron_cc"]
-    open_source(hub.source, hub.options, seed=0)
+    open_source(hub.source, hub.options)
     read = set()
     for stage in ("stage1", "stage2"):
         config = resolved_config(["fit", *arguments("jet_nemotron_2b", stage, "--run_dir", str(tmp_path), *HERE)])
-        read |= set(config["data"]["init_args"]["corpora"])
+        read |= {corpus["path"] for corpus in config["data"]["init_args"]["corpora"]}
     assert {f"{found['out_dir']}/{name}" for name in found["corpora"]} == read
 
 

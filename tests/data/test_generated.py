@@ -3,7 +3,7 @@ from itertools import islice
 
 import pytest
 from jetlit_data import Arithmetic, Recall, Repetition
-from jetlit_data.generated import text_of
+from jetlit_data.generators import text_of
 from jetlit_data.tokenizer import ByteTokenizer, encode_documents
 
 from jetlit.errors import UserError
@@ -72,7 +72,7 @@ def test_arithmetic_tasks_hold_no_problem_of_training():
         (lambda: Recall(pairs=37), "takes 1 to 36 pairs"),
         (lambda: Recall(queries=0), "at least 1 query"),
         (lambda: Recall(style="runes"), "no style"),
-        (lambda: Arithmetic(largest=2), "operands up to 9"),
+        (lambda: Arithmetic(largest=2), "largest to be at least 9"),
         (lambda: Arithmetic(operations="*"), 'operations "\\+" and "-"'),
     ],
 )

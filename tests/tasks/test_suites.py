@@ -14,8 +14,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from jetlit.errors import UserError
 from jetlit.models import load_model
 from jetlit.tasks.paper import paper_accuracy, paper_mean
+from jetlit.tasks.questions import read_records
 from jetlit.tasks.suites import Suite, SuiteTask, run_suite, task_manager
-from jetlit.tasks.text import read_records
 from tests.tasks.models import VOCABULARY, Oracle, random_model
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "eval").glob("*.yaml"))
@@ -100,7 +100,7 @@ def test_long_contexts_lose_their_beginning(qwen, model):
 
 @harness
 @pytest.mark.parametrize("max_length", [8, 64])
-def test_rolling_log_likelihoods_foretell_every_token_once(qwen, model, max_length):
+def test_rolling_log_likelihoods_predict_every_token_once(qwen, model, max_length):
     texts = ["A short one.", "", "Something rather longer than the window of eight tokens."]
     found = model(max_length=max_length).loglikelihood_rolling(requests(*[(text,) for text in texts]))
     window = max_length - 1

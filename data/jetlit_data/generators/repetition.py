@@ -1,8 +1,8 @@
-"""Repetition: a random string, written over and over until the document is full.
+"""Repetition: a random string, repeated until the document is full.
 
-Every symbol after the first round can be foretold by whoever finds its previous occurrence. Small models learn recall
-several times sooner when some of these documents are mixed in: they call for the same induction heads, and nearly
-every token of them teaches.
+Every symbol after the first round can be predicted from its previous occurrence. Small models learn recall several
+times sooner with some of these documents in the mixture: both need induction heads, and nearly every token here trains
+them.
 """
 
 import string
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jetlit.errors import UserError
-from jetlit_data.generated import Purpose, Span, generator_rng
+from jetlit_data.generators.base import Purpose, Span, generator_rng
 
 _SYMBOLS = string.ascii_letters + string.digits
 
@@ -20,9 +20,9 @@ class Repetition:
     """Documents of one repeated random string.
 
     Attributes:
-        length: symbols of a document (with the byte tokenizer: tokens, EOS not counted).
-        shortest: symbols of the shortest string that is repeated.
-        longest: symbols of the longest; at most half of `length`, so that each is seen twice.
+        length: symbols of a document (in bytes: tokens, without EOS).
+        shortest: symbols of the shortest string.
+        longest: symbols of the longest string, at most half of `length`.
     """
 
     length: int = 63
@@ -42,7 +42,7 @@ class Repetition:
         return 1 / len(_SYMBOLS)
 
     def documents(self, seed: int, purpose: Purpose) -> Iterator[list[Span]]:
-        """Endless documents of the given seed; those for tasks differ from those for training."""
+        """Yield documents without end, others for tasks than for training."""
         rng = generator_rng("repetition", seed, purpose)
         while True:
             period = "".join(rng.choices(_SYMBOLS, k=rng.randint(self.shortest, self.longest)))

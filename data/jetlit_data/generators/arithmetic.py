@@ -1,25 +1,25 @@
-"""Small sums and differences, many to a document."""
+"""Arithmetic: small sums and differences, many in a document."""
 
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jetlit.errors import UserError
-from jetlit_data.generated import Purpose, Span, generator_rng
+from jetlit_data.generators.base import Purpose, Span, generator_rng
 
 _HELD_OUT_SHARE = 8  # one problem in eight is never trained on
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Problems such as "12+30=42;", `problems` to a document.
+    """Documents of problems such as "12+30=42;".
 
-    One problem in eight, chosen by its spelling, never appears in training documents: tasks ask only for those.
+    One problem in eight, chosen by a hash of its text, never occurs in training. Tasks ask for these alone.
 
     Attributes:
         largest: the largest operand.
-        problems: problems to a document.
-        operations: the operators used, of "+" and "-"; a difference is never negative.
+        problems: problems of a document.
+        operations: "+", "-" or both. No difference is negative.
     """
 
     largest: int = 30
@@ -28,17 +28,17 @@ class Arithmetic:
 
     def __post_init__(self) -> None:
         if self.largest < 9 or self.problems < 1:
-            raise UserError("Arithmetic needs operands up to 9 at least and 1 problem or more a document.")
+            raise UserError("Arithmetic needs largest to be at least 9 and problems at least 1.")
         if not self.operations or set(self.operations) - {"+", "-"}:
             raise UserError(f'Arithmetic knows the operations "+" and "-", not "{self.operations}".')
 
     @property
     def chance(self) -> float:
-        """Accuracy of guessing a result blindly, all results taken to be equally likely."""
+        """Accuracy of guessing a result blindly, as if all were equally likely."""
         return 1 / (2 * self.largest + 1 if "+" in self.operations else self.largest + 1)
 
     def documents(self, seed: int, purpose: Purpose) -> Iterator[list[Span]]:
-        """Endless documents of the given seed; those for tasks hold only problems kept out of training."""
+        """Yield documents without end; those for tasks hold only problems that training never shows."""
         rng = generator_rng("arithmetic", seed, purpose)
         while True:
             spans: list[Span] = []
@@ -56,5 +56,5 @@ class Arithmetic:
 
 
 def is_held_out(problem: str) -> bool:
-    """Whether a problem ("12+30=") is kept out of training."""
+    """Return whether training never shows a problem ("12+30=")."""
     return zlib.crc32(problem.encode()) % _HELD_OUT_SHARE == 0

@@ -1,8 +1,7 @@
 """Associative recall: pairs of a key and a value, then the keys again in any order, each followed by its value.
 
-The values of the first half cannot be foretold; those of the second half can, by whoever finds the key again. Full
-attention learns it with an induction head; a recurrent state must hold every pair at once (Arora et al. 2023,
-"Zoology").
+Values of the first half are random; those of the second half can be predicted by finding the key. Full attention learns
+this with an induction head; a recurrent state must hold all pairs at once (Arora et al. 2023, "Zoology").
 """
 
 import string
@@ -11,12 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jetlit.errors import UserError
-from jetlit_data.generated import Purpose, Span, generator_rng
+from jetlit_data.generators.base import Purpose, Span, generator_rng
 
 
 @dataclass(frozen=True)
 class _Style:
-    """How a document is spelled: symbols, and what stands between, after pairs and between the halves."""
+    """Spelling of a document: its symbols, what links and ends a pair, and what divides the halves."""
 
     keys: tuple[str, ...]
     values: tuple[str, ...]
@@ -25,106 +24,18 @@ class _Style:
     divider: str
 
 
-_NOUNS = (
-    "river",
-    "window",
-    "garden",
-    "hammer",
-    "pencil",
-    "mountain",
-    "kitchen",
-    "rabbit",
-    "candle",
-    "bridge",
-    "pocket",
-    "ladder",
-    "forest",
-    "mirror",
-    "basket",
-    "engine",
-    "blanket",
-    "island",
-    "button",
-    "ticket",
-    "castle",
-    "feather",
-    "bottle",
-    "market",
-    "lantern",
-    "saddle",
-    "needle",
-    "carpet",
-    "violin",
-    "harbor",
-    "helmet",
-    "anchor",
-    "drawer",
-    "compass",
-    "tunnel",
-    "hedge",
-    "kettle",
-    "marble",
-    "puppet",
-    "rocket",
-    "sweater",
-    "tractor",
-    "valley",
-    "wagon",
-    "zipper",
-    "acorn",
-    "barrel",
-    "cactus",
-    "dolphin",
-    "easel",
-    "fossil",
-    "guitar",
-    "hinge",
-    "igloo",
-    "jacket",
-    "kayak",
-    "locket",
-    "magnet",
-    "napkin",
-    "orchard",
-    "paddle",
-    "quilt",
-    "ribbon",
-    "shovel",
-)
-_ADJECTIVES = (
-    "red",
-    "blue",
-    "green",
-    "yellow",
-    "purple",
-    "orange",
-    "silver",
-    "golden",
-    "heavy",
-    "gentle",
-    "narrow",
-    "hollow",
-    "quiet",
-    "bitter",
-    "frozen",
-    "wooden",
-    "ancient",
-    "clever",
-    "modern",
-    "hungry",
-    "smooth",
-    "distant",
-    "famous",
-    "empty",
-    "bright",
-    "simple",
-    "strange",
-    "perfect",
-    "sudden",
-    "royal",
-    "stormy",
-    "dusty",
-)
+_NOUNS = """
+    river window garden hammer pencil mountain kitchen rabbit candle bridge pocket ladder forest mirror basket
+    engine blanket island button ticket castle feather bottle market lantern saddle needle carpet violin
+    harbor helmet anchor drawer compass tunnel hedge kettle marble puppet rocket sweater tractor valley wagon
+    zipper acorn barrel cactus dolphin easel fossil guitar hinge igloo jacket kayak locket magnet napkin
+    orchard paddle quilt ribbon shovel
+"""
+_ADJECTIVES = """
+    red blue green yellow purple orange silver golden heavy gentle narrow hollow quiet bitter frozen wooden
+    ancient clever modern hungry smooth distant famous empty bright simple strange perfect sudden royal stormy
+    dusty
+"""
 
 _STYLES = {
     "letters": _Style(
@@ -134,7 +45,7 @@ _STYLES = {
         end="",
         divider="\n",
     ),
-    "words": _Style(keys=_NOUNS, values=_ADJECTIVES, link=" is", end=".", divider="\nSo"),
+    "words": _Style(keys=tuple(_NOUNS.split()), values=tuple(_ADJECTIVES.split()), link=" is", end=".", divider="\nSo"),
 }
 
 
@@ -142,13 +53,13 @@ _STYLES = {
 class Recall:
     """Associative-recall documents.
 
-    With the byte tokenizer and style "letters" a document takes 2·(pairs + queries) + 2 tokens, EOS included: the
-    defaults fill a block of 128 exactly, so that no block cuts a document.
+    In bytes and style "letters" a document has 2·(pairs + queries) + 2 tokens, EOS included. The defaults fill a block
+    of 128 exactly.
 
     Attributes:
-        pairs: pairs of a document, each with a key of its own.
-        queries: keys asked for after the pairs; every pair is asked for once before any is asked for again.
-        style: "letters" (one byte a key or value) or "words" (English words, for tokenizers of words).
+        pairs: pairs of a document; their keys differ.
+        queries: keys after the pairs. Every key occurs once before any occurs again.
+        style: "letters" (each key and value is a byte) or "words" (English words, for tokenizers of words).
     """
 
     pairs: int = 24
@@ -170,7 +81,7 @@ class Recall:
         return 1 / len(_STYLES[self.style].values)
 
     def documents(self, seed: int, purpose: Purpose) -> Iterator[list[Span]]:
-        """Endless documents of the given seed; those for tasks differ from those for training."""
+        """Yield documents without end, others for tasks than for training."""
         rng = generator_rng("recall", seed, purpose)
         style = _STYLES[self.style]
         space = " " if style.link else ""
