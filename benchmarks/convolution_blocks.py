@@ -12,12 +12,13 @@ import torch
 from jetlit_kernels import gated_delta_rule, log_decay_and_beta, silu
 from torch import nn
 
-from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings
+from jetlit.blocks.base import LinearMixer, LinearSettings
 from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
 from jetlit.blocks.jet import DynamicConvolution
 from jetlit.blocks.projections import project
 from jetlit.blocks.rms_norm import GatedNorm
 from jetlit.blocks.short_convolution import ShortConvolution
+from jetlit.blocks.state import CarriedState
 
 TAPS, REDUCTION, INITIALIZER_RANGE = 4, 8, 0.02
 """JetBlock's defaults."""

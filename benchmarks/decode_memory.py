@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jetlit_kernels.triton import decode_attention, decode_step
+from jetlit_kernels.decode_attention import kernels as decode_attention
+from jetlit_kernels.decode_step import kernels as decode_step
 from reporting import RESULTS, report
 from timing import ceilings, milliseconds
 
@@ -33,7 +34,8 @@ def state_step(batch: int) -> tuple[Callable[[Any], Any], int]:
     tensors += [draw(batch, HEADS), draw(batch, HEADS), draw(batch, HEADS * VALUE, TAPS)]
     tensors += [torch.zeros(HEADS, device="cuda"), torch.zeros(HEADS, device="cuda"), draw(VALUE)]
     tensors += [draw(batch, HEADS * VALUE, TAPS), torch.randn(batch, HEADS, KEY, VALUE, device="cuda")]
-    run = functools.partial(decode_step.jet_decode_step, *tensors, scale=KEY**-0.5, norm_eps=1e-5)
+    arguments = decode_step.Arguments(*tensors, scale=KEY**-0.5, norm_eps=1e-5)
+    run = functools.partial(decode_step.jet_decode_step, arguments)
     return lambda config: run(config=config), 2 * tensors[-1].nbytes
 
 

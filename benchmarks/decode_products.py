@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jetlit_kernels import narrow_linear
-from jetlit_kernels.triton import narrow_linear as kernels
+from jetlit_kernels.narrow_linear import kernels
 from reporting import RESULTS, report
 from timing import ceilings, milliseconds
 

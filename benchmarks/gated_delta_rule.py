@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from jetlit_kernels import gated_delta_rule
-from jetlit_kernels.reference.gated_delta_rule import chunk_gated_delta_rule
-from jetlit_kernels.triton import gated_delta_rule as forward_pass
-from jetlit_kernels.triton import gated_delta_rule_backward as backward_pass
-from jetlit_kernels.triton import gated_delta_rule_plan as plan
-from jetlit_kernels.triton.gated_delta_rule_plan import CONFIGS, Config, Kept, key_block
+from jetlit_kernels.gated_delta_rule import backward as backward_pass
+from jetlit_kernels.gated_delta_rule import forward as forward_pass
+from jetlit_kernels.gated_delta_rule import plan
+from jetlit_kernels.gated_delta_rule.arguments import Arguments
+from jetlit_kernels.gated_delta_rule.plan import CONFIGS, Config, Kept, key_block
+from jetlit_kernels.gated_delta_rule.reference import chunk_gated_delta_rule
 from kernel_report import BYTES_PER_SECOND, Pass, Recurrence, Shape, distance, kernel_report
 from timing import kernel_times
 
@@ -62,11 +63,12 @@ def floors(shape: Shape, chunk: int = 64) -> tuple[float, float]:
 def passes(shape: Shape) -> Pass:
     """With the SiLU of q and k, as JetBlock has it, and without autograd's own kernels."""
     tensors = [t.detach() for t in draw(shape)]
-    do, scale = torch.randn_like(tensors[2]), shape[3] ** -0.5
+    do = torch.randn_like(tensors[2])
+    arguments = Arguments(*tensors, None, None, scale=shape[3] ** -0.5, l2norm=True, silu=True, save=True)
 
     def run() -> tuple[torch.Tensor, ...]:
-        o, final, *kept = forward_pass.forward(*tensors, None, None, scale, True, True, True)
-        gradients = backward_pass.backward(*tensors, None, None, Kept(*kept), do, None, scale, True, True)
+        o, final, *kept = forward_pass.forward(arguments)
+        gradients = backward_pass.backward(arguments, Kept(*kept), do, None)
         return o, final, *gradients[:5]
 
     return run

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from jetlit_kernels import linear_attention
-from jetlit_kernels.reference.linear_attention import chunk_linear_attention
-from jetlit_kernels.triton.gated_linear_attention import CONFIGS, Config
+from jetlit_kernels.linear_attention.launch import CONFIGS, Config
+from jetlit_kernels.linear_attention.reference import chunk_linear_attention
 from kernel_report import BYTES_PER_SECOND, Pass, Recurrence, Shape, distance, kernel_report
 from timing import kernel_times
 

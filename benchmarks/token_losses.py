@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from jetlit_kernels import cross_entropy_with_gradient, kl_with_gradient
-from jetlit_kernels.triton import token_losses as kernels
+from jetlit_kernels.token_losses import kernels
 from reporting import RESULTS, report
 from timing import ceilings, milliseconds
 

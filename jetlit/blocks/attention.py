@@ -12,10 +12,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
 from jetlit.blocks.banded import banded_attention, runs_banded
-from jetlit.blocks.base import AttentionCache, MaskKind, TokenMixer
+from jetlit.blocks.base import MaskKind, TokenMixer
 from jetlit.blocks.masks import attention_mask_for
 from jetlit.blocks.projections import project
 from jetlit.blocks.rms_norm import RMSNorm
+from jetlit.blocks.state import AttentionCache
 from jetlit.blocks.table import register_block
 from jetlit.errors import UserError
 

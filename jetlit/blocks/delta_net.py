@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from jetlit_kernels import gated_delta_rule
 from torch import nn
 
-from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings
+from jetlit.blocks.base import LinearMixer, LinearSettings
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.blocks.short_convolution import ShortConvolution
+from jetlit.blocks.state import CarriedState
 from jetlit.blocks.table import register_block
 
 

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from jetlit_kernels import gated_delta_rule, log_decay_and_beta
 from torch import nn
 
-from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings
+from jetlit.blocks.base import LinearMixer, LinearSettings
 from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
 from jetlit.blocks.rms_norm import GatedNorm
 from jetlit.blocks.short_convolution import ShortConvolution
+from jetlit.blocks.state import CarriedState
 from jetlit.blocks.table import register_block
 
 

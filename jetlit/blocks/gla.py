@@ -11,9 +11,10 @@ from jetlit_kernels import linear_attention
 from torch import nn
 from transformers import initialization as init
 
-from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings
+from jetlit.blocks.base import LinearMixer, LinearSettings
 from jetlit.blocks.gates import at_least_float32, no_weight_decay, spread_memory
 from jetlit.blocks.rms_norm import GatedNorm
+from jetlit.blocks.state import CarriedState
 from jetlit.blocks.table import register_block
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from jetlit.blocks.base import CarriedState
 from jetlit.blocks.masks import sequence_index
+from jetlit.blocks.state import CarriedState
 
 
 class SequencesWithHistory:
-    """Every sequence of `x` after the last `depth` inputs before it (zeros at its start).
+    """Each sequence of `x`, with the last `depth` inputs before it in front (zeros at a sequence's start).
 
-    Reads the past [N, D, depth], oldest first, from `state` under `name`, and writes the new past there.
+    Reads these inputs from `state` under `name`, [N, D, depth], oldest first, and writes the new ones there.
 
     Args:
         x: [B, T, D]; B is 1 with `cu_seqlens`.
         state: the layer's.
-        name: of the past in the state.
+        name: of the inputs in the state.
         depth: how many inputs are kept.
         cu_seqlens: [N + 1] bounds of packed sequences, or None.
 
@@ -28,7 +28,8 @@ class SequencesWithHistory:
         self, x: torch.Tensor, state: CarriedState, name: str, depth: int, cu_seqlens: torch.Tensor | None
     ) -> None:
         self._depth, self._places, self._ends = depth, None, None
-        sequences, history = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1, state.read(name)
+        sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        history = state.read(name)
         past = x.new_zeros(sequences, depth, x.shape[2]) if history is None else history.transpose(1, 2).to(x.dtype)
         if cu_seqlens is None:
             self.rows = torch.cat((past, x), 1)

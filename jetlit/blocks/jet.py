@@ -11,10 +11,11 @@ from jetlit_kernels import dynamic_conv, gated_delta_rule, jet_decode_step, log_
 from torch import nn
 from transformers import initialization as init
 
-from jetlit.blocks.base import BlockPart, CarriedState, LinearMixer, LinearSettings, StateSpec
+from jetlit.blocks.base import LinearMixer, LinearSettings
 from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
 from jetlit.blocks.projections import project
 from jetlit.blocks.rms_norm import GatedNorm
+from jetlit.blocks.state import BlockPart, CarriedState, StateSpec
 from jetlit.blocks.table import register_block
 from jetlit.errors import UserError
 

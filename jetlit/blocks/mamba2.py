@@ -11,10 +11,11 @@ from jetlit_kernels import linear_attention
 from torch import nn
 from transformers import initialization as init
 
-from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings
+from jetlit.blocks.base import LinearMixer, LinearSettings
 from jetlit.blocks.gates import at_least_float32, init_decay, no_weight_decay, spread_decay
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.blocks.short_convolution import ShortConvolution
+from jetlit.blocks.state import CarriedState
 from jetlit.blocks.table import register_block
 
 

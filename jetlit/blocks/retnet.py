@@ -10,10 +10,11 @@ import torch
 from jetlit_kernels import linear_attention
 from torch import nn
 
-from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, StateSpec
+from jetlit.blocks.base import LinearMixer, LinearSettings
 from jetlit.blocks.gates import at_least_float32
 from jetlit.blocks.masks import packed_positions, sequence_index
 from jetlit.blocks.rms_norm import GatedNorm
+from jetlit.blocks.state import CarriedState, StateSpec
 from jetlit.blocks.table import register_block
 from jetlit.errors import UserError
 

@@ -8,7 +8,7 @@ from jetlit_kernels import gated_rms_norm
 from torch import nn
 from transformers import initialization as init
 
-from jetlit.blocks.base import BlockPart
+from jetlit.blocks.state import BlockPart
 
 
 class RMSNorm(nn.Module):

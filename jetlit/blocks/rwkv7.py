@@ -12,9 +12,10 @@ from jetlit_kernels import dplr_delta_rule
 from torch import nn
 from transformers import initialization as init
 
-from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, StateSpec
+from jetlit.blocks.base import LinearMixer, LinearSettings
 from jetlit.blocks.gates import at_least_float32, no_weight_decay, spread_memory
 from jetlit.blocks.history import SequencesWithHistory
+from jetlit.blocks.state import CarriedState, StateSpec
 from jetlit.blocks.table import register_block
 
 # The paper's bound of the decay: w = exp(−e^(−0.5) σ(d)).
@@ -27,15 +28,7 @@ def default_rank(factor: float, hidden_size: int) -> int:
 
 
 class LowRank(nn.Module):
-    """The paper's loramlp: f(x A) B, plus a bias if asked.
-
-    Args:
-        hidden_size: inputs.
-        rank: columns of A.
-        outputs: columns of B.
-        activation: f.
-        bias: whether there is a bias.
-    """
+    """The paper's loramlp: f(x A) B plus a bias where asked; A has `rank` columns, f is the activation."""
 
     def __init__(self, hidden_size: int, rank: int, outputs: int, activation: nn.Module, bias: bool) -> None:
         super().__init__()

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 
-from jetlit.blocks.base import BlockPart, CarriedState, StateSpec
 from jetlit.blocks.history import SequencesWithHistory
+from jetlit.blocks.state import BlockPart, CarriedState, StateSpec
 from jetlit.errors import UserError
 
 

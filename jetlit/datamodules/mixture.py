@@ -1,4 +1,4 @@
-"""A weighted mixture of corpora whose processes draw each for itself and resume where they were."""
+"""A weighted mixture of corpora that resumes exactly."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from jetlit.errors import UserError
 class Mixture(CombinedStreamingDataset):
     """Blocks drawn at random from several corpora by weight.
 
-    Three things differ from litdata's own mixtures:
+    It differs from litdata's mixtures in three ways:
 
-    - Each loading process of each rank draws for itself. litdata seeds all alike: every rank would take its next block
-      from the same corpus, and the composition of a global batch vary as if it held one rank's blocks alone.
-    - The draws of every process are known beforehand, so that an epoch ends on all ranks with the same batch: the last
-      whole one before the first corpus of the first process is used up.
-    - A position is the number of blocks that a process has drawn, the same on every rank; what came from which corpus
-      follows from the draws. litdata saves one rank's counts, and sets a corpus' position from their sum as if its
-      blocks had been dealt out to the workers in whole batches, which in a mixture they are not.
+    - Each loading process of each rank has its own draws. litdata seeds all alike, so that all ranks take their next
+      block from the same corpus.
+    - All draws are known beforehand, so that an epoch ends on all ranks with the same batch: the last whole one before
+      any corpus of any process is used up.
+    - A position is the number of blocks that a process has drawn, the same on every rank. litdata saves the counts of
+      one rank's corpora, and reads them as if blocks had been dealt to the workers in whole batches.
 
     Args:
-        datasets: the corpora, made with drop_last.
+        datasets: the corpora, opened with drop_last.
         weights: shares of the blocks; they need not add up to 1.
-        seed: of the draws.
+        seed: seed of the draws.
     """
 
     def __init__(self, datasets: list[StreamingDataset], weights: list[float], seed: int) -> None:
@@ -37,11 +36,7 @@ class Mixture(CombinedStreamingDataset):
         self._epochs: dict[tuple[int, int], int] = {}
 
     def epoch_batches(self, batch_size: int, num_workers: int) -> int:
-        """Batches of an epoch, on every rank.
-
-        Raises:
-            UserError: a corpus is too small to give every process a batch.
-        """
+        """Return the batches of an epoch on each rank. Raises UserError if a process has none."""
         key = batch_size, max(num_workers, 1)
         if key not in self._epochs:
             self._epochs[key] = self._count_batches(*key)
@@ -50,7 +45,7 @@ class Mixture(CombinedStreamingDataset):
     def _count_batches(self, batch_size: int, workers: int) -> int:
         shares = [self._shares(batch_size, workers, worker) for worker in range(workers)]
         ranks = self._datasets[0].distributed_env.world_size
-        # Batch b of a rank is the worker b % workers' own.
+        # Worker b % workers makes batch b of a rank.
         batches = min(
             len(self._draws(rank, worker, shares[worker])) // batch_size * workers + worker
             for rank in range(ranks)
@@ -64,7 +59,7 @@ class Mixture(CombinedStreamingDataset):
         return batches
 
     def _shares(self, batch_size: int, workers: int, worker: int) -> list[int]:
-        """Blocks of each corpus that litdata deals to a worker: whole batches, as equally as can be."""
+        """Return the blocks of each corpus that litdata deals to a worker: whole batches, as equally as possible."""
         shares = []
         for dataset in self._datasets:
             batches, rest = divmod(dataset.get_len(workers, batch_size) // batch_size, workers)
@@ -72,10 +67,12 @@ class Mixture(CombinedStreamingDataset):
         return shares
 
     def _draws(self, rank: int, worker: int, shares: list[int]) -> np.ndarray:
-        """The corpus of each block of a process, until one corpus' share is used up."""
+        """Return the corpus of each block of a process, until one corpus' share is used up."""
         assert self._weights is not None
         bounds = np.cumsum(self._weights)[:-1]
-        generator = np.random.RandomState([self._seed, rank, worker])  # whose stream no version of NumPy changes
+        generator = np.random.RandomState(
+            [self._seed, rank, worker]
+        )  # its stream is the same in every version of NumPy
         drawn = np.searchsorted(bounds, generator.random_sample(sum(shares)), side="right")
         ends = [np.flatnonzero(drawn == corpus)[share:][:1] for corpus, share in enumerate(shares)]
         return drawn[: min((int(end[0]) for end in ends if len(end)), default=len(drawn))]
@@ -89,20 +86,16 @@ class Mixture(CombinedStreamingDataset):
         if self._num_samples_yielded is not None:
             for dataset, count in zip(self._datasets, counts):
                 assert dataset._state_dict is not None
-                total = _total_that_gives(count, worker.rank, worker.world_size, dataset.batch_size)
+                # litdata deals whole batches to the workers in turn: of this total, this worker gets `count` blocks.
+                batches, rest = divmod(count, dataset.batch_size)
+                total = (batches * worker.world_size + worker.rank) * dataset.batch_size + rest
                 dataset._state_dict = {**dataset._state_dict, "num_samples_yielded": total}
         self._iterator = _DrawnBlocks(self, draws[done:], counts)
         return self._iterator
 
 
 class _DrawnBlocks(_CombinedDatasetIterator):
-    """litdata's iterator over a mixture, with draws made beforehand.
-
-    Args:
-        mixture: whose blocks.
-        draws: the corpus of each block to come.
-        counts: blocks of each corpus that came before.
-    """
+    """litdata's iterator over a mixture, with `draws`: the corpus of each block. `counts` blocks came before."""
 
     def __init__(self, mixture: Mixture, draws: np.ndarray, counts: list[int]) -> None:
         super().__init__(
@@ -119,9 +112,3 @@ class _DrawnBlocks(_CombinedDatasetIterator):
 
     def _get_dataset_index(self) -> int:
         return next(self._draws)
-
-
-def _total_that_gives(count: int, worker: int, workers: int, batch_size: int) -> int:
-    """The total from which litdata, dealing whole batches to the workers in turn, gives this worker `count` blocks."""
-    batches, rest = divmod(count, batch_size)
-    return (batches * workers + worker) * batch_size + rest

@@ -1,4 +1,4 @@
-"""A streaming loader that Lightning can stop and resume at any batch, for single and mixed corpora."""
+"""A loader that Lightning can stop and resume at any batch."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -14,20 +14,18 @@ _ERROR_NAME = f"{UserError.__name__}: "
 
 
 class ResumableLoader(StreamingDataLoader):
-    """litdata's loader with epochs that end where it says, and a resume that is used up once.
+    """litdata's loader, with two faults corrected:
 
-    Two faults are mended here:
-
-    - litdata clears its `restore` flag only when an iterator runs dry. Lightning leaves the iterator at the epoch's
+    - litdata clears its `restore` flag only when an iterator is exhausted. Lightning leaves the iterator at an epoch's
       last batch, so that after a resume the next epoch would replay the end of the resumed one.
-    - A weighted mixture has no length. Lightning then fetches one batch ahead, which the saved position already
-      counts: a resume would skip it. This loader always has a length.
+    - A weighted mixture has no length. Lightning then fetches a batch ahead, which the saved position counts, and a
+      resume would skip it. This loader always has a length.
 
     Args:
-        dataset: a StreamingDataset made with drop_last, or a mixture of such.
-        batch_size: blocks to a batch.
+        dataset: a StreamingDataset opened with drop_last, or a mixture of such.
+        batch_size: blocks of a batch.
         num_workers: loading processes.
-        fingerprint: what the data is; a position saved with other data is refused.
+        fingerprint: identifies the data; a position in other data is refused.
     """
 
     def __init__(
@@ -39,7 +37,7 @@ class ResumableLoader(StreamingDataLoader):
         self._resume = False
 
     def __len__(self) -> int:
-        """Batches of an epoch, on this rank."""
+        """Return the batches of an epoch on this rank."""
         if isinstance(self.dataset, Mixture):
             return self.dataset.epoch_batches(self.batch_size, self.num_workers)
         return super().__len__()
@@ -60,15 +58,14 @@ class ResumableLoader(StreamingDataLoader):
             raise _without_worker_traceback(error) from None
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the next batch; Lightning puts it into its checkpoints."""
+        """Return the position of the next batch, for Lightning's checkpoints."""
         return {**super().state_dict(), "batches_done": self._batches_done, "fingerprint": self._fingerprint}
 
     def load_state_dict(self, obj: dict[str, Any]) -> None:
         """Continue from a saved position.
 
         Raises:
-            UserError: the position was saved with other data, or for a mixture with another number of ranks or
-                workers or another batch size.
+            UserError: it is of other data, or of a mixture with other numbers of ranks or workers or batch size.
         """
         state = deepcopy(obj)  # litdata alters what it is given
         self._batches_done = state.pop("batches_done")
@@ -86,12 +83,12 @@ class ResumableLoader(StreamingDataLoader):
                 "number of processes, num_workers and batch_size."
             ) from error
         if getattr(self.dataset, "_elastic_drop_first", None) is not None:
-            # Another world, batch or worker count: litdata restripes what is left of the epoch, and ends it itself.
+            # Another number of ranks or workers or batch size: litdata redistributes the rest of the epoch and ends it.
             self._batches_done = 0
         self._resume = self.restore
 
     def _point_to_current_folders(self, state: dict[str, Any]) -> None:
-        """Let a corpus that was moved, with its run, be resumed: litdata insists on the path of old."""
+        """Let a run whose corpora were moved resume: litdata refuses other paths than the saved ones."""
         if isinstance(self.dataset, Mixture):
             pairs = [(state[str(number)], dataset) for number, dataset in enumerate(self.dataset._datasets)]
         else:
@@ -102,5 +99,5 @@ class ResumableLoader(StreamingDataLoader):
 
 
 def _without_worker_traceback(error: UserError) -> UserError:
-    """The sentence alone: an error from a worker process arrives as the text of its whole traceback."""
+    """Return the sentence alone: an error of a worker process arrives as the text of its traceback."""
     return UserError(str(error).strip().rpartition(_ERROR_NAME)[2])

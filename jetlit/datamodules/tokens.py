@@ -21,12 +21,7 @@ from jetlit.errors import UserError
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus of a mixture.
-
-    Attributes:
-        path: its folder or s3:// path.
-        weight: its share of the blocks; weights need not add up to 1.
-    """
+    """A corpus: its folder or s3:// path, and its share of the blocks. Weights need not add up to 1."""
 
     path: str
     weight: float = 1.0
@@ -36,21 +31,17 @@ class TokenDataModule(LightningDataModule):
     """Streams blocks of tokens: batches of {"input_ids": int64 [batch_size, block_size]}.
 
     Training shuffles, gives each rank different blocks and drops the last short batch. A Lightning checkpoint holds the
-    position, and a resumed run sees exactly the batches that an undisturbed run would have seen. A single corpus can be
-    resumed with another number of ranks or workers or another batch size (litdata redistributes the rest of the epoch);
-    a mixture can not.
-
-    A mixture draws the corpus of each block at random by weight. Its epoch ends when the first corpus is used up; all
-    corpora start the next one freshly shuffled.
+    position, and a resumed run sees exactly the batches of an undisturbed one. A single corpus can be resumed with
+    another number of ranks or workers or another batch size (litdata redistributes the rest of the epoch), a mixture
+    cannot. A mixture draws the corpus of each block by weight; its epoch ends when one of the corpora is used up.
 
     Args:
-        corpora: folder or s3:// path of a corpus that `jetlit data` prepared, or a list of such with weights. (A
-            mapping is refused with a sentence that names the list.)
+        corpora: folder or s3:// path of a corpus that `jetlit data` prepared, or a list of such with weights.
         block_size: tokens T of a block.
         batch_size: blocks B of a batch on each rank.
         num_workers: loading processes of each rank.
         seed: seed of shuffling and mixing.
-        val_batches: largest number of validation batches, shared by the corpora according to their weights.
+        val_batches: largest number of validation batches, divided among the corpora by weight.
         vocab_size: rows of the model's embedding, checked against the corpora; None leaves that to the recipe.
     """
 
@@ -77,11 +68,7 @@ class TokenDataModule(LightningDataModule):
                 raise UserError(f"{name} is {getattr(self, name)}: give a positive number.")
 
     def setup(self, stage: str | None = None) -> None:
-        """Check that every corpus is finished and whole, and fits the block size and the vocabulary.
-
-        Raises:
-            UserError: one does not.
-        """
+        """Refuse a corpus that is not finished and whole, or does not fit the block size or vocabulary (UserError)."""
         for corpus, info in zip(self.corpora, self.infos, strict=True):
             self._check_blocks(corpus.path, info)
             if self.vocab_size is not None:
@@ -118,10 +105,7 @@ class TokenDataModule(LightningDataModule):
         return ResumableLoader(dataset, self.batch_size, self.num_workers, self._fingerprint())
 
     def val_dataloader(self) -> DataLoader:
-        """Return the loader of the same blocks in the same order every time; Lightning deals them out to the ranks.
-
-        It has no workers: validation starts often and reads little.
-        """
+        """Return the loader of the same blocks in the same order every time; Lightning deals them to the ranks."""
         blocks = self.val_batches * self.batch_size
         total = sum(corpus.weight for corpus in self.corpora)
         parts = []
@@ -129,6 +113,7 @@ class TokenDataModule(LightningDataModule):
             dataset = open_split(corpus.path, "val", self.block_size, shuffle=False)
             count = max(1, round(blocks * corpus.weight / total))
             parts.append(Subset(dataset, range(min(count, len(dataset)))))
+        # No workers: validation starts often and reads little.
         return DataLoader(ConcatDataset(parts), batch_size=self.batch_size, pin_memory=torch.cuda.is_available())
 
     def _fingerprint(self) -> str:
@@ -165,7 +150,5 @@ def _checked(corpora: str | list[Corpus] | dict[str, Any]) -> list[Corpus]:
         raise UserError("No corpus is named: set corpora to the folder of one, or to a list of {path, weight}.")
     for corpus in found:
         if not 0 < corpus.weight < math.inf:  # NaN neither
-            raise UserError(
-                f"Corpus {corpus.path} has weight {corpus.weight}: give a positive one or leave the corpus out."
-            )
+            raise UserError(f"Corpus {corpus.path} has weight {corpus.weight}: give a positive one, or leave it out.")
     return found

@@ -45,7 +45,7 @@ class HarnessModel(TemplateLM):
     ) -> None:
         super().__init__()
         self.model = model.eval()
-        self.tokenizer = tokenizer  # type: ignore[assignment]
+        self.tokenizer: Any = tokenizer
         self.max_length = max_length
         self.batch_tokens = batch_tokens
         self.batch_size = batch_size
@@ -55,27 +55,28 @@ class HarnessModel(TemplateLM):
     @property
     def tokenizer_name(self) -> str:
         """Name of the tokenizer, for the harness' records."""
-        return self.tokenizer.name_or_path  # type: ignore[attr-defined]
+        return self.tokenizer.name_or_path
 
     @property
     def eot_token_id(self) -> int:
         """The token that ends documents."""
-        return int(self.tokenizer.eos_token_id)  # type: ignore[attr-defined]
+        return int(self.tokenizer.eos_token_id)
 
     @property
     def prefix_token_id(self) -> int:
         """Token before an empty context: BOS, or EOS if the tokenizer adds no BOS."""
         begins = self.tok_encode("a", add_special_tokens=True)[0]
-        return begins if begins == self.tokenizer.bos_token_id else self.eot_token_id  # type: ignore[attr-defined]
+        return begins if begins == self.tokenizer.bos_token_id else self.eot_token_id
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Encode, with BOS if the tokenizer adds it (unless told otherwise), never with EOS."""
-        ids = self.tokenizer(string, add_special_tokens=add_special_tokens is not False)["input_ids"]  # type: ignore[misc]
+        ids = self.tokenizer(string, add_special_tokens=add_special_tokens is not False)["input_ids"]
         return ids[:-1] if ids and ids[-1] == self.eot_token_id else ids
 
     def _loglikelihood_tokens(self, requests: list[_Request], **kwargs: Any) -> list[tuple[float, bool]]:
         rows = [self._row(number, context, continuation) for number, (_, context, continuation) in enumerate(requests)]
-        found = self._score([row for row in rows if row.pieces[-1][0]])
+        scored = self._score([row for row in rows if row.pieces[-1][0]])
+        found = {number: (logprob, greedy) for number, logprob, greedy in scored}
         results = []
         for number, (texts, _, _) in enumerate(requests):
             results.append(found.get(number, (0.0, True)))  # an empty continuation is certain
@@ -85,20 +86,17 @@ class HarnessModel(TemplateLM):
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Return the log-probability of whole texts, in windows of `max_length` tokens that predict each token once."""
         rows: list[Row] = []
-        owners: list[int] = []
-        for owner, request in enumerate(requests):
+        for number, request in enumerate(requests):
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0], add_special_tokens=False),
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self.max_length - 1,
                 context_len=1,
             )
-            for context, continuation in map(make_disjoint_window, windows):
-                rows.append(self._row(len(rows), context, continuation))
-                owners.append(owner)
+            rows += [self._row(number, *make_disjoint_window(window)) for window in windows]
         totals = [0.0] * len(requests)
-        for number, (logprob, _) in self._score(rows).items():
-            totals[owners[number]] += logprob
+        for number, logprob, _ in self._score(rows):
+            totals[number] += logprob
         return totals
 
     def _row(self, number: int, context: list[int], continuation: list[int]) -> Row:
@@ -107,14 +105,13 @@ class HarnessModel(TemplateLM):
         return Row([(context[-room:], False), (continuation, True)], number)
 
     @torch.inference_mode()
-    def _score(self, rows: list[Row]) -> dict[int, tuple[float, bool]]:
-        if not rows:
-            return {}
-        found: dict[int, tuple[float, bool]] = {}
-        batches = make_batches(rows, self.batch_tokens)
-        for batch in track([batch.to(self._device) for batch in batches], "Log-likelihoods", transient=True):
-            logprob, greedy = score_batch(self.model, batch)
-            found.update(zip(batch.group.tolist(), zip(logprob.tolist(), greedy.tolist())))
+    def _score(self, rows: list[Row]) -> list[tuple[int, float, bool]]:
+        """Return group, log-probability and greedy match of each row's continuation."""
+        found: list[tuple[int, float, bool]] = []
+        batches = make_batches(rows, self.batch_tokens) if rows else []
+        for batch in track(batches, "Log-likelihoods", transient=True):
+            logprob, greedy = score_batch(self.model, batch.to(self._device))
+            found += zip(batch.group.tolist(), logprob.tolist(), greedy.tolist())
         return found
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
@@ -156,7 +153,7 @@ class HarnessModel(TemplateLM):
             for number, token in enumerate(chosen.tolist()):
                 if not finished[number]:
                     tokens[number].append(token)
-                    texts[number] = str(self.tokenizer.decode(tokens[number], skip_special_tokens=True))  # type: ignore[attr-defined]
+                    texts[number] = str(self.tokenizer.decode(tokens[number], skip_special_tokens=True))
                     finished[number] = token == self.eot_token_id or any(stop in texts[number] for stop in stops)
             if all(finished) or step == limit - 1:
                 break

@@ -81,7 +81,7 @@ def _choices(record: dict, where: str) -> tuple[str, list[str], int]:
 
 
 def read_records(path: str, limit: int | None) -> Iterator[tuple[dict[str, Any], str]]:
-    """Read a JSONL file: each object, and its place for messages.
+    """Yield each object of a JSONL file, and its place for messages.
 
     Args:
         path: a file, or the name of one that the package brings, such as "general_knowledge".
@@ -97,14 +97,9 @@ def read_records(path: str, limit: int | None) -> Iterator[tuple[dict[str, Any],
     if file is None:
         names = ", ".join(sorted(file.stem for file in packaged.glob("*.jsonl")))
         raise UserError(f'There is no task file "{path}": give the path of a JSONL file, or one of {names}.')
-    return islice(_records(file), limit)
-
-
-def _records(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number},"
+    lines = enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+    for number, line in islice(((number, line) for number, line in lines if line.strip()), limit):
+        where = f"{file}, line {number},"
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:

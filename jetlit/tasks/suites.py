@@ -63,7 +63,7 @@ def run_suite(
     suite: Suite,
     limit: int | None = None,
     local_data: str | None = None,
-    **settings: Any,
+    max_length: int = 4096,
 ) -> dict[str, dict[str, float]]:
     """Score a model on a suite with lm-evaluation-harness.
 
@@ -74,7 +74,7 @@ def run_suite(
         limit: largest number of questions of each task.
         local_data: folder of task files (YAML) that replace the harness' own of the same name, so that tasks can read
             local files where the hub is out of reach.
-        settings: settings of `jetlit.tasks.lm_eval.HarnessModel`.
+        max_length: tokens of the longest row. Longer contexts lose their beginning.
 
     Returns:
         For each task "value" (of its metric), "stderr" (NaN if the harness gives none), "num_fewshot" and "questions".
@@ -89,7 +89,7 @@ def run_suite(
         from jetlit.tasks.lm_eval import HarnessModel
     except ImportError:
         raise UserError("Suites need lm-evaluation-harness: pip install 'jetlit[eval]'.") from None
-    harness = HarnessModel(model, tokenizer, **settings)
+    harness = HarnessModel(model, tokenizer, max_length)
     manager = task_manager(local_data)
     for task in suite.tasks:
         if task.task not in manager.all_tasks:

@@ -1,4 +1,4 @@
-"""JetBlock kernels: plain-PyTorch references, Triton kernels and the dispatch between them."""
+"""Operators of JetBlock and its rivals: Triton kernels, plain-PyTorch references, and the dispatch between them."""
 
 from jetlit_kernels.decode_attention import decode_attention
 from jetlit_kernels.decode_step import jet_decode_step

@@ -1,4 +1,4 @@
-"""Chooses which implementation of an operator runs, and says why one cannot."""
+"""Choose which implementation of an operator runs, and say why one cannot."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 _announced: set[str] = set()
 
+LARGEST_KEY = 256  # the widest K of the recurrences' kernels
+
 
 def why_not_triton(tensor: torch.Tensor) -> str | None:
-    """Returns the reason why the Triton kernels cannot run on `tensor`, or None when they can."""
+    """Return why the Triton kernels cannot run on `tensor`, or None if they can."""
     if not _TRITON_INSTALLED:
         return "Triton is not installed; install it with `pip install triton`"
     if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -34,7 +36,7 @@ def why_not_triton(tensor: torch.Tensor) -> str | None:
 
 
 def resolve_backend(backend: str, tensor: torch.Tensor) -> Literal["triton", "torch"]:
-    """Resolves a `backend` argument for an operator whose main input is `tensor`.
+    """Resolve a `backend` argument for an operator whose main input is `tensor`.
 
     Args:
         backend: "auto" picks Triton for CUDA tensors and plain PyTorch elsewhere; "triton" and "torch" insist.
@@ -59,10 +61,29 @@ def resolve_backend(backend: str, tensor: torch.Tensor) -> Literal["triton", "to
 
 
 def announce(operator: str, implementation: str) -> None:
-    """Logs, once per process and pair, which implementation serves an operator."""
+    """Log once per process which implementation serves an operator."""
     if torch.compiler.is_compiling():
         return
     line = f"{operator}: {implementation}"
     if line not in _announced:
         _announced.add(line)
         logger.info(line)
+
+
+def runs_on_triton(operator: str, q: torch.Tensor, backend: str) -> bool:
+    """Return whether a recurrence on q [B, T, H, K] runs on the Triton kernels, and log the choice once.
+
+    Raises:
+        ValueError: the backend is unknown, or it is "triton" and cannot run; the message says why.
+    """
+    if resolve_backend(backend, q) == "torch":
+        announce(operator, f"plain PyTorch on {q.device.type}")
+        return False
+    if q.shape[-1] <= LARGEST_KEY and q.shape[1] > 0:
+        announce(operator, "Triton kernels")
+        return True
+    reason = f"the Triton kernels hold keys of 1 to {LARGEST_KEY} columns and at least one token, not {tuple(q.shape)}"
+    if backend == "triton":
+        raise ValueError(f'backend="triton" cannot run: {reason}; pass backend="torch".')
+    announce(operator, f"plain PyTorch, since {reason}")
+    return False

@@ -115,7 +115,7 @@ def test_the_large_students_are_built_as_shapes(scale, tmp_path, monkeypatch):
 
 
 def test_the_final_hybrid_of_smollm2_has_the_parameters_of_its_report():
-    report = json.loads((CONFIGS.parent / "docs/smollm2/report_windows/report.json").read_text())
+    report = json.loads((CONFIGS.parent / "benchmarks/studies/smollm2/report_windows/report.json").read_text())
     architecture = Architecture.load(CONFIGS / "smollm2_135m/hybrid.json")
     teacher = JetNemotronConfig(
         vocab_size=49152,

@@ -1,4 +1,4 @@
-"""A training run in a process of its own, which writes down, per rank, the batches it saw."""
+"""A training run in another process, which writes down the batches that each rank saw."""
 
 import hashlib
 import json

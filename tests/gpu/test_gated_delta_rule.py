@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from jetlit_kernels import gated_delta_rule
-from jetlit_kernels.reference.gated_delta_rule import chunk_gated_delta_rule
+from jetlit_kernels.gated_delta_rule.reference import chunk_gated_delta_rule
 
 from jetlit.models.parameters import PAPER_GRID
 from tests.kernels.recurrence_cases import assert_close, relative_error, run_with_gradients, watch_turns
@@ -157,7 +157,7 @@ def test_silu_of_queries_and_keys(T: int, K: int, V: int, dtype: torch.dtype) ->
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_silu_in_packed_sequences_over_several_groups(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jetlit_kernels.triton import gated_delta_rule_plan as plan
+    from jetlit_kernels.gated_delta_rule import plan
 
     monkeypatch.setattr(plan, "GROUP_TILES", 64)
     lengths = torch.tensor([0, 1, 63, 64, 65, 0, 500, 900, 700], device="cuda")
@@ -181,7 +181,7 @@ def draw_long(dtype: torch.dtype, *, decay: float = 1e-4, beta: float = 0.05) ->
 @pytest.fixture
 def cut_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Collects the segments, less one, of every call that cuts its rows."""
-    from jetlit_kernels.triton import gated_delta_rule as launcher
+    from jetlit_kernels.gated_delta_rule import forward as launcher
 
     counts: list[int] = []
     join = launcher.join
@@ -217,7 +217,7 @@ def test_long_rows_in_segments_without_gradients(carried: bool, dtype: torch.dty
 
 
 def test_segments_do_not_show_in_gradients(monkeypatch: pytest.MonkeyPatch, cut_rows: list[int]) -> None:
-    from jetlit_kernels.triton import gated_delta_rule_plan as plan
+    from jetlit_kernels.gated_delta_rule import plan
 
     tensors = draw_long(torch.bfloat16)
     upstream = torch.randn_like(tensors["v"]), 0.1 * torch.randn_like(tensors["initial_state"])
@@ -255,7 +255,7 @@ def walks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 def in_plain_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jetlit_kernels.triton import gated_delta_rule_plan as plan
+    from jetlit_kernels.gated_delta_rule import plan
 
     monkeypatch.setattr(plan, "SETS", 1)
 
@@ -271,7 +271,7 @@ def test_the_second_stream_does_not_show_in_gradients(
     walks: list[tuple[int, int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from jetlit_kernels.triton import gated_delta_rule_plan as plan
+    from jetlit_kernels.gated_delta_rule import plan
 
     if tiles is not None:
         monkeypatch.setattr(plan, "GROUP_TILES", tiles)
@@ -302,8 +302,8 @@ def test_the_second_stream_does_not_show_in_gradients(
 def test_a_slow_stream_is_waited_for(
     slow: str, packed: bool, walks: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jetlit_kernels.triton import gated_delta_rule_backward as launcher
-    from jetlit_kernels.triton import gated_delta_rule_plan as plan
+    from jetlit_kernels.gated_delta_rule import backward as launcher
+    from jetlit_kernels.gated_delta_rule import plan
 
     monkeypatch.setattr(plan, "GROUP_TILES", 64)
     lengths = torch.tensor([700, 1, 0, 63, 1300, 65], device="cuda")
@@ -337,7 +337,7 @@ def test_a_slow_stream_is_waited_for(
 def test_forward_and_backward_in_a_cuda_graph(
     T: int, walks: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jetlit_kernels.triton import gated_delta_rule_plan as plan
+    from jetlit_kernels.gated_delta_rule import plan
 
     monkeypatch.setattr(plan, "GROUP_TILES", 64)
     tensors = {name: t.requires_grad_() for name, t in draw(2, T, 4, 96, 256, torch.bfloat16).items()}

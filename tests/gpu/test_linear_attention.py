@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from jetlit_kernels import linear_attention
-from jetlit_kernels.reference.linear_attention import chunk_linear_attention
+from jetlit_kernels.linear_attention.reference import chunk_linear_attention
 
 from tests.kernels.recurrence_cases import assert_close, relative_error, run_with_gradients, upstream_like
 

@@ -5,7 +5,7 @@ import torch
 from jetlit_kernels import decode_attention, jet_decode_step, narrow_linear, rotate_and_store
 
 pytest.importorskip("triton")
-from jetlit_kernels.triton.overlap import overlapped
+from jetlit_kernels.overlap import overlapped
 
 pytestmark = [
     pytest.mark.gpu,

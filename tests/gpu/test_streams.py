@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from jetlit_kernels.triton.streams import in_turns
+from jetlit_kernels.streams import in_turns
 
 pytestmark = [
     pytest.mark.gpu,

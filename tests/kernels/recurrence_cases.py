@@ -55,8 +55,8 @@ def upstream_like(v: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, t
 
 def cut_short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cuts rows of four chunks or more into segments, as a GPU does with rows of a hundred."""
-    from jetlit_kernels.triton import gated_delta_rule_plan as plan
-    from jetlit_kernels.triton import gated_delta_rule_segments as cut
+    from jetlit_kernels.gated_delta_rule import plan
+    from jetlit_kernels.gated_delta_rule import segments as cut
 
     monkeypatch.setattr(plan, "INTERVAL", 2)
     monkeypatch.setattr(cut, "SHORTEST", 2)
@@ -64,7 +64,7 @@ def cut_short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def watch_turns(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Collects, of every backward pass of the gated delta rule, its groups of chunks and its sets of scratch memory."""
-    from jetlit_kernels.triton import gated_delta_rule_backward as launcher
+    from jetlit_kernels.gated_delta_rule import backward as launcher
 
     walks: list[tuple[int, int]] = []
     in_turns = launcher.in_turns

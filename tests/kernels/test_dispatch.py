@@ -1,11 +1,13 @@
 """What the log says about who serves an operator, and that fla-core is never taken unasked."""
 
 import logging
+import subprocess
+import sys
 
 import pytest
 import torch
 from jetlit_kernels import dispatch, dplr_delta_rule, gated_delta_rule, linear_attention
-from jetlit_kernels.fla import wants_fla
+from jetlit_kernels.dplr_delta_rule.fla import wants_fla
 
 
 def run_each() -> None:
@@ -49,3 +51,9 @@ def test_fla_core_runs_only_when_asked_for_and_installed(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if installed else None)
     assert wants_fla(_OnCuda(tokens)) is expected
     assert not wants_fla(torch.empty(1, 64, 2, 8)), "on a CPU there is nothing for it to run on"
+
+
+def test_the_package_imports_without_triton_or_jetlit() -> None:
+    code = "import sys, jetlit_kernels; print({name.split('.')[0] for name in sys.modules} & {'triton', 'jetlit'})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from jetlit_kernels import dplr_delta_rule
-from jetlit_kernels.reference.dplr_delta_rule import recurrent_dplr_delta_rule
+from jetlit_kernels.dplr_delta_rule.reference import recurrent_dplr_delta_rule
 
 from tests.kernels.recurrence_cases import assert_close, relative_error, run_with_gradients, upstream_like
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jetlit_kernels import dynamic_conv
 
-from tests.kernels.backends import BACKENDS, assert_near
+from tests.kernels.backends import BACKENDS, INTERPRETED, assert_near
 
 
 def naive(v, hidden, weight, bias, activation="silu", state=None, bounds=None):
@@ -68,10 +68,10 @@ def test_matches_definition(length, taps, backend, dtype, tolerance):
 @BACKENDS
 def test_no_state_no_activation_and_several_tiles(backend, dtype, tolerance, monkeypatch):
     if backend == "triton":  # several stretches of several segments each
-        from jetlit_kernels.triton import dynamic_conv as kernels
+        from jetlit_kernels.dynamic_conv import launch
 
-        monkeypatch.setattr(kernels, "STRETCH", 48)
-        monkeypatch.setattr(kernels, "SEGMENT", 16)
+        monkeypatch.setattr(launch, "STRETCH", 48)
+        monkeypatch.setattr(launch, "SEGMENT", 16)
     inputs = [x.requires_grad_() for x in draw(2, 70, 33, 40, 4, dtype)]
     upstream = torch.randn(2, 70, 33, dtype=dtype)
     out, _ = dynamic_conv(*inputs, activation=None, backend=backend)
@@ -168,3 +168,13 @@ def test_refuses_contradictions(change, message):
     arguments = {"v": v, "hidden": hidden, "weight": weight, "bias": bias} | change
     with pytest.raises(ValueError, match=message):
         dynamic_conv(**arguments)
+
+
+@INTERPRETED
+@pytest.mark.parametrize("state", ["none", "given", "trained"])
+def test_triton_operator_is_complete(state):
+    from jetlit_kernels.dynamic_conv.autograd import dynamic_conv_op
+
+    tensors = [x.requires_grad_() for x in draw(1, 9, 6, 8, 3, torch.float32)]
+    carried = None if state == "none" else torch.randn(1, 6, 3).requires_grad_(state == "trained")
+    torch.library.opcheck(dynamic_conv_op, (*tensors, carried, None, True, state == "trained"))

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from jetlit_kernels.reference import dplr_delta_rule, linear_attention
-from jetlit_kernels.reference.common import WEAK_DECAY, FactoredDecay
+from jetlit_kernels.dplr_delta_rule import reference as dplr_delta_rule
+from jetlit_kernels.linear_attention import reference as linear_attention
+from jetlit_kernels.recurrence import WEAK_DECAY, FactoredDecay
 
 T, HEADS, K, V = 75, 2, 5, 3
 CHUNK = linear_attention.FACTORED_CHUNK

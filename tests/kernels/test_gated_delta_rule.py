@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jetlit_kernels import gated_delta_rule
-from jetlit_kernels.reference.gated_delta_rule import recurrent_gated_delta_rule
+from jetlit_kernels.gated_delta_rule.reference import recurrent_gated_delta_rule
 
 from tests.kernels.backends import INTERPRETED
 from tests.kernels.recurrence_cases import (
@@ -200,7 +200,7 @@ class TestTriton:
     def test_triton_backward_in_groups_of_chunks(
         self, T: int, qk_activation: str | None, sets: int, carried: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from jetlit_kernels.triton import gated_delta_rule_plan as plan
+        from jetlit_kernels.gated_delta_rule import plan
 
         monkeypatch.setattr(plan, "INTERVAL", 2)
         monkeypatch.setattr(plan, "GROUP_TILES", 4)
@@ -245,7 +245,7 @@ class TestTriton:
             gated_delta_rule(q, q, v, g, g, backend="triton")
 
     def test_triton_few_programs_of_long_rows_are_cut_into_segments(self) -> None:
-        from jetlit_kernels.triton.gated_delta_rule_segments import segments
+        from jetlit_kernels.gated_delta_rule.segments import segments
 
         # 4 blocks of V times 12 heads, and 264 programs at once on an H100's 132 multiprocessors.
         assert segments(48, chunks=512, room=264) == 5
@@ -258,7 +258,7 @@ class TestTriton:
     def test_triton_packed_sequences_in_groups_of_chunks(
         self, qk_activation: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from jetlit_kernels.triton import gated_delta_rule_plan as plan
+        from jetlit_kernels.gated_delta_rule import plan
 
         monkeypatch.setattr(plan, "INTERVAL", 1)
         monkeypatch.setattr(plan, "GROUP_TILES", 2)
@@ -307,7 +307,7 @@ class TestTriton:
 
     def test_triton_operator_is_complete(self) -> None:
         """Autograd, fake tensors and AOT tracing of the custom operator agree with its eager form."""
-        from jetlit_kernels.gated_delta_rule_op import gated_delta_rule_op
+        from jetlit_kernels.gated_delta_rule.autograd import gated_delta_rule_op
 
         tensors = [t.float().requires_grad_() for t in draw(1, 40, H=1).values()]
         torch.library.opcheck(gated_delta_rule_op, (*tensors, None, 0.25, True, False, True))

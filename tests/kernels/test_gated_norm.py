@@ -4,7 +4,7 @@ import pytest
 import torch
 from jetlit_kernels import gated_rms_norm
 
-from tests.kernels.backends import BACKENDS, assert_near
+from tests.kernels.backends import BACKENDS, INTERPRETED, assert_near
 
 
 def definition(o, gate, weight, eps):
@@ -44,3 +44,11 @@ def test_bfloat16_is_rounded_once():
 def test_refuses_shapes_that_disagree():
     with pytest.raises(ValueError, match="one shape"):
         gated_rms_norm(torch.zeros(2, 4), torch.zeros(2, 3), torch.zeros(4))
+
+
+@INTERPRETED
+def test_triton_operator_is_complete():
+    from jetlit_kernels.gated_norm.autograd import gated_rms_norm_op
+
+    o, gate, weight = (torch.randn(*shape, requires_grad=True) for shape in ((5, 6), (5, 6), (6,)))
+    torch.library.opcheck(gated_rms_norm_op, (o, gate, weight, 1e-5))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from jetlit_kernels import linear_attention
-from jetlit_kernels.reference.linear_attention import recurrent_linear_attention
+from jetlit_kernels.linear_attention.reference import recurrent_linear_attention
 
 from tests.kernels.backends import INTERPRETED
 from tests.kernels.recurrence_cases import (
@@ -136,7 +136,7 @@ def test_triton_carries_the_state_of_a_vector_decay() -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_triton_operator_is_complete(packed: bool) -> None:
     """Autograd, fake tensors and AOT tracing of the custom operator agree with its eager form."""
-    from jetlit_kernels.gated_linear_attention_op import gated_linear_attention_op
+    from jetlit_kernels.linear_attention.autograd import gated_linear_attention_op
 
     bounds = torch.tensor([0, 30, 40]) if packed else None
     *tensors, state = (t.float().requires_grad_() for t in draw("vector", 1, 40, H=1).values())

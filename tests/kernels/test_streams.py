@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from jetlit_kernels.triton.streams import in_turns
+from jetlit_kernels.streams import in_turns
 
 CPU = torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""Models with known behaviour: one that sees the future, one with random weights."""
+"""Models of known behavior: one that sees the future, one with random weights."""
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ class _Decoder(nn.Module):
 
 
 class Oracle(nn.Module):
-    """Foretells the token that really comes next (or, with a shift, always another) with logit `certainty`."""
+    """Predicts the token that comes next (or, with a shift, always another one) with logit `certainty`."""
 
     def __init__(self, certainty: float = 20.0, shift: int = 0) -> None:
         super().__init__()

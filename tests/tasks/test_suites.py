@@ -100,7 +100,7 @@ def test_long_contexts_lose_their_beginning(qwen, model):
 
 @harness
 @pytest.mark.parametrize("max_length", [8, 64])
-def test_rolling_log_likelihoods_foretell_every_token_once(qwen, model, max_length):
+def test_rolling_log_likelihoods_predict_every_token_once(qwen, model, max_length):
     texts = ["A short one.", "", "Something rather longer than the window of eight tokens."]
     found = model(max_length=max_length).loglikelihood_rolling(requests(*[(text,) for text in texts]))
     window = max_length - 1
