@@ -8,10 +8,10 @@ import torch
 from jetlit_data import load_tokenizer
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from jetlit.callbacks import last_checkpoint
 from jetlit.callbacks.export_model import write_model
 from jetlit.cli.fit import JetlitCLI
 from jetlit.errors import UserError
+from jetlit.training import last_checkpoint
 
 
 def consolidate(fit: str, out_dir: str, checkpoint: str | None = None) -> None:

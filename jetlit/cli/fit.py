@@ -19,20 +19,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 import jetlit.datamodules  # noqa: F401 (its class is named in YAML without its module)
 from jetlit.callbacks import (
-    AtomicCheckpointIO,
     ExportModel,
     NanGuard,
     RunManifest,
     StageCheckpoint,
-    StageLogger,
     StepProgressBar,
     TaskScores,
     Throughput,
-    last_checkpoint,
 )
 from jetlit.cli.config_errors import one_sentence
 from jetlit.errors import UserError
 from jetlit.recipes import Recipe
+from jetlit.training import AtomicCheckpointIO, StageLogger, last_checkpoint
 
 VERBS = ("fit", "validate", "test")
 _FOLDER = "${run_dir}/${stage}"
