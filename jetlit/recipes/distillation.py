@@ -54,7 +54,7 @@ class Distillation(Recipe):
     def __init__(
         self,
         teacher: str | JetNemotronForCausalLM,
-        architecture: str | Path | Architecture | None = None,
+        architecture: str | Architecture | Path | None = None,  # Path last: jsonargparse takes a mapping for it
         student: str | JetNemotronForCausalLM | None = None,
         inherit: bool = True,
         feature_weight: float = 1.0,
@@ -114,7 +114,7 @@ class Distillation(Recipe):
         return {"loss": loss, "feature": states.feature_error, "kl": self.kl(states)}
 
 
-def _load(architecture: str | Path | Architecture) -> Architecture:
+def _load(architecture: str | Architecture | Path) -> Architecture:
     """Return an architecture from a file, an object, or the mapping that a checkpoint holds."""
     if isinstance(architecture, Mapping):
         return Architecture(**architecture)
