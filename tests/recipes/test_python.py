@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import runpy
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning
@@ -181,3 +183,9 @@ def test_every_argument_is_written_out():
         parameters = inspect.signature(kind.__init__).parameters
         assert all(f"    {name}: " in kind.__doc__ for name in parameters if name != "self")
         assert not [p for p in parameters.values() if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+
+
+def test_the_example_of_ones_own_recipe_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = runpy.run_path(str(Path(__file__).parents[2] / "examples/own_recipe.py"), run_name="__main__")
+    assert made["trainer"].global_step == 30 and made["trainer"].callback_metrics["val/kl"] > 0
