@@ -1,4 +1,4 @@
-"""A loss that is no number, or jumps, never reaches the weights."""
+"""A loss that is NaN or jumps never reaches the weights."""
 
 import pytest
 import torch

@@ -149,7 +149,7 @@ def test_a_checkpoint_written_in_the_background_outlives_its_successors_writing(
     value = torch.tensor(2)
     io.save_checkpoint({"value": value}, tmp_path / "step=2.ckpt")
     io.remove_checkpoint(tmp_path / "step=1.ckpt")
-    value += 1  # training goes on
+    value += 1  # training continues
     assert (tmp_path / "step=1.ckpt").exists()
     written.set()
     io.teardown()

@@ -1,4 +1,4 @@
-"""`jetlit fit` on two GPUs (NCCL): it trains as one does on the same global batches, and goes on where it was stopped.
+"""`jetlit fit` on two GPUs (NCCL): it trains as one does on the same global batches, and resumes where it was stopped.
 
 Tolerance: losses and gradient norms agree to 1e-3: float32 sums in another order, and the kernels' products of float32
 in three pieces of TF32, through six steps.
@@ -59,9 +59,9 @@ def run(tmp_path_factory):
 def agree(run_dir, folder, expected):
     for name in ("train/objective", "train/grad_norm"):
         assert curve(run_dir, folder, name) == pytest.approx(curve(run_dir, expected, name), **CLOSE)
-    metrics, wanted = (read_result(run_dir / which)["metrics"] for which in (folder, expected))
+    metrics, reference = (read_result(run_dir / which)["metrics"] for which in (folder, expected))
     for name in ("val/loss", "tokens_seen", "parameters", "trainable_parameters", "steps"):
-        assert metrics[name]["value"] == pytest.approx(wanted[name]["value"], **CLOSE)
+        assert metrics[name]["value"] == pytest.approx(reference[name]["value"], **CLOSE)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

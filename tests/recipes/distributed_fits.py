@@ -112,7 +112,7 @@ def terminate(argv: list[str]) -> None:
 
 
 class NanOnOneRank(Callback):
-    """One process sees no number in its third step."""
+    """One process gets a NaN loss in its third step."""
 
     def on_fit_start(self, trainer, pl_module):
         def spoiled(module, args, output):
@@ -132,7 +132,7 @@ def unwritable(argv: list[str]) -> None:
     """The only checkpoint, the last step's, cannot be written."""
 
     def refuse(*_: Any, **__: Any) -> None:
-        time.sleep(0.5)  # the fit goes on meanwhile, to its end
+        time.sleep(0.5)  # the fit continues meanwhile, to its end
         raise UserError("Could not write it.")
 
     with mock.patch.object(AtomicCheckpointIO, "save_checkpoint", refuse):

@@ -1,4 +1,4 @@
-"""A fit killed by SIGKILL, whenever it is, goes on from its last checkpoint as if nothing had happened.
+"""A fit killed by SIGKILL at any moment resumes from its last checkpoint as if nothing had happened.
 
 The command is the same each time, the first included; checkpoints are written in the background after every step.
 """

@@ -103,7 +103,7 @@ class OwnRecipe(Distillation):
         self.temperature = temperature
 
 
-def test_a_recipe_of_ones_own_comes_back_too(paths, tmp_path):
+def test_a_custom_recipe_comes_back_too(paths, tmp_path):
     recipe, fit = OwnRecipe(2.0, teacher=paths[0], architecture=paths[1]), trainer(tmp_path)
     fit.fit(recipe, loader())
     fit.save_checkpoint(tmp_path / "last.ckpt")
@@ -130,7 +130,7 @@ def test_a_checkpoint_of_jetlit_fit_gives_a_recipe_back(run_dir):
 @pytest.mark.parametrize(
     "options", [{"fast_dev_run": True}, {"max_steps": 3}, {"logger": "csv"}], ids=["fast_dev_run", "plain", "loggers"]
 )
-def test_callbacks_work_in_a_trainer_of_ones_own(options, paths, tmp_path):
+def test_callbacks_work_in_a_plain_trainer(options, paths, tmp_path):
     loggers = [CSVLogger(tmp_path, name="a"), CSVLogger(tmp_path, name="b")]
     options = options | {"logger": loggers if options.get("logger") else False, "enable_progress_bar": True}
     manifest = RunManifest(str(tmp_path), stage="mine")
@@ -185,7 +185,7 @@ def test_every_argument_is_written_out():
         assert not [p for p in parameters.values() if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
 
 
-def test_the_example_of_ones_own_recipe_runs(tmp_path, monkeypatch):
+def test_the_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = runpy.run_path(str(Path(__file__).parents[2] / "examples/own_recipe.py"), run_name="__main__")
     assert made["trainer"].global_step == 30 and made["trainer"].callback_metrics["val/kl"] > 0

@@ -21,7 +21,7 @@ def narrow(run_dir):
 
 
 class Types(Callback):
-    """Notes the types of frozen and trained parameters, and of the residual stream, while training goes on."""
+    """Records the dtypes of frozen and trained parameters and of the residual stream during training."""
 
     def on_train_start(self, trainer, pl_module):
         self.hidden = set()
