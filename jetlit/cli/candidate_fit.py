@@ -1,4 +1,4 @@
-"""Candidates of a search are trained by `jetlit fit` in this process."""
+"""Candidates of a search are trained by `jetlit.pipeline.fit` in this process."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 from jsonargparse.typing import Path_fr
 
-from jetlit.cli.fit import resolved_config, run_fit
+from jetlit.cli.fit import write_result
 from jetlit.errors import UserError
+from jetlit.pipeline.fit import FitConfig, fit, resolved_config
 from jetlit.results import metric, read_result
 from jetlit.search.candidates import Metrics
 
@@ -41,28 +42,23 @@ class CandidateFit:
         if not configs:
             raise UserError("The search has no fit_configs: name the YAML files that a candidate is trained with.")
         self.run_dir = Path(run_dir)
-        self._argv = ["fit"]
-        for path in configs:
-            self._argv += ["--config", str(path.absolute)]
-        settings: dict[str, Any] = {}
+        self._configs = [str(path.absolute) for path in configs]
+        self._overrides: dict[str, Any] = {} if seed is None else {"seed_everything": seed}
         if batch is not None:
-            settings = {"batch": batch, "context": context, "cache": f"{run_dir}/measurements"}
-        settings = {f"throughput.{name}": value for name, value in settings.items()} | dict(overrides)
-        if seed is not None:
-            settings = {"seed_everything": seed} | settings
-        self._argv += [f"--{name}={value}" for name, value in settings.items()]
-        self._argv += ["--run_dir", str(run_dir)]
+            measured = {"batch": batch, "context": context, "cache": f"{run_dir}/measurements"}
+            self._overrides |= {f"throughput.{name}": value for name, value in measured.items()}
+        self._overrides |= {**overrides, "run_dir": str(run_dir)}
 
     def settings(self) -> dict[str, Any]:
-        """Returns everything that all candidates share, for hashes.
+        """Return everything that all candidates share, for hashes.
 
         Raises:
             UserError: a file or an override is wrong.
         """
-        return resolved_config([*self._argv, "--stage", "candidate"])
+        return resolved_config(FitConfig(self._configs, {**self._overrides, "stage": "candidate"}))
 
     def train(self, architecture: Path, folder: Path) -> Metrics:
-        """Trains the architecture, which lies in `folder`; goes on from a checkpoint where there is one.
+        """Train the architecture, which lies in `folder`; resume from a checkpoint where there is one.
 
         Raises:
             UserError: the folder is outside the run, or the fit failed.
@@ -73,7 +69,8 @@ class CandidateFit:
             raise UserError(f"{folder} is not inside {self.run_dir}: choose an out_dir inside run_dir.") from None
         result = read_result(folder)
         if result is None:
-            run_fit([*self._argv, "--stage", str(stage), "--ckpt_path", "last"])
+            overrides = {**self._overrides, "stage": str(stage), "ckpt_path": "last"}
+            write_result(folder, fit(FitConfig(self._configs, overrides)))
             result = read_result(folder)
         assert result is not None, f"the fit in {folder} wrote no result"
         metrics = {_NAMES.get(name, name): value for name, value in result["metrics"].items()}

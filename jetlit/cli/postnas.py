@@ -13,12 +13,13 @@ from jetlit.cli import parsing
 from jetlit.cli.candidate_fit import CandidateFit
 from jetlit.cli.data import data
 from jetlit.cli.export import export
-from jetlit.cli.fit import resolved_config, run_fit
+from jetlit.cli.fit import fit_config, run_fit
 from jetlit.cli.report import report
 from jetlit.cli.search_blocks import search_blocks
 from jetlit.cli.search_hardware import search_hardware
 from jetlit.cli.search_placement import search_placement
 from jetlit.cli.teacher import teacher
+from jetlit.pipeline.fit import resolved_config
 from jetlit.pipeline.lock import run_lock
 from jetlit.pipeline.postnas import FITS, check_stages, stage_needs
 from jetlit.pipeline.stages import Run, Stage
@@ -96,7 +97,7 @@ def _fit_stage(name: str, needs: tuple[str, ...], argv: list[str], seed: int | N
     def run(hash: str) -> None:
         run_fit([*argv, "--ckpt_path", "last", "--manifest.hash", hash])
 
-    return Stage(name, needs, lambda: resolved_config(argv), run)
+    return Stage(name, needs, lambda: resolved_config(fit_config(argv[1:])), run)
 
 
 def _candidates_config(verb: Callable[..., None], argv: list[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from jetlit_data import load_tokenizer
 from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from jetlit.cli import VERBS, main
+from jetlit.cli import FITS, SUBCOMMANDS, main
 from jetlit.cli.search_placement import search_placement
 from jetlit.models import Architecture, SuperNetwork
 from tests.models.small import byte_teacher, small_model
@@ -57,10 +57,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_help_names_every_command_without_importing_one(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "--help")
-    assert all(f"jetlit {' '.join(words)} " in text for words in VERBS)
+    assert all(f"jetlit {' '.join(words)} " in text for words in SUBCOMMANDS)
 
 
-@pytest.mark.parametrize("words", [words for words in VERBS if words[0] not in ("fit", "validate", "test")])
+@pytest.mark.parametrize("words", [words for words in SUBCOMMANDS if words[0] not in FITS])
 def test_every_verb_explains_itself(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main([*words, "--help"])
@@ -71,13 +71,13 @@ def test_every_verb_explains_itself(words: tuple[str, ...], capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["trian"], "There is no command 'trian'"),
+        (["trian"], "There is no subcommand 'trian'"),
         (["search"], "needs a second word: search placement or search ranking or search blocks or search hardware"),
         (["search", "layers"], "needs a second word"),
         (["data", "--corpra", "{}"], "There is no option 'corpra'"),
         (["data", "--corpora", '{"a": {"source": "/does/not/exist"}}'], "/does/not/exist"),
         (["data"], "corpora"),
-        (["search", "placement", TASKS, "--budget", "two"], "The configuration is wrong"),
+        (["search", "placement", TASKS, "--budget", "two"], "budget takes int, not 'two'"),
         (["search", "placement", TASKS, "--budget", "1", "--supernet", "/none"], "/none"),
         (["generate", "--prompt", "a", "--model", "/none"], "/none"),
         (["export", "--model", "/none", "--out_dir", "/none/out"], "/none"),

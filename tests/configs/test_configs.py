@@ -11,7 +11,7 @@ from jetlit_data.sources import open_source
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 from jetlit.cli import parsing
-from jetlit.cli.fit import JetlitCLI, resolved_config
+from jetlit.cli.fit import open_fit
 from jetlit.cli.search_hardware import linear_block, search_hardware
 from jetlit.models import Architecture, JetNemotronConfig
 from jetlit.models.assembly import empty_model
@@ -79,7 +79,7 @@ def test_no_config_is_left_untested():
 
 @pytest.mark.parametrize(("scale", "stage"), FIT_CASES)
 def test_a_fit_is_instantiated(scale, stage, tmp_path):
-    cli = JetlitCLI(arguments(scale, stage, "--run_dir", str(tmp_path), *HERE))
+    cli = open_fit(arguments(scale, stage, "--run_dir", str(tmp_path), *HERE))
     kinds = {"teacher": Pretraining, "supernet": SuperNetworkTraining, "stage2": FullTraining}
     kinds["stage2_taught"] = TaughtFullTraining
     assert type(cli.model) is kinds.get(stage, Distillation)
@@ -97,7 +97,7 @@ def test_the_large_students_are_built_as_shapes(scale, tmp_path, monkeypatch):
     released = JetNemotronConfig.from_json_file(CONFIGS / scale / "config.json")
     teacher = JetNemotronConfig(**TEACHERS[scale], rope_parameters=dict(released.rope_parameters))
     recipes = {
-        stage: JetlitCLI(arguments(scale, stage, "--run_dir", str(tmp_path), *HERE)).model for stage in FITS[scale]
+        stage: open_fit(arguments(scale, stage, "--run_dir", str(tmp_path), *HERE)).model for stage in FITS[scale]
     }
     for block in recipes["supernet"].alternatives:
         Architecture([block] * teacher.num_hidden_layers).validate(teacher)
@@ -172,7 +172,8 @@ def test_the_corpora_that_the_guide_makes_are_those_that_the_large_fits_read(tmp
     open_source(hub.source, hub.options, seed=0)
     read = set()
     for stage in ("stage1", "stage2"):
-        config = resolved_config(["fit", *arguments("jet_nemotron_2b", stage, "--run_dir", str(tmp_path), *HERE)])
+        options = arguments("jet_nemotron_2b", stage, "--run_dir", str(tmp_path), *HERE)
+        config = open_fit(options, build=False).resolved()
         read |= set(config["data"]["init_args"]["corpora"])
     assert {f"{found['out_dir']}/{name}" for name in found["corpora"]} == read
 
@@ -180,7 +181,7 @@ def test_the_corpora_that_the_guide_makes_are_those_that_the_large_fits_read(tmp
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_is_instantiated(name, tmp_path):
     options = ["--config", str(CONFIGS / "strategy" / f"{name}.yaml"), "--run_dir", str(tmp_path), *HERE]
-    cli = JetlitCLI(arguments("quickstart", "stage1", *options), build=False)
+    cli = open_fit(arguments("quickstart", "stage1", *options), build=False)
     strategy = cli.parser.instantiate_classes(cli.config).trainer.strategy
     assert type(strategy) is STRATEGIES[name]
 
