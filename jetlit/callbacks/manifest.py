@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from jetlit.recipes.flat_sharding import whole_shape
-from jetlit.results import RESULT_FILE, metric, unit_of, write_result
+from jetlit.results import RESULT_FILE, Result, write_result
 
 
 class RunManifest(Callback):
@@ -73,14 +73,7 @@ class RunManifest(Callback):
             seed: of the whole fit.
             decision: see `jetlit.results.write_result`.
         """
-        metrics = {name: metric(value, unit_of(name)) for name, value in sorted(self.metrics.items())}
+        metrics = dict(sorted(self.metrics.items()))
         return write_result(
-            self.folder,
-            stage=self.stage,
-            config=config,
-            metrics=metrics,
-            decision=decision,
-            seed=seed,
-            seconds=self.seconds,
-            hash=self.hash,
+            self.folder, Result(self.stage, config, metrics, decision, seed, self.seconds), hash=self.hash
         )
