@@ -47,8 +47,7 @@ class Architecture:
         Raises:
             UserError: the budget is above the number of layers.
         """
-        check_budget(full_layers, num_layers)
-        full = {(2 * index + 1) * num_layers // (2 * full_layers) for index in range(full_layers)}
+        full = uniform_layers(full_layers, num_layers)
         layers = ["attn" if index in full else linear for index in range(num_layers)]
         return cls(layers, {linear: dict(config)} if config else {})
 
@@ -102,10 +101,24 @@ class Architecture:
             raise UserError("The architecture has swa layers and no window: set block_configs.swa.window_size.")
 
 
-def check_budget(full_layers: int, num_layers: int) -> None:
-    """Checks a number of full-attention layers; raises UserError when there are not that many layers."""
-    if not 0 <= full_layers <= num_layers:
+def check_budget(budget: int, layers: int, option: str = "attn") -> None:
+    """Check that `budget` of `layers` layers can take the block `option`.
+
+    Raises:
+        UserError: the budget is negative or above the number of layers.
+    """
+    if not 0 <= budget <= layers:
         raise UserError(
-            f"A budget of {full_layers} full-attention layers does not fit a model of {num_layers} layers: "
-            f"choose 0 to {num_layers}."
+            f"A budget of {budget} {option!r} layers does not fit a model with {layers} layers to choose from: "
+            f"choose 0 to {layers}."
         )
+
+
+def uniform_layers(count: int, layers: int) -> tuple[int, ...]:
+    """Return `count` layers, each in the middle of one of `count` equal parts of the depth (baseline of fig. 5b).
+
+    Raises:
+        UserError: `count` is not between 0 and `layers`.
+    """
+    check_budget(count, layers)
+    return tuple((2 * part + 1) * layers // (2 * count) for part in range(count))
