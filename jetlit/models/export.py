@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from jetlit_data.tokenizer import load_tokenizer
+from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
 from jetlit.files import atomic_folder
@@ -49,7 +50,7 @@ def export(
     if not isinstance(model, JetNemotronForCausalLM):
         model = load_model(str(model))
     if isinstance(tokenizer, str | Path):
-        tokenizer = load_tokenizer(tokenizer)
+        tokenizer = load_tokenizer(str(tokenizer))
     if not model.config.is_released_format:
         logger.info("This model needs jetlit to be loaded: the released code lacks one of its blocks or settings.")
     with atomic_folder(out_dir) as written:
@@ -90,14 +91,6 @@ def convert(
         architecture = architecture.with_block(block, block_config)
     model = hybridize(load_model(teacher, dtype), architecture)
     return export(model, _tokenizer_or_none(teacher), out_dir)
-
-
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """Loads the tokenizer of a checkpoint; raises UserError when there is none."""
-    try:
-        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"There is no tokenizer at {path}: give the folder that holds tokenizer.json.") from error
 
 
 def _tokenizer_or_none(path: str) -> PreTrainedTokenizerBase | None:

@@ -1,6 +1,7 @@
 """Tasks by name, from the plain mappings that stand in configuration files."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jetlit_data.sources import GENERATORS
@@ -48,3 +49,22 @@ def _make(task: Any, kind: str, settings: dict[str, Any]) -> Any:
         if field.default is dataclasses.MISSING and field.name not in settings:
             raise UserError(f'Task kind "{kind}" needs the setting "{field.name}".')
     return task(**settings)
+
+
+def build_tasks(specs: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[Task]:
+    """Build tasks of different names.
+
+    Args:
+        specs: one for each task, see `build_task`.
+        tokenizer: the model's.
+
+    Raises:
+        UserError: there is no task, two have the same name, or one cannot be built.
+    """
+    if not specs:
+        raise UserError("No task is named: list at least one under tasks, such as {kind: recall}.")
+    tasks = [build_task(dict(spec), tokenizer) for spec in specs]
+    names = [task.name for task in tasks]
+    if len(set(names)) < len(names):
+        raise UserError(f"Each task needs a name of its own, but the names are {', '.join(names)}: set name on them.")
+    return tasks
