@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from jetlit.recipes.flat_sharding import whole_shape
-from jetlit.results import RESULT_FILE, Result, write_result
+from jetlit.results import RESULT_FILE
 
 
 class RunManifest(Callback):
@@ -64,16 +64,3 @@ class RunManifest(Callback):
             if name.startswith("lr-"):
                 continue  # the schedule's, not a measurement
             self.metrics[name] = value.item() if isinstance(value, torch.Tensor) else float(value)
-
-    def write(self, config: dict[str, Any], seed: int | None, decision: Any) -> Path:
-        """Write result.json; the last thing a fit does.
-
-        Args:
-            config: the resolved config.
-            seed: of the whole fit.
-            decision: see `jetlit.results.write_result`.
-        """
-        metrics = dict(sorted(self.metrics.items()))
-        return write_result(
-            self.folder, Result(self.stage, config, metrics, decision, seed, self.seconds), hash=self.hash
-        )

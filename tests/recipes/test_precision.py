@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from torch.utils.flop_counter import FlopCounterMode
 
-from jetlit.cli.fit import JetlitCLI, run_fit
+from jetlit.cli.fit import open_fit, run_fit
 from jetlit.errors import UserError
 from jetlit.models import load_model
 from jetlit.recipes.flat_sharding import FlatShardingStrategy, check_strategy
@@ -40,10 +40,10 @@ class Types(Callback):
 
 
 def fit(run_dir, *options):
-    cli = JetlitCLI(tiny.command(run_dir, "stage1", "--ckpt_path", "none", *options)[1:])
+    cli = open_fit(tiny.command(run_dir, "stage1", "--ckpt_path", "none", *options)[1:])
     types = Types()
     cli.trainer.callbacks.append(types)
-    cli.run("fit")
+    cli.fit()
     return cli, types
 
 
@@ -83,9 +83,9 @@ def test_lightnings_own_flat_sharding_is_refused():
 
 def test_a_resumed_mixed_fit_equals_an_undisturbed_one(run_dir, narrow):
     expected = fit(run_dir, *narrow, "--trainer.max_steps", "8")[0].model.model.state_dict()
-    cli = JetlitCLI(tiny.command(run_dir, "stage1", "--ckpt_path", "none", *narrow, "--trainer.max_steps", "8")[1:])
+    cli = open_fit(tiny.command(run_dir, "stage1", "--ckpt_path", "none", *narrow, "--trainer.max_steps", "8")[1:])
     with pytest.raises(tiny.Killed):
-        tiny.interrupted_cli(cli).run("fit")
+        tiny.interrupted_cli(cli).fit()
     resumed = tiny.fit(run_dir, "stage1", *narrow, "--trainer.max_steps", "8", "--ckpt_path", "last")
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.model.model.state_dict().items())
 
