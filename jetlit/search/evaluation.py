@@ -95,7 +95,7 @@ class SubnetEvaluator:
                     advance(1)
         for candidate, per_task in answers.items():
             self._known[candidate] = {
-                task.name: task.summarise(*map(torch.cat, zip(*parts, strict=True))).objective
+                task.name: task.summarize(*map(torch.cat, zip(*parts, strict=True))).objective
                 for task, parts in zip(self.tasks, per_task, strict=True)
             }
 

@@ -1,10 +1,38 @@
 """Scores of a model on tasks."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from jetlit.tasks.base import Task, evaluate_task
+from jetlit.tasks.base import Task, TaskScore
+from jetlit.tasks.batches import TaskBatch, answer_scores
+
+
+@torch.no_grad()
+def evaluate_task(model: nn.Module, task: Task) -> TaskScore:
+    """Score a model on a task. Logits are computed at answer tokens alone.
+
+    Args:
+        model: a `JetNemotronForCausalLM`, or a `SuperNetwork` (its active path). It is evaluated in evaluation mode
+            and left in the mode it had.
+        task: the task.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        scores = [score_batch(model, batch.to(device)) for batch in task.batches]
+    finally:
+        model.train(was_training)
+    return task.summarize(*map(torch.cat, zip(*scores)))
+
+
+def score_batch(model: Any, batch: TaskBatch) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities [A] and greedy matches [A] of a batch's answers, see `answer_scores`."""
+    hidden = model.model(batch.input_ids, use_cache=False).last_hidden_state
+    return answer_scores(model.lm_head(batch.gather(hidden)), batch)
 
 
 def score_tasks(model: nn.Module, tasks: Sequence[Task]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jetlit.errors import UserError
-from jetlit_data.generated import Purpose, Span, generator_rng
+from jetlit_data.generators.base import Purpose, Span, generator_rng
 
 _SYMBOLS = string.ascii_letters + string.digits
 

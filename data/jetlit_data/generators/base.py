@@ -1,4 +1,4 @@
-"""What the generated corpora (`recall`, `arithmetic`) have in common."""
+"""What generators have in common."""
 
 import random
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ Purpose = Literal["train", "task"]
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of a generated document; answers are what a model can be scored on."""
+    """A piece of a generated document. Tasks ask for the answers."""
 
     text: str
     is_answer: bool = False
@@ -25,15 +25,15 @@ class Generator(Protocol):
         ...
 
     def documents(self, seed: int, purpose: Purpose) -> Iterator[list[Span]]:
-        """Endless documents: the same for the same seed, and different ones for each purpose."""
+        """Yield documents without end: the same for the same seed and purpose, others for each other purpose."""
         ...
 
 
 def generator_rng(name: str, seed: int, purpose: Purpose) -> random.Random:
-    """A random generator of its own for each family, seed and purpose, so that tasks never replay training data."""
+    """Return the random generator of a family, seed and purpose. Tasks never replay training data."""
     return random.Random(f"{name}/{purpose}/{seed}")
 
 
 def text_of(spans: list[Span]) -> str:
-    """The document as plain text."""
+    """Return the document as plain text."""
     return "".join(span.text for span in spans)

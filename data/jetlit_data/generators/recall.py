@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jetlit.errors import UserError
-from jetlit_data.generated import Purpose, Span, generator_rng
+from jetlit_data.generators.base import Purpose, Span, generator_rng
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ _CODE = {".py", ".el", ".pm", ".pl", ".rb", ".c", ".h", ".lua"}
 _HTML = {".html", ".htm", ".xhtml"}
 _COMPRESSED = {".gz", ".dz"}  # dictzip is gzip
 _INFO = re.compile(r"\.info(-\d+)?$")
-_UNREADABLE_SHARE = 0.001  # of replaced bytes: text in another encoding than UTF-8
+_UNREADABLE_SHARE = 0.001  # largest share of replaced characters; text in another encoding has more
 _INFO_MARKS = re.compile("\x1f|\x00\x08\\[[^\\]]*\x00\x08\\]|^File: .*Node: .*$", re.MULTILINE)
 
-# What a page carries beside its text: navigation, and marks that only a browser shows.
+# What is no text of the page: navigation, and what only a browser shows.
 _APPARATUS = "|".join(
     f"//{name}" for name in ("script", "style", "nav", "header", "footer", "form", "button", "svg", "noscript")
 ) + "".join(
@@ -29,22 +29,22 @@ _LINES = {"li", "tr", "dt", "dd", "br"}
 
 
 def is_readable(name: str) -> bool:
-    """Whether `to_text` knows the kind of file that a name tells of."""
+    """Return whether `to_text` reads files of that name."""
     return _kind(name) is not None
 
 
 def to_text(name: str, data: bytes) -> str | None:
-    """Returns a file's text.
+    """Return a file's text.
 
     Args:
-        name: of the file, which tells its kind.
+        name: name of the file, which tells its kind.
         data: its bytes.
 
     Returns:
-        The text, or None where it is not UTF-8.
+        The text, or None if it is not UTF-8.
 
     Raises:
-        UserError: HTML came and the library that reads it is missing.
+        UserError: the library that reads HTML is not installed.
     """
     if PurePosixPath(name).suffix in _COMPRESSED:
         data = gzip.decompress(data)
@@ -74,7 +74,7 @@ def _html_to_text(page: str) -> str:
     except ImportError:
         raise UserError("HTML needs the library lxml: pip install 'jetlit[text]'.") from None
     try:
-        # As bytes: a declaration of the encoding inside a string is refused.
+        # As bytes: lxml refuses a string that declares its encoding.
         root = html.document_fromstring(page.encode(), parser=html.HTMLParser(encoding="utf-8"))
     except etree.ParserError:  # an empty page
         return ""
@@ -94,7 +94,7 @@ def _html_to_text(page: str) -> str:
 
 
 class _Lines:
-    """Text as it comes out of a walk over a page, white space collapsed outside of `pre`."""
+    """Text collected in a walk over a page, white space collapsed outside of `pre`."""
 
     def __init__(self) -> None:
         self._pieces = ["\n"]

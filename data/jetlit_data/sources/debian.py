@@ -9,43 +9,43 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jetlit.errors import UserError
-from jetlit_data.markup import is_readable, to_text
+from jetlit_data.sources.base import register_source
+from jetlit_data.sources.markup import is_readable, to_text
 
 _SHORTEST = 200  # characters of a document; less is an index entry or a redirection
 _LONGEST = 20_000  # longer files (dictionaries, books) become several documents
 _NO_DEBIAN = "There is no {} here: prepare this corpus on Debian or Ubuntu."
-# Other languages than English, indexes, and Sphinx's sources beside the pages made from them.
+# Languages other than English, indexes, and Sphinx's sources, whose pages are read.
 _SKIPPED = re.compile(
     r"/(?:ar|ca|cs|da|de|el|es|fa|fi|fr|he|hr|hu|id|it|ja|ko|nb|nl|pl|pt|ro|ru|sk|sl|sr|sv|tr|uk|vi|zh)(?:[-_][A-Za-z]+)?/"
     r"|/_sources/|/_modules/|(?:^|[-/_])(?:gen|mod|doc)?index(?:es)?(?:[-_][^/]*)?\.html|/search\.html|/copyright|/LICENSE"
 )
 
 
+@register_source("debian")
 @dataclass(frozen=True)
 class DebianSource:
     """Documents of Debian packages, for machines that have apt and dpkg.
 
     Attributes:
-        packages: names, or NAME=VERSION, as apt knows them.
-        cache: folder that fetched packages are kept in.
-        seed: of the documents' order.
+        packages: NAME or NAME=VERSION, as apt knows them.
+        cache: folder that keeps fetched packages.
     """
 
     packages: tuple[str, ...] | list[str]
     cache: str = "data/built/debian"
-    seed: int = 0
 
     def size(self) -> None:
-        """Not known before packages are read."""
+        """Return None: it is unknown before the packages are read."""
 
-    def documents(self) -> Iterator[str]:
-        """The text of every readable file in English, long ones in parts.
+    def documents(self, seed: int) -> Iterator[str]:
+        """Return the text of every readable file in English, long ones in parts.
 
         All of it is held in memory and shuffled: training reads chunk after chunk, and each should hold every package.
         """
         texts = (to_text(name, data) for package in self.packages for name, data in _files(self._fetched(package)))
         documents = [part for text in texts if text for part in parts(text, _LONGEST) if len(part) >= _SHORTEST]
-        random.Random(self.seed).shuffle(documents)
+        random.Random(seed).shuffle(documents)
         return iter(documents)
 
     def _fetched(self, package: str) -> Path:
@@ -59,7 +59,7 @@ class DebianSource:
 
 
 def parts(text: str, longest: int) -> Iterator[str]:
-    """Cuts a text into parts of about `longest` characters, before lines that are not indented."""
+    """Cut a text into parts of about `longest` characters, before lines that are not indented."""
     part = ""
     for piece in re.split(r"(?<=\n)(?=\S)", text):
         if part and len(part) + len(piece) > longest:
@@ -71,7 +71,7 @@ def parts(text: str, longest: int) -> Iterator[str]:
 
 
 def _files(package: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each readable file, streamed out of the package."""
+    """Yield name and content of each readable file, streamed out of the package."""
     command = ["dpkg-deb", "--fsys-tarfile", str(package)]
     try:
         with (
@@ -84,7 +84,7 @@ def _files(package: Path) -> Iterator[tuple[str, bytes]]:
                     assert content is not None
                     yield member.name, content.read()
     except tarfile.ReadError:
-        raise UserError(f"{package} is damaged: delete it, so that it is fetched again.") from None
+        raise UserError(f"{package} is damaged: delete it, and it is fetched again.") from None
     except FileNotFoundError:
         raise UserError(_NO_DEBIAN.format(command[0])) from None
 
