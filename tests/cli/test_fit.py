@@ -44,9 +44,7 @@ def test_interpolation_in_the_paths_of_weighted_corpora(run_dir):
     corpora = [{"path": f"${{run_dir}}/data/{name}", "weight": 0.5} for name in "ab"]
     mixture = {"data": {"init_args": {"corpora": corpora}}}
     (run_dir / "mixture.yaml").write_text(json.dumps(mixture))
-    config = open_fit(
-        tiny.command(run_dir, "teacher", "--config", f"{run_dir}/mixture.yaml")[1:], build=False
-    ).resolved()
+    config = resolved_config(tiny.command(run_dir, "teacher", "--config", f"{run_dir}/mixture.yaml"))
     assert init_args(config, "data")["corpora"] == [{"path": f"{run_dir}/data/{name}", "weight": 0.5} for name in "ab"]
 
 
