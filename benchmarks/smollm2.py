@@ -35,10 +35,11 @@ from jetlit.cli.search_ranking import search_ranking
 from jetlit.files import read_json
 from jetlit.generation import find_largest_batch, measure_generation
 from jetlit.models import Architecture, load_model
+from jetlit.models.architecture import uniform_layers
 from jetlit.models.loading import read_config
 from jetlit.pipeline.report.style import COLOURS, new_figure, save
 from jetlit.results import read_result
-from jetlit.search.beam import place, uniform_layers
+from jetlit.search.beam import place
 
 # The studies but those of the hybrid itself (smollm2_hybrids.py), in the order of their worth.
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jetlit_data.sources import GENERATORS
+from jetlit_data.generators import GENERATORS
 from reporting import report
 
-from jetlit.cli.fit import open_fit, run_fit
+from jetlit.cli.fit import resolved_config, run_fit
 from jetlit.cli.parsing import call, parse_arguments
 from jetlit.cli.report import report as report_verb
 from jetlit.cli.scoring import build_tasks, task_scores
@@ -90,7 +90,7 @@ class Lab:
     def _fit(self, name: str, stage: str, overrides: Row) -> Row:
         folder = self.run / "studies" / name
         argv = self.fit_argv(stage, f"studies/{name}", overrides)
-        hash = config_hash(open_fit(argv[1:], build=False).resolved())
+        hash = config_hash(resolved_config(argv))
         kept = folder / "scores.json"
         if kept.exists() and (found := read_json(kept))["hash"] == hash:
             return found["row"]
@@ -114,8 +114,8 @@ class Lab:
     def held_out(self, name: str, model: Path) -> float:
         """The model's next-token loss on the held-out blocks of text, generated documents left out, nats per token."""
         argv = self.fit_argv("stage2", f"studies/held_out/{name}", {})
-        corpora = open_fit(argv[1:], build=False).resolved()["data"]["init_args"]["corpora"]
-        text = {path: weight for path, weight in corpora.items() if Path(path).name not in GENERATORS}
+        corpora = resolved_config(argv)["data"]["init_args"]["corpora"]
+        text = [corpus for corpus in corpora if Path(corpus["path"]).name not in GENERATORS]
         options = _options(
             {
                 "model.init_args.student": str(model),

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from jetlit.recipes.flat_sharding import whole_shape
-from jetlit.results import RESULT_FILE, metric, unit_of, write_result
+from jetlit.results import RESULT_FILE
 
 
 class RunManifest(Callback):
@@ -64,23 +64,3 @@ class RunManifest(Callback):
             if name.startswith("lr-"):
                 continue  # the schedule's, not a measurement
             self.metrics[name] = value.item() if isinstance(value, torch.Tensor) else float(value)
-
-    def write(self, config: dict[str, Any], seed: int | None, decision: Any) -> Path:
-        """Write result.json; the last thing a fit does.
-
-        Args:
-            config: the resolved config.
-            seed: of the whole fit.
-            decision: see `jetlit.results.write_result`.
-        """
-        metrics = {name: metric(value, unit_of(name)) for name, value in sorted(self.metrics.items())}
-        return write_result(
-            self.folder,
-            stage=self.stage,
-            config=config,
-            metrics=metrics,
-            decision=decision,
-            seed=seed,
-            seconds=self.seconds,
-            hash=self.hash,
-        )

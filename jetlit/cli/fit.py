@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from jetlit import results
 from jetlit.cli.parsing import print_config, split
 from jetlit.errors import UserError
 from jetlit.pipeline.fit import FitCLI, FitConfig
+from jetlit.results import write_result
 
 SUBCOMMANDS = ("fit", "validate", "test")
 
@@ -76,17 +75,3 @@ def main(argv: Sequence[str]) -> None:
         cli = open_fit(argv[1:], build=False)
         print_config(cli.parser, cli.config, flags)
     run_fit(argv)
-
-
-def write_result(folder: Path, result: results.Result, hash: str | None = None) -> None:
-    """Write result.json."""
-    results.write_result(
-        folder,
-        stage=result.stage,
-        config=result.config,
-        metrics={name: results.metric(value, results.unit_of(name)) for name, value in result.metrics.items()},
-        decision=result.decision,
-        seed=result.seed,
-        seconds=result.seconds or 0.0,
-        hash=hash,
-    )

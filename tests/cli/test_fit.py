@@ -40,6 +40,14 @@ def test_interpolation_across_files_and_the_command_line(run_dir):
     assert init_args(config)["scheduler"]["init_args"]["warmup_steps"] == 2
 
 
+def test_interpolation_in_the_paths_of_weighted_corpora(run_dir):
+    corpora = [{"path": f"${{run_dir}}/data/{name}", "weight": 0.5} for name in "ab"]
+    mixture = {"data": {"init_args": {"corpora": corpora}}}
+    (run_dir / "mixture.yaml").write_text(json.dumps(mixture))
+    config = resolved_config(tiny.command(run_dir, "teacher", "--config", f"{run_dir}/mixture.yaml"))
+    assert init_args(config, "data")["corpora"] == [{"path": f"{run_dir}/data/{name}", "weight": 0.5} for name in "ab"]
+
+
 def test_a_file_may_refer_to_keys_before_a_later_one_names_the_class(run_dir):
     scheduler = {"class_path": "WarmupCosine", "init_args": {"total_steps": "${trainer.max_steps}"}}
     early = run_dir / "early.yaml"
@@ -120,6 +128,7 @@ WRONG = {
     "missing teacher": (["--model.teacher", "runs/no/teacher/model"], "no teacher to load at runs/no/teacher/model"),
     "missing architecture": (["--model.architecture", "nowhere.json"], "nowhere.json does not exist"),
     "missing corpus": (["--data.corpora", "nowhere"], "nowhere"),
+    "a mapping of corpora": (["--data.corpora", '{"a": 0.5}'], "Corpora are a list"),
     "missing checkpoint": (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt does not exist"),
     "objective of nothing": (["--model.kl_weight", "0", "--model.feature_weight", "0"], "one of them must be above"),
     "no student at all": (["--model.architecture", "null"], "needs an architecture, a student or both"),

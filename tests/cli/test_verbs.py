@@ -13,8 +13,9 @@ from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from jetlit.cli import FITS, SUBCOMMANDS, main
-from jetlit.cli.search_placement import search_placement
 from jetlit.models import Architecture, SuperNetwork
+from jetlit.pipeline.configs import load_config
+from jetlit.pipeline.placement import PlacementConfig
 from tests.models.small import byte_teacher, small_model
 from tests.models.test_released_shapes import expected_shapes
 
@@ -86,7 +87,7 @@ def test_every_verb_explains_itself(words: tuple[str, ...], capsys: pytest.Captu
         (["eval"], "either tasks or a suite"),
         (["report", "--run_dir", "/none"], "/none"),
         (["postnas", "--config", "/none.yaml"], "/none.yaml"),
-        (["postnas", "--stages", "{}"], "The stage 'data' has no configuration"),
+        (["postnas", "--stages", "{}"], "No stage has a configuration"),
     ],
 )
 def test_mistakes_are_answered_in_one_sentence(
@@ -111,7 +112,7 @@ def test_a_stage_nobody_knows_is_named(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--budget", "4"], "set it between 0 and 3"),
+        (["--budget", "4"], "choose 0 to 3"),
         (["--budget", "1", "--curve_budgets", "[9]"], "budget of 9"),
         (["--budget", "1", "--linear", "jet"], "no linear path 'jet': it offers gla"),
         (["--budget", "1", "--weights", '{"mmlu": 1}'], "no task 'mmlu'"),
@@ -239,11 +240,11 @@ def test_export_writes_the_released_format(tmp_path: Path, capsys: pytest.Captur
     assert "no export format 'onnx'" in refused(capsys, "export", *paths, "--format", "onnx")
 
 
-def test_the_verb_and_the_function_have_the_same_defaults() -> None:
-    from jetlit.cli.parsing import resolved_arguments
-
-    found = resolved_arguments(search_placement, ["--tasks", "[]", "--budget", "1", "--run_dir", "elsewhere"])
-    assert found["supernet"] == "elsewhere/supernet/model" and "hash" not in found
+def test_a_config_in_python_and_on_the_command_line_have_the_same_defaults() -> None:
+    given = {"tasks": [{"kind": "continuation", "corpus": "${run_dir}/data/text"}], "budget": 1, "run_dir": "elsewhere"}
+    config = PlacementConfig(**given)
+    assert config.supernet == "elsewhere/supernet/model" and config.tasks[0]["corpus"] == "elsewhere/data/text"
+    assert load_config(PlacementConfig, given) == config
 
 
 def test_help_imports_no_training_stack() -> None:
