@@ -22,7 +22,7 @@ from jetlit_data import CorpusSpec, prepare
 from reporting import RESULTS, report
 from torch.utils.data import DataLoader
 
-from jetlit.datamodules import TokenDataModule
+from jetlit.datamodules import Corpus, TokenDataModule
 
 CONSUMED = 45_364
 WANTED = 5 * CONSUMED
@@ -35,9 +35,9 @@ def prepared(folder: str) -> list[str]:
     return [f"{folder}/{name}" for name in specs]
 
 
-def mixture(corpora: list[str]) -> dict[str, float]:
-    """Their weights: each half of the one before."""
-    return {path: 0.5**number for number, path in enumerate(corpora)}
+def mixture(folders: list[str]) -> list[Corpus]:
+    """Weight each corpus half as much as the one before."""
+    return [Corpus(path, 0.5**number) for number, path in enumerate(folders)]
 
 
 class Epochs(NamedTuple):
@@ -69,7 +69,7 @@ def epochs(data: TokenDataModule, seconds: float) -> tuple[Epochs, Epochs]:
     return first, Epochs(sum(starts) / len(starts), sum(tokens), sum(took))
 
 
-def measure(corpora: dict[str, float], workers: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(corpora: list[Corpus], workers: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One row."""
     data = TokenDataModule(corpora, arguments.length, arguments.batch, num_workers=workers)
     first, later = epochs(data, arguments.seconds)
@@ -119,7 +119,7 @@ def main() -> None:
         corpora = arguments.corpora or prepared(folder)
         rows = [
             measure(chosen, workers, arguments)
-            for chosen in ({corpora[0]: 1.0}, mixture(corpora))
+            for chosen in (mixture(corpora[:1]), mixture(corpora))
             for workers in arguments.workers
         ]
     notes = "Chunks lie in the page cache; a slower disk or network bounds a first reading instead."

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jetlit_data.sources import GENERATORS
-from reporting import report
-
-from jetlit.cli.fit import resolved_config, run_fit
-from jetlit.cli.parsing import call, parse_arguments
 from jetlit.cli.report import report as report_verb
 from jetlit.cli.scoring import build_tasks, task_scores
 from jetlit.cli.search_blocks import search_blocks
 from jetlit.cli.search_ranking import search_ranking
+from jetlit_data.generators import GENERATORS
+from reporting import report
+
+from jetlit.cli.fit import resolved_config, run_fit
+from jetlit.cli.parsing import call, parse_arguments
 from jetlit.errors import UserError
 from jetlit.files import read_json, write_json
 from jetlit.models import load_model
@@ -115,7 +115,7 @@ class Lab:
         """The model's next-token loss on the held-out blocks of text, generated documents left out, nats per token."""
         argv = self.fit_argv("stage2", f"studies/held_out/{name}", {})
         corpora = resolved_config(argv)["data"]["init_args"]["corpora"]
-        text = {path: weight for path, weight in corpora.items() if Path(path).name not in GENERATORS}
+        text = [corpus for corpus in corpora if Path(corpus["path"]).name not in GENERATORS]
         options = _options(
             {
                 "model.init_args.student": str(model),

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,23 +47,32 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a path for a folder to be written; on success it replaces `path`, on any error it is removed.
+    """Yield an empty folder beside `path`; on success it replaces `path`, on any error it is removed.
+
+    An existing folder is renamed before the new one takes its place and deleted afterwards, so that `path` never holds
+    part of a folder, whenever the process is killed. The permissions follow the umask.
 
     Args:
-        path: the folder, which may exist; missing parents are made.
+        path: the folder to write, which may exist; missing parents are made.
 
     Raises:
         UserError: the file system refused the write.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # a link stays, and the folder it points to is replaced
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
-            written = Path(temporary) / "written"
+            written, replaced = Path(temporary) / "written", Path(temporary) / "replaced"
+            written.mkdir()  # not the temporary folder itself, which only its owner may read
             yield written
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(written, path)
+            if path.is_dir():
+                os.replace(path, replaced)
+            try:
+                os.replace(written, path)
+            except OSError:
+                if replaced.exists():
+                    os.replace(replaced, path)
+                raise
     except OSError as error:
         raise UserError(f"Could not write {path} ({error}): free some space or choose another folder.") from error
 

@@ -1,9 +1,9 @@
-"""Training objectives: feature distillation, and KL and cross entropy over chunks of tokens.
+"""Training objectives: relative error of hidden states, and KL and cross entropy over chunks of tokens.
 
 A vocabulary of 151,936 makes [tokens, vocabulary] the largest tensor of a training step by far: 5 GB in float32 for
 8,192 tokens. The chunked objectives hold `chunk` rows of it at a time and compute the gradients in the forward pass, so
 that nothing of that size is kept, and a frozen head costs no weight gradient. Logits are float32 (as the products
-accumulate them), their gradients have the type of the products. All values are in nats per token.
+accumulate them), their gradients have the dtype of the products. Losses are in nats per token.
 """
 
 from dataclasses import dataclass
@@ -20,36 +20,12 @@ IGNORED = -100
 """The label that counts in no objective, as in `torch.nn.functional.cross_entropy`."""
 
 
-def feature_distillation(student_states: list[Tensor], teacher_states: list[Tensor]) -> Tensor:
-    """Mean over layers of the relative squared error between the student's hidden states and the teacher's.
-
-    The feature-distillation loss of the super network (paper, section 2, step 1). See `relative_error` for a layer's
-    own term.
-
-    Args:
-        student_states: one [B, T, H] tensor a layer.
-        teacher_states: as many, of the same shapes; no gradient flows into them.
-
-    Returns:
-        A float32 scalar.
-
-    Raises:
-        ValueError: the lists differ in length or are empty.
-    """
-    if len(student_states) != len(teacher_states) or not student_states:
-        raise ValueError(
-            f"Feature distillation needs as many student states as teacher states, at least one; "
-            f"got {len(student_states)} and {len(teacher_states)}."
-        )
-    terms = [relative_error(student, teacher) for student, teacher in zip(student_states, teacher_states)]
-    return torch.stack(terms).mean()
-
-
 def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over tokens of |student - teacher|² / |teacher|².
+    """Return the mean over tokens of |student - teacher|² / |teacher|².
 
-    Relative to each token's own norm, since pre-trained decoders give a few tokens states hundreds of times larger
-    than the others', which would otherwise be all that counts.
+    Averaged over layers, this is the feature-distillation loss of the super network (paper, section 2, step 1). Each
+    token counts relative to its own norm, because pre-trained decoders give a few tokens states hundreds of times
+    larger than the others', which would otherwise dominate.
 
     Args:
         student: [B, T, H], any float type.
@@ -115,7 +91,7 @@ def run_in_lockstep(
 
 
 def chunked_cross_entropy(hidden: Tensor, head_weight: Tensor, labels: Tensor, chunk: int = 1024) -> Tensor:
-    """Next-token cross entropy, in nats per token, never holding more than `chunk` rows of logits.
+    """Return the next-token cross entropy, in nats per token, never holding more than `chunk` rows of logits.
 
     Args:
         hidden: [B, T, H], the decoder's output after its final norm.
@@ -127,8 +103,8 @@ def chunked_cross_entropy(hidden: Tensor, head_weight: Tensor, labels: Tensor, c
         A scalar (float32, or float64 for float64 hidden states): the mean over the labels that count; 0 if none does.
     """
     hidden, labels = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-    hidden = hidden.to(_product_type(hidden))
-    shares = _shares(labels != IGNORED, _accumulation_type(hidden))
+    hidden = hidden.to(_product_dtype(hidden))
+    shares = _shares(labels != IGNORED, _accumulation_dtype(hidden))
     needs_grad = _needs_grad(hidden, head_weight)
     return _ChunkedCrossEntropy.apply(hidden, head_weight, labels.clamp_min(0), shares, chunk, needs_grad)
 
@@ -141,7 +117,7 @@ def chunked_kl(
     labels_mask: Tensor | None = None,
     chunk: int = 1024,
 ) -> Tensor:
-    """KL(teacher ‖ student) between next-token distributions, in nats per token, over chunks of tokens.
+    """Return KL(teacher ‖ student) between next-token distributions, in nats per token, over chunks of tokens.
 
     Args:
         student_hidden: [B, T, H], after the final norm.
@@ -164,60 +140,60 @@ def chunked_kl(
         )
     if labels_mask is None:
         labels_mask = torch.ones(student_hidden.shape[:2], dtype=torch.bool, device=student_hidden.device)
-    student = student_hidden.flatten(0, 1).to(_product_type(student_hidden))
-    teacher = teacher_hidden.detach().flatten(0, 1).to(_product_type(teacher_hidden))
-    shares = _shares(labels_mask.flatten(), _accumulation_type(student))
+    student = student_hidden.flatten(0, 1).to(_product_dtype(student_hidden))
+    teacher = teacher_hidden.detach().flatten(0, 1).to(_product_dtype(teacher_hidden))
+    shares = _shares(labels_mask.flatten(), _accumulation_dtype(student))
     needs_grad = _needs_grad(student, student_head)
     return _ChunkedKL.apply(student, student_head, teacher, teacher_head.detach(), shares, chunk, needs_grad)
 
 
 def _shares(counted: Tensor, dtype: torch.dtype) -> Tensor:
-    """Each row's weight in the mean, [N]: made on the device, so that no step waits for a count to reach the host."""
+    """Return each row's weight in the mean, [N], on the device, so that no step waits for a count on the host."""
     return counted.to(dtype) / counted.sum().clamp_min(1)
 
 
 def _needs_grad(hidden: Tensor, weight: Tensor) -> tuple[bool, bool]:
-    """Which of the two the backward pass will ask for; inside `Function.forward` grad mode is always off."""
+    """Say which of the two needs a gradient; inside `Function.forward` grad mode is always off."""
     enabled = torch.is_grad_enabled()
     return enabled and hidden.requires_grad, enabled and weight.requires_grad
 
 
-def _product_type(hidden: Tensor) -> torch.dtype:
-    """The type hidden states and head are multiplied in: autocast's where it is on, else the hidden states'."""
+def _product_dtype(hidden: Tensor) -> torch.dtype:
+    """Return the dtype of the head's product: autocast's if enabled, else the hidden states'."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
-def _accumulation_type(tensor: Tensor) -> torch.dtype:
+def _accumulation_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
-    """[N, H], [V, H] -> [N, V] in the accumulation type, not rounded to 16 bits on the way where the device can."""
-    accumulate = _accumulation_type(hidden)
+    """[N, H], [V, H] -> [N, V] in the accumulation dtype, on CUDA without rounding to 16 bits."""
+    accumulate = _accumulation_dtype(hidden)
     if hidden.is_cuda and hidden.dtype != accumulate:
         return torch.mm(hidden, weight.T, out_dtype=accumulate)
     return (hidden @ weight.T).to(accumulate)
 
 
 class _Gradients:
-    """Gradients of a sum over chunks, gathered while its value is computed.
+    """Gradients of a sum over chunks, accumulated while its value is computed.
 
     Args:
         hidden: [N, H], the rows the sum runs over.
-        weight: [V, H], in the type of the products.
+        weight: [V, H], in the dtype of the products.
         needs_grad: whether hidden and weight get one; the weight's is accumulated in float32.
     """
 
     def __init__(self, hidden: Tensor, weight: Tensor, needs_grad: tuple[bool, bool]) -> None:
         self.weight = weight
         self.of_hidden = torch.empty_like(hidden) if needs_grad[0] else None
-        accumulate = _accumulation_type(weight)
+        accumulate = _accumulation_dtype(weight)
         self.of_weight = torch.zeros_like(weight, dtype=accumulate) if needs_grad[1] else None
-        self.logits_type = hidden.dtype if any(needs_grad) else None
+        self.logits_dtype = hidden.dtype if any(needs_grad) else None
 
     def add(self, rows: slice, hidden: Tensor, of_logits: Tensor | None) -> None:
-        """Take in one chunk: hidden [n, H] at `rows`, the logits' gradient [n, V] in `logits_type`."""
+        """Add one chunk: hidden [n, H] at `rows`, the logits' gradient [n, V] in `logits_dtype`."""
         if of_logits is None:
             return
         if self.of_hidden is not None:
@@ -227,7 +203,7 @@ class _Gradients:
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, not rounded to 16 bits on the way where the device can."""
+    """Add left @ right to total, on CUDA without rounding to 16 bits."""
     if left.is_cuda and left.dtype != total.dtype:
         torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
     else:
@@ -255,7 +231,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             for rows in _chunks(len(labels), chunk):
                 logits = _logits(hidden[rows], weight)
                 losses, of_logits = cross_entropy_with_gradient(
-                    logits, labels[rows], shares[rows], gradients.logits_type
+                    logits, labels[rows], shares[rows], gradients.logits_dtype
                 )
                 total += (losses * shares[rows]).sum()
                 gradients.add(rows, hidden[rows], of_logits)
@@ -290,7 +266,7 @@ class _ChunkedKL(torch.autograd.Function):
                     _logits(student[rows], weight),
                     _logits(teacher[rows], teacher_weight),
                     shares[rows],
-                    gradients.logits_type,
+                    gradients.logits_dtype,
                 )
                 total += (losses * shares[rows]).sum()
                 gradients.add(rows, student[rows], of_logits)
@@ -305,7 +281,7 @@ class _ChunkedKL(torch.autograd.Function):
 
 
 def _save(ctx: Any, gradients: _Gradients, head: Tensor) -> None:
-    """Keep the gradients for the backward pass, the head's in the head's own type."""
+    """Save the gradients for the backward pass, the head's in the head's dtype."""
     of_weight = gradients.of_weight
     ctx.save_for_backward(gradients.of_hidden, None if of_weight is None else of_weight.to(head.dtype))
 
@@ -315,8 +291,8 @@ class _RelativeError(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, teacher: Tensor, needs_grad: bool) -> Tensor:
         rows = student.flatten(0, -2), teacher.flatten(0, -2)
         tokens = len(rows[0])
-        shares = torch.full((tokens,), 1 / tokens, dtype=_accumulation_type(student), device=student.device)
-        # The gradient alone is kept, in the states' own type: half of what autograd would keep in bf16.
+        shares = torch.full((tokens,), 1 / tokens, dtype=_accumulation_dtype(student), device=student.device)
+        # Only the gradient is kept, in the states' dtype: half of what autograd would keep in bf16.
         errors, gradient = relative_error_with_gradient(*rows, shares, student.dtype if needs_grad else None)
         # Not a product of vectors, which autocast would round to 16 bits.
         value = (errors * shares).sum()

@@ -1,10 +1,9 @@
-"""Preparing corpora into litdata token chunks."""
+"""Corpora: text of any source as chunks of tokens. Importing this brings no litdata; preparing and reading do."""
 
-from jetlit_data.arithmetic import Arithmetic
 from jetlit_data.corpus import CorpusInfo, read_corpus
+from jetlit_data.generators import Arithmetic, Recall, Repetition
 from jetlit_data.prepare import CorpusSpec, prepare
-from jetlit_data.recall import Recall
-from jetlit_data.repetition import Repetition
+from jetlit_data.sources import register_source
 from jetlit_data.tokenizer import ByteTokenizer, check_vocabulary, load_tokenizer
 
 __all__ = [
@@ -18,4 +17,5 @@ __all__ = [
     "load_tokenizer",
     "prepare",
     "read_corpus",
+    "register_source",
 ]

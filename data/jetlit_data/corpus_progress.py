@@ -20,7 +20,7 @@ class _TokenColumn(ProgressColumn):
 
 @contextlib.contextmanager
 def corpus_progress(
-    name: str, max_tokens: int | None, size: int | None, show: bool
+    name: str, max_tokens: int | None, size: float | None, show: bool
 ) -> Iterator[Callable[[int, int], None]]:
     """A bar whose end is `max_tokens` or the source's `size` in bytes, whichever comes first.
 

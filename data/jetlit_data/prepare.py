@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -16,11 +17,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
-from jetlit_data.chunks import ChunkWriter
 from jetlit_data.corpus import CORPUS_FILE, CorpusInfo
 from jetlit_data.corpus_progress import corpus_progress
 from jetlit_data.overlap import SeenParagraphs
-from jetlit_data.sources import GENERATORS, Source, open_source
+from jetlit_data.sources import Source, open_source
 from jetlit_data.tokenizer import encode_documents, load_tokenizer, vocabulary_size
 
 _DOCUMENTS_AT_ONCE = 256  # tokenized together: a fast tokenizer spreads them over its threads
@@ -90,7 +90,7 @@ def prepare(
         if not name or Path(name).name != name or name.startswith("."):
             raise UserError(f'"{name}" is no name for a corpus, which becomes a folder: use letters, digits and "-".')
     loaded = load_tokenizer(tokenizer)
-    sources = {name: open_source(spec.source, spec.options, seed) for name, spec in corpora.items()}
+    sources = {name: open_source(spec.source, spec.options) for name, spec in corpora.items()}
     for name, spec in corpora.items():
         _check_limit(name, spec, sources[name])
     prepared = {}
@@ -103,7 +103,7 @@ def prepare(
 
 
 def _check_limit(name: str, spec: CorpusSpec, source: Source) -> None:
-    if spec.max_tokens is None and spec.source in GENERATORS:
+    if spec.max_tokens is None and source.size() == math.inf:
         raise UserError(f'Corpus "{name}" is generated without end: give it max_tokens.')
     if spec.max_tokens is not None and spec.max_tokens < 1:
         raise UserError(f'Corpus "{name}" has max_tokens {spec.max_tokens}: give a positive number.')
@@ -127,6 +127,8 @@ class _Build:
     near_duplicates: int = 0
 
     def run(self, folder: Path) -> CorpusInfo:
+        from jetlit_data.chunks import ChunkWriter  # litdata takes seconds to import
+
         vocabulary = vocabulary_size(self.tokenizer)
         dtype = np.dtype("uint16" if vocabulary <= 2**16 else "int32")
         writers = {split: ChunkWriter(folder / split, self.chunk_tokens, dtype) for split in ("train", "val")}
@@ -174,7 +176,7 @@ class _Build:
         """Split and text of each document that is neither empty nor a copy, or nearly one, of an earlier one."""
         seen: set[bytes] = set()
         threshold = int(self.val_fraction * 2 ** (8 * _DIGEST_BYTES))
-        for text in self.source.documents():
+        for text in self.source.documents(self.seed):
             if not text.strip():
                 continue
             digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()

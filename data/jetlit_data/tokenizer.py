@@ -1,7 +1,8 @@
-"""Tokenizers: any Hugging Face one, or bytes, which needs no download."""
+"""Tokenizers: any of Hugging Face, or bytes, which need no download."""
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ class ByteTokenizer(PreTrainedTokenizer):
     """UTF-8 bytes as tokens: ids 0 to 255 are the bytes, 256 pad, 257 bos, 258 eos.
 
     `decode(encode(text)) == text` for any text, also one that spells "<eos>": text never becomes a special token.
-    No special token is added by `encode`. Bytes that are no valid UTF-8 decode to U+FFFD.
+    `encode` adds no special token. Bytes that are not valid UTF-8 decode to U+FFFD.
     """
 
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012 (transformers' own convention)
@@ -32,19 +33,19 @@ class ByteTokenizer(PreTrainedTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """259: the bytes, pad, bos and eos."""
+        """Return 259: the bytes, pad, bos and eos."""
         return len(_TOKEN_IDS)
 
     def get_vocab(self) -> dict[str, int]:
-        """Token names ("<0x41>" for the byte 65) to ids."""
+        """Return token names ("<0x41>" for the byte 65) and their ids."""
         return dict(_TOKEN_IDS)
 
     def tokenize(self, text: str, **kwargs: Any) -> list[str]:  # type: ignore[override]
-        """The names of the text's UTF-8 bytes."""
+        """Return the names of the text's UTF-8 bytes."""
         return [_BYTE_TOKENS[value] for value in _to_bytes(text)]
 
     def encode_array(self, text: str) -> np.ndarray:
-        """The ids of the text's bytes as uint8 [n]: many times faster than `encode`, for preparing corpora."""
+        """Return the ids of the text's bytes, uint8 [n]: much faster than `encode`, for preparing corpora."""
         return np.frombuffer(_to_bytes(text), dtype=np.uint8)
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
@@ -57,7 +58,7 @@ class ByteTokenizer(PreTrainedTokenizer):
         return _BYTE_TOKENS[index] if index < BYTE_VALUES else _SPECIAL_TOKENS[index - BYTE_VALUES]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Bytes joined and decoded; special tokens in between are spelled out."""
+        """Join and decode bytes. Special tokens between them are spelled out."""
         data = bytearray()
         for token in tokens:
             match = _BYTE_TOKEN.fullmatch(token)
@@ -65,12 +66,12 @@ class ByteTokenizer(PreTrainedTokenizer):
         return _to_text(bytes(data))
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Nothing to save: the vocabulary is the class."""
+        """Save nothing: the vocabulary is the class."""
         return ()
 
 
 def _to_bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")  # a lone surrogate, as json.loads may give, is text too
+    return text.encode("utf-8", "surrogatepass")  # json.loads may give a lone surrogate
 
 
 def _to_text(data: bytes) -> str:
@@ -81,7 +82,7 @@ def _to_text(data: bytes) -> str:
 
 
 class _ByteTokenizerConfig(PreTrainedConfig):
-    """AutoTokenizer registers tokenizers by a model's configuration; this one stands for no model."""
+    """A configuration of no model: AutoTokenizer registers tokenizers by configuration."""
 
     model_type = "jetlit_bytes"
 
@@ -89,45 +90,38 @@ class _ByteTokenizerConfig(PreTrainedConfig):
 AutoTokenizer.register(_ByteTokenizerConfig, ByteTokenizer, exist_ok=True)
 
 
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer.
 
     Args:
-        name_or_path: "bytes" for `ByteTokenizer`, else a folder or a hub name for AutoTokenizer.
+        name_or_path: "bytes" for `ByteTokenizer`, or a folder or hub name for `AutoTokenizer`.
 
     Raises:
-        UserError: there is no tokenizer under that name, or it has no end-of-sequence token.
+        UserError: there is no tokenizer.
     """
     if name_or_path == "bytes":
         return ByteTokenizer()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(str(name_or_path), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f'No tokenizer could be loaded from "{name_or_path}" ({reason}): give a folder that holds one, '
-            'a hub name, or "bytes".'
+            f"There is no tokenizer at {name_or_path}: give a folder that holds tokenizer.json, a name on the hub that "
+            'can be reached, or "bytes".'
         ) from error
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            f'The tokenizer "{name_or_path}" has no end-of-sequence token, which ends documents: '
-            "set its eos_token and save it again."
-        )
-    return tokenizer
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """One more than the largest id the tokenizer can give (`len(tokenizer)` is too small where ids have gaps)."""
+    """Return one more than the tokenizer's largest id (`len(tokenizer)` is too small if ids have gaps)."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase | int, model_vocabulary: int, model: str = "the model") -> None:
-    """Refuse a tokenizer whose ids do not all have a row in the model's embedding.
+    """Refuse a tokenizer with ids beyond the model's embedding.
 
     Args:
         tokenizer: the tokenizer, or the size of its vocabulary (from corpus.json).
-        model_vocabulary: rows of the model's embedding; more rows than tokens are fine (padded vocabularies).
-        model: what to call the model in the message.
+        model_vocabulary: rows of the model's embedding. More rows than tokens are fine (padded vocabularies).
+        model: name of the model in the message.
 
     Raises:
         UserError: the tokenizer has more tokens than the model has rows.
@@ -141,12 +135,20 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase | int, model_vocabulary:
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[np.ndarray]:
-    """Token ids of each text, with EOS at the end and no other special token.
+    """Encode texts, each with EOS at the end and no other special token.
 
     Returns:
-        One int32 array [n + 1] a text.
+        An int32 array [n + 1] for each text.
+
+    Raises:
+        UserError: the tokenizer has no EOS token.
     """
     texts = list(texts)
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f'The tokenizer "{tokenizer.name_or_path}" has no end-of-sequence token, which ends documents: '
+            "set its eos_token and save it again."
+        )
     if isinstance(tokenizer, ByteTokenizer):
         encoded: list[Any] = [tokenizer.encode_array(text) for text in texts]
     else:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from jetlit.results import RESULT_FILE, Result, metric, unit_of, write_result
+from jetlit.results import RESULT_FILE, Result
 
 
 class RunManifest(Callback):
@@ -73,17 +73,3 @@ class RunManifest(Callback):
         """
         metrics = dict(sorted(self.metrics.items()))
         return Result(self.stage, config, metrics, decision=decision, seed=seed, seconds=self.seconds)
-
-    def write(self, config: dict[str, Any], seed: int | None, decision: Any) -> Path:
-        """Write `result(...)` to result.json, the last thing a fit does, and return its path."""
-        metrics = {name: metric(value, unit_of(name)) for name, value in sorted(self.metrics.items())}
-        return write_result(
-            self.folder,
-            stage=self.stage,
-            config=config,
-            metrics=metrics,
-            decision=decision,
-            seed=seed,
-            seconds=self.seconds,
-            hash=self.hash,
-        )

@@ -1,5 +1,5 @@
-"""Data modules: litdata streaming tokens, weighted mixtures."""
+"""Data modules: tokens streamed by litdata, weighted mixtures."""
 
-from jetlit.datamodules.tokens import TokenDataModule
+from jetlit.datamodules.tokens import Corpus, TokenDataModule
 
-__all__ = ["TokenDataModule"]
+__all__ = ["Corpus", "TokenDataModule"]

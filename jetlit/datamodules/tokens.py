@@ -1,46 +1,62 @@
-"""The one data module: blocks of tokens from one prepared corpus or a weighted mixture."""
+"""The data module: blocks of tokens from a prepared corpus, or from a weighted mixture of several."""
 
 import json
+import math
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jetlit_data.corpus import CorpusInfo, read_corpus
 from jetlit_data.reading import open_split
 from jetlit_data.tokenizer import check_vocabulary
 from lightning.pytorch import LightningDataModule
-from litdata import StreamingDataset
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from jetlit.datamodules.mixture import Mixture
 from jetlit.datamodules.resumable import ResumableLoader
 from jetlit.errors import UserError
 
 
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus of a mixture.
+
+    Attributes:
+        path: its folder or s3:// path.
+        weight: its share of the blocks; weights need not add up to 1.
+    """
+
+    path: str
+    weight: float = 1.0
+
+
 class TokenDataModule(LightningDataModule):
-    """Streams blocks of tokens; batches are {"input_ids": int64 [batch_size, block_size]}.
+    """Streams blocks of tokens: batches of {"input_ids": int64 [batch_size, block_size]}.
 
-    Training shuffles, gives each rank blocks of its own and drops the last short batch. A Lightning checkpoint holds
-    the position; a resumed run sees exactly the batches that an undisturbed one would have seen. A single corpus may be
-    resumed with another number of ranks or workers or another batch size (litdata redistributes the rest of the
-    epoch); a mixture may not.
+    Training shuffles, gives each rank different blocks and drops the last short batch. A Lightning checkpoint holds the
+    position, and a resumed run sees exactly the batches that an undisturbed run would have seen. A single corpus can be
+    resumed with another number of ranks or workers or another batch size (litdata redistributes the rest of the epoch);
+    a mixture can not.
 
-    A mixture draws each block's corpus at random by weight; its epoch ends when the corpus that is used up first is,
-    and all start the next one freshly shuffled.
+    A mixture draws the corpus of each block at random by weight. Its epoch ends when the first corpus is used up; all
+    corpora start the next one freshly shuffled.
 
     Args:
-        corpora: folder or s3:// path of a corpus that `jetlit data` prepared, or a mapping of such to weights.
-        block_size: tokens T to a block.
-        batch_size: blocks B to a batch, on each rank.
-        num_workers: loading processes on each rank.
-        seed: of shuffling and mixing.
-        val_batches: batches of validation in all, taken from each corpus by weight; fewer where there are fewer.
-        vocab_size: rows of the model's embedding, where the model is not there to be asked.
+        corpora: folder or s3:// path of a corpus that `jetlit data` prepared, or a list of such with weights. (A
+            mapping is refused with a sentence that names the list.)
+        block_size: tokens T of a block.
+        batch_size: blocks B of a batch on each rank.
+        num_workers: loading processes of each rank.
+        seed: seed of shuffling and mixing.
+        val_batches: largest number of validation batches, shared by the corpora according to their weights.
+        vocab_size: rows of the model's embedding, checked against the corpora; None leaves that to the recipe.
     """
 
     def __init__(
         self,
-        corpora: dict[str, float] | str,
+        corpora: str | list[Corpus] | dict[str, Any],
         block_size: int,
         batch_size: int,
         num_workers: int = 0,
@@ -49,85 +65,76 @@ class TokenDataModule(LightningDataModule):
         vocab_size: int | None = None,
     ) -> None:
         super().__init__()
-        self.corpora = {corpora: 1.0} if isinstance(corpora, str) else dict(corpora)
+        self.corpora = _checked(corpora)
         self.block_size = block_size
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
         self.val_batches = val_batches
         self.vocab_size = vocab_size
-        self._check_arguments()
+        for name in ("block_size", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: give a positive number.")
 
     def setup(self, stage: str | None = None) -> None:
-        """Check that every corpus is finished, whole and fits the block size and the vocabulary.
+        """Check that every corpus is finished and whole, and fits the block size and the vocabulary.
 
         Raises:
-            UserError: one is not.
+            UserError: one does not.
         """
-        for path, info in self.infos.items():
-            self._check_blocks(path, info)
+        for corpus, info in zip(self.corpora, self.infos, strict=True):
+            self._check_blocks(corpus.path, info)
             if self.vocab_size is not None:
                 check_vocabulary(info.vocab_size, self.vocab_size)
-        if len({info.tokenizer for info in self.infos.values()}) > 1:
+        if len({info.tokenizer for info in self.infos}) > 1:
             raise UserError(
                 "The corpora were prepared with different tokenizers: prepare all of a mixture with the same one."
             )
 
     @cached_property
-    def infos(self) -> dict[str, CorpusInfo]:
-        """corpus.json of each corpus, by path."""
-        return {path: read_corpus(path) for path in self.corpora}
+    def infos(self) -> list[CorpusInfo]:
+        """corpus.json of each corpus."""
+        return [read_corpus(corpus.path) for corpus in self.corpora]
 
     @property
     def data_vocab_size(self) -> int:
         """One more than the largest token id that may occur."""
-        return max(info.vocab_size for info in self.infos.values())
+        return max(info.vocab_size for info in self.infos)
 
     @property
     def tokenizer_path(self) -> str:
-        """Where the tokenizer the data was prepared with can be loaded from."""
-        first = next(iter(self.corpora))
-        local = Path(first) / "tokenizer"
-        return str(local) if local.is_dir() else self.infos[first].tokenizer
+        """Where `load_tokenizer` finds the corpora's tokenizer."""
+        local = Path(self.corpora[0].path) / "tokenizer"
+        return str(local) if local.is_dir() else self.infos[0].tokenizer
 
     def train_dataloader(self) -> ResumableLoader:
-        """Endlessly shuffled epochs of this rank's batches."""
+        """Return the loader of this rank's batches; each epoch is shuffled anew."""
         datasets = [
-            open_split(path, "train", self.block_size, shuffle=True, seed=self.seed + number)
-            for number, path in enumerate(self.corpora)
+            open_split(corpus.path, "train", self.block_size, shuffle=True, seed=self.seed + number)
+            for number, corpus in enumerate(self.corpora)
         ]
-        dataset = datasets[0] if len(datasets) == 1 else Mixture(datasets, list(self.corpora.values()), self.seed)
+        weights = [corpus.weight for corpus in self.corpora]
+        dataset = datasets[0] if len(datasets) == 1 else Mixture(datasets, weights, self.seed)
         return ResumableLoader(dataset, self.batch_size, self.num_workers, self._fingerprint())
 
     def val_dataloader(self) -> DataLoader:
-        """The same blocks in the same order every time; Lightning shares them out over the ranks.
+        """Return the loader of the same blocks in the same order every time; Lightning deals them out to the ranks.
 
-        It reads in the process itself: validation starts often and reads little.
+        It has no workers: validation starts often and reads little.
         """
         blocks = self.val_batches * self.batch_size
-        total = sum(self.corpora.values())
-        parts: list[Dataset] = [
-            _first_blocks(
-                open_split(path, "val", self.block_size, shuffle=False), max(1, round(blocks * weight / total))
-            )
-            for path, weight in self.corpora.items()
-        ]
+        total = sum(corpus.weight for corpus in self.corpora)
+        parts = []
+        for corpus in self.corpora:
+            dataset = open_split(corpus.path, "val", self.block_size, shuffle=False)
+            count = max(1, round(blocks * corpus.weight / total))
+            parts.append(Subset(dataset, range(min(count, len(dataset)))))
         return DataLoader(ConcatDataset(parts), batch_size=self.batch_size, pin_memory=torch.cuda.is_available())
 
     def _fingerprint(self) -> str:
-        """What decides the order of the blocks, whoever reads them and wherever the corpora lie."""
-        corpora = [[info.splits["train"].index_sha256, self.corpora[path]] for path, info in self.infos.items()]
+        """Return what decides the order of the blocks. It holds no path, so that corpora can be moved."""
+        corpora = [[i.splits["train"].index_sha256, c.weight] for i, c in zip(self.infos, self.corpora, strict=True)]
         return json.dumps([corpora, self.block_size, self.seed])
-
-    def _check_arguments(self) -> None:
-        if not self.corpora:
-            raise UserError("No corpus is named: set corpora to the folder of one, or to folders with weights.")
-        for path, weight in self.corpora.items():
-            if weight <= 0:
-                raise UserError(f"Corpus {path} has weight {weight}: give a positive one or leave the corpus out.")
-        for name in ("block_size", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: give a positive number.")
 
     def _check_blocks(self, path: str, info: CorpusInfo) -> None:
         for split, content in info.splits.items():
@@ -147,5 +154,18 @@ class TokenDataModule(LightningDataModule):
             )
 
 
-def _first_blocks(dataset: StreamingDataset, count: int) -> Dataset:
-    return Subset(dataset, range(min(count, len(dataset))))
+def _checked(corpora: str | list[Corpus] | dict[str, Any]) -> list[Corpus]:
+    if isinstance(corpora, dict):
+        raise UserError(
+            "Corpora are a list, no longer a mapping of folders to weights: "
+            f"write corpora: [{', '.join(f'{{path: {path}, weight: {weight}}}' for path, weight in corpora.items())}]."
+        )
+    found = [Corpus(corpora)] if isinstance(corpora, str) else list(corpora)
+    if not found:
+        raise UserError("No corpus is named: set corpora to the folder of one, or to a list of {path, weight}.")
+    for corpus in found:
+        if not 0 < corpus.weight < math.inf:  # NaN neither
+            raise UserError(
+                f"Corpus {corpus.path} has weight {corpus.weight}: give a positive one or leave the corpus out."
+            )
+    return found

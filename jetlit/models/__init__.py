@@ -2,11 +2,12 @@
 
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from jetlit.models.architecture import Architecture, check_budget
+from jetlit.models.architecture import Architecture, check_budget, uniform_layers
 from jetlit.models.cache import HybridCache
 from jetlit.models.configuration import JetNemotronConfig
 from jetlit.models.conversion import freeze_all_but_mixers, hybridize
-from jetlit.models.layer_inputs import LayerInputs
+from jetlit.models.decoder_layer import LayerInputs
+from jetlit.models.families import register_family
 from jetlit.models.loading import load_model
 from jetlit.models.modeling import JetNemotronForCausalLM, JetNemotronModel
 from jetlit.models.output_fit import fit_outputs
@@ -28,4 +29,6 @@ __all__ = [
     "freeze_all_but_mixers",
     "hybridize",
     "load_model",
+    "register_family",
+    "uniform_layers",
 ]

@@ -1,18 +1,16 @@
-"""An architecture: which block runs in which layer, and how each kind of block is set up."""
+"""An architecture: which block runs in which layer, and with which settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jetlit.blocks import BLOCKS, check_block_config
 from jetlit.errors import UserError
 from jetlit.files import read_json, write_json
+from jetlit.models.configuration import JetNemotronConfig
 from jetlit.models.mixers import ATTENTION_BLOCKS
-
-if TYPE_CHECKING:
-    from jetlit.models.configuration import JetNemotronConfig
 
 
 @dataclass(frozen=True)
@@ -20,8 +18,8 @@ class Architecture:
     """The blocks of a hybrid, layer by layer.
 
     Attributes:
-        layer_types: a block name for each layer.
-        block_configs: arguments of each kind of block; what is left out comes from the teacher's attention.
+        layer_types: name of each layer's block.
+        block_configs: arguments by block name; the teacher's attention supplies those left out.
     """
 
     layer_types: list[str]
@@ -29,32 +27,31 @@ class Architecture:
 
     @classmethod
     def of(cls, config: JetNemotronConfig) -> Architecture:
-        """Returns the architecture that a model configuration describes."""
+        """Return the architecture of a model configuration."""
         return cls(list(config.layer_types or ()), dict(config.efficient_attention_config or {}))
 
     @classmethod
     def uniform(
         cls, num_layers: int, full_layers: int, linear: str, config: dict[str, Any] | None = None
     ) -> Architecture:
-        """Spreads full attention evenly: every (num_layers / full_layers)-th layer, as hand-made hybrids do.
+        """Return evenly spread full attention, as in hand-made hybrids (see `uniform_layers`).
 
         Args:
-            num_layers: L.
-            full_layers: layers that keep full attention.
-            linear: the block of the others.
-            config: that block's arguments.
+            num_layers: number of layers.
+            full_layers: number of layers that keep full attention.
+            linear: block of the other layers.
+            config: arguments of that block.
 
         Raises:
-            UserError: the budget is above the number of layers.
+            UserError: there are fewer layers than `full_layers`.
         """
-        check_budget(full_layers, num_layers)
-        full = {(2 * index + 1) * num_layers // (2 * full_layers) for index in range(full_layers)}
+        full = uniform_layers(full_layers, num_layers)
         layers = ["attn" if index in full else linear for index in range(num_layers)]
         return cls(layers, {linear: dict(config)} if config else {})
 
     @classmethod
     def load(cls, path: str | Path) -> Architecture:
-        """Reads an architecture from JSON; keys beside its own (a search's scores) are ignored.
+        """Read an architecture from a JSON file; other keys, such as a search's scores, are ignored.
 
         Raises:
             UserError: the file is missing, not JSON, or not an architecture.
@@ -66,30 +63,30 @@ class Architecture:
         return cls(layers, dict(values.get("block_configs") or {}))
 
     def save(self, path: str | Path) -> None:
-        """Writes the architecture as JSON, atomically."""
+        """Write the architecture to a JSON file atomically."""
         write_json(path, {"layer_types": self.layer_types, "block_configs": self.block_configs})
 
     def with_block(self, name: str, config: dict[str, Any] | None = None) -> Architecture:
-        """Returns this placement with `name` in every layer that is not attention.
+        """Return this placement with block `name` in every layer that is not attention.
 
         Args:
-            name: of a linear block.
-            config: its arguments; the settings of the block it replaces are dropped.
+            name: a linear block.
+            config: its arguments; the settings of the replaced blocks are dropped.
         """
         layers = [layer if layer in ATTENTION_BLOCKS else name for layer in self.layer_types]
         kept = {block: dict(values) for block, values in self.block_configs.items() if block in ATTENTION_BLOCKS}
         return Architecture(layers, kept | ({name: dict(config)} if config else {}))
 
     def validate(self, config: JetNemotronConfig) -> None:
-        """Checks that a model of this configuration can be given this architecture.
+        """Check that the architecture fits a model of this configuration.
 
         Raises:
-            UserError: an unknown block, a wrong number of layers, or an unknown block setting.
+            UserError: a block or a block's setting is unknown, or the number of layers differs.
         """
         unknown = sorted(set(self.layer_types) - set(BLOCKS))
         if unknown:
             raise UserError(
-                f"The architecture names {', '.join(map(repr, unknown))}, which nobody knows: use {', '.join(BLOCKS)}."
+                f"The architecture names unknown blocks ({', '.join(map(repr, unknown))}): use {', '.join(BLOCKS)}."
             )
         if len(self.layer_types) != config.num_hidden_layers:
             raise UserError(
@@ -102,10 +99,24 @@ class Architecture:
             raise UserError("The architecture has swa layers and no window: set block_configs.swa.window_size.")
 
 
-def check_budget(full_layers: int, num_layers: int) -> None:
-    """Checks a number of full-attention layers; raises UserError when there are not that many layers."""
-    if not 0 <= full_layers <= num_layers:
+def check_budget(budget: int, layers: int, option: str = "attn") -> None:
+    """Check that `budget` of `layers` layers can take the block `option`.
+
+    Raises:
+        UserError: the budget is negative or above the number of layers.
+    """
+    if not 0 <= budget <= layers:
         raise UserError(
-            f"A budget of {full_layers} full-attention layers does not fit a model of {num_layers} layers: "
-            f"choose 0 to {num_layers}."
+            f"A budget of {budget} {option!r} layers does not fit a model with {layers} layers to choose from: "
+            f"set it between 0 and {layers}."
         )
+
+
+def uniform_layers(count: int, layers: int) -> tuple[int, ...]:
+    """Return `count` layers, each in the middle of one of `count` equal parts of the depth (baseline of fig. 5b).
+
+    Raises:
+        UserError: `count` is not between 0 and `layers`.
+    """
+    check_budget(count, layers)
+    return tuple((2 * part + 1) * layers // (2 * count) for part in range(count))

@@ -1,4 +1,4 @@
-"""Builds a model around tensors that exist already, without initialising or allocating anything twice."""
+"""Build a model around existing tensors, without initializing or allocating anything twice."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from jetlit.models.modeling import JetNemotronForCausalLM
 
 
 def empty_model(config: JetNemotronConfig) -> JetNemotronForCausalLM:
-    """Returns a model on the meta device, which costs no memory; `fill` gives it its tensors."""
+    """Return a model on the meta device, which takes no memory until `fill` gives it its tensors."""
     with torch.device("meta"):
         return JetNemotronForCausalLM(config)
 
 
 def replace_mixers(model: JetNemotronForCausalLM, mixer: Callable[[int], nn.Module]) -> None:
-    """Puts `mixer(index)` into every layer."""
+    """Set the token mixer of every layer to `mixer(index)`."""
     for index, layer in enumerate(model.model.layers):
         layer.self_attn = mixer(index)
         attach_config(layer.self_attn, model.config)
 
 
 def fill(model: JetNemotronForCausalLM, tensors: dict[str, torch.Tensor], origin: str) -> None:
-    """Gives an empty model its tensors; they become its parameters without a copy.
+    """Give an empty model its tensors, which become its parameters without a copy.
 
     Args:
-        model: from `empty_model`; token mixers that have tensors already need none.
-        tensors: by name.
+        model: a model from `empty_model`; token mixers on a real device keep their tensors.
+        tensors: tensors by name.
         origin: where they come from, for the message.
 
     Raises:
-        UserError: tensors are missing, left over or of the wrong shape.
+        UserError: tensors are missing, unexpected or of the wrong shape.
     """
     device = next(iter(tensors.values())).device
     try:
@@ -46,7 +46,7 @@ def fill(model: JetNemotronForCausalLM, tensors: dict[str, torch.Tensor], origin
         reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
         raise UserError(f"The tensors of {origin} do not fit its configuration: {reason}.") from None
     model.tie_weights()
-    # Its buffers are in no checkpoint, so they are computed anew.
+    # Its buffers are in no checkpoint.
     model.model.rotary = type(model.model.rotary)(model.config).to(device)  # type: ignore[arg-type]
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing or unexpected:
@@ -59,12 +59,12 @@ def fill(model: JetNemotronForCausalLM, tensors: dict[str, torch.Tensor], origin
 def assemble(
     config: JetNemotronConfig, source: JetNemotronForCausalLM, mixer: Callable[[int], nn.Module]
 ) -> JetNemotronForCausalLM:
-    """Returns a new model with a copy of `source`'s embedding, MLPs, norms and head, and new token mixers.
+    """Return a new model with copies of `source`'s embedding, MLPs, norms and head, and new token mixers.
 
     Args:
-        config: of the new model; all sizes outside the token mixers are the source's.
-        source: the model to copy from; it is left as it is.
-        mixer: makes the token mixer of a layer.
+        config: configuration of the new model, equal to the source's outside the token mixers.
+        source: the model to copy from; it does not change.
+        mixer: returns the token mixer of a layer.
     """
     model = empty_model(config)
     replace_mixers(model, mixer)
@@ -76,7 +76,7 @@ def assemble(
 
 
 def copied_tensors(model: PreTrainedModel, *, mixers: bool = True) -> dict[str, torch.Tensor]:
-    """Returns copies of a model's tensors, a tied head once, with or without the token mixers."""
+    """Return copies of a model's tensors, a tied head once, with or without the token mixers."""
     skipped = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
     return {
         name: tensor.detach().clone()

@@ -1,4 +1,4 @@
-"""Says in one sentence why a checkpoint's tensors do not fit a configuration."""
+"""Checks that a checkpoint's tensors fit its configuration."""
 
 from __future__ import annotations
 
@@ -13,52 +13,44 @@ from safetensors import SafetensorError, safe_open
 
 from jetlit.errors import UserError
 
-# Old Llama checkpoints carry the rotary buffer; it is computed anew.
+# Old Llama checkpoints hold this buffer, which is computed instead.
 IGNORED_TENSORS = r"rotary_emb\.inv_freq$"
 
 
 def check_files(folder: Path, expected: Mapping[str, torch.Tensor], tied: Iterable[str]) -> None:
-    """Compares the names and shapes in a folder's safetensors with a model's, without reading a tensor.
+    """Compare the names and shapes in a folder's safetensors with a model's, without reading a tensor.
 
     Args:
-        folder: of a checkpoint; one without safetensors is left to transformers to refuse.
+        folder: folder of a checkpoint; transformers refuses one without safetensors.
         expected: the model's state, on any device.
-        tied: names that a checkpoint may leave out.
+        tied: names that a checkpoint may lack.
 
     Raises:
-        UserError: tensors are missing, left over or of the wrong shape, or a file is damaged.
+        UserError: tensors are missing, unexpected or of the wrong shape, or a file is damaged.
     """
     found = _declared_shapes(folder)
     if found is None:
         return
     shapes = {name: list(tensor.shape) for name, tensor in expected.items()}
+    both = sorted(set(found) & set(shapes))
     info = {
         "missing_keys": set(shapes) - set(found) - set(tied),
         "unexpected_keys": {name for name in set(found) - set(shapes) if not re.search(IGNORED_TENSORS, name)},
-        "mismatched_keys": [
-            (name, found[name], shapes[name])
-            for name in sorted(set(found) & set(shapes))
-            if found[name] != shapes[name]
-        ],
+        "mismatched_keys": [(name, found[name], shapes[name]) for name in both if found[name] != shapes[name]],
     }
     check_loading(str(folder), info)
 
 
 def check_loading(source: str, info: Any) -> None:
-    """Checks transformers' report of a loaded checkpoint.
-
-    Args:
-        source: the checkpoint, for the message.
-        info: what `from_pretrained(output_loading_info=True)` reports.
+    """Check what `from_pretrained(output_loading_info=True)` reports of the checkpoint `source`.
 
     Raises:
-        UserError: tensors are missing, left over or of the wrong shape.
+        UserError: tensors are missing, unexpected or of the wrong shape.
     """
-    mismatched = [
-        f"{name} is {list(found)} and should be {list(wanted)}" for name, found, wanted in info["mismatched_keys"]
-    ]
+    wrong = {name: (found, right) for name, found, right in info["mismatched_keys"]}
+    mismatched = [f"{name} is {list(found)} and should be {list(right)}" for name, (found, right) in wrong.items()]
     # A tensor of the wrong shape may be reported as missing too.
-    missing = sorted(set(info["missing_keys"]) - {entry[0] for entry in info["mismatched_keys"]})
+    missing = sorted(set(info["missing_keys"]) - set(wrong))
     problems = []
     if mismatched:
         problems.append(f"has tensors of the wrong shape ({_first(mismatched)})")
@@ -74,7 +66,7 @@ def check_loading(source: str, info: Any) -> None:
 
 
 def _declared_shapes(folder: Path) -> dict[str, list[int]] | None:
-    """Returns names and shapes from the files' headers; None where there are no safetensors."""
+    """Return names and shapes from the files' headers, or None if there are no safetensors."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         files = _listed_files(index)

@@ -11,41 +11,35 @@ from transformers.activations import ACT2FN
 from jetlit.blocks import BLOCKS
 from jetlit.errors import UserError
 
-# What the released code reads; a configuration outside of these needs jetlit to be loaded.
+# What the released code reads; only jetlit loads other configurations.
 RELEASED_LAYER_TYPES = ("jet", "attn", "swa")
 RELEASED_AUTO_MAP = {
     "AutoConfig": "configuration_jet_nemotron.JetNemotronConfig",
     "AutoModelForCausalLM": "modeling_jet_nemotron.JetNemotronForCausalLM",
 }
-# Keys the released code does not know, with the value that means "as in the released code".
-_EXTENSIONS: dict[str, Any] = {
-    "attention_bias": True,
-    "output_bias": False,
-    "mlp_bias": False,
-    "qk_norm": False,
-}
+# Keys that the released code lacks, with the values that it has built in.
+_EXTENSIONS: dict[str, Any] = {"attention_bias": True, "output_bias": False, "mlp_bias": False, "qk_norm": False}
 
 
 @strict
 class JetNemotronConfig(PreTrainedConfig):
     """Configuration of a decoder whose layers each choose their token mixer.
 
-    The keys are those of the released checkpoints; `config.json` is written with them, and both the old names of the
-    rotary settings (`rope_theta`, `rope_scaling`) and the new one (`rope_parameters`) are read. Defaults are those of
-    the 2B with full attention everywhere.
+    The keys are those of the released checkpoints. Both the old names of the rotary settings (`rope_theta`,
+    `rope_scaling`, which are written) and the new one (`rope_parameters`) are read. Defaults are those of the 2B with
+    full attention in every layer.
 
     Args:
-        layer_types: a block name (`jetlit.blocks.BLOCKS`) for each layer; None means "attn" everywhere.
-        efficient_attention_config: for each block name, its constructor's arguments; `{"swa": {"window_size": …}}`.
-        head_dim: of attention; None means hidden_size / num_attention_heads.
-        attention_bias: biases on the query, key and value projections.
-        output_bias: bias on attention's output projection.
-        mlp_bias: biases in the MLP.
-        qk_norm: RMSNorm on queries and keys.
+        layer_types: a block name (`jetlit.blocks.BLOCKS`) for each layer; None means "attn" in all.
+        efficient_attention_config: constructor arguments by block name: `{"swa": {"window_size": 1152}}`.
+        head_dim: head size of attention; None means hidden_size / num_attention_heads.
+        attention_bias: whether the query, key and value projections have biases.
+        output_bias: whether attention's output projection has a bias.
+        mlp_bias: whether the MLP has biases.
+        qk_norm: whether queries and keys pass an RMSNorm.
 
     Raises:
-        UserError: an unknown layer type or activation, a wrong number of layers, a missing or odd window, or uneven
-            heads.
+        UserError: the layer types, the window, the activation or the number of heads does not make sense.
     """
 
     model_type = "jet_nemotron"
@@ -78,8 +72,8 @@ class JetNemotronConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Fills in what was left out and refuses what cannot be built."""
-        # Written for transformers 4; it says where remote code would be, which is never run from here.
+        """Fill in what was left out and refuse what cannot be built."""
+        # It names remote code, which is never run.
         kwargs.pop("auto_map", None)
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
@@ -92,11 +86,11 @@ class JetNemotronConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.check_layers()
         if self.hidden_act not in ACT2FN:
-            raise UserError(f"hidden_act {self.hidden_act!r} is no activation: use silu, or another of transformers'.")
+            raise UserError(f"hidden_act {self.hidden_act!r} is no activation of transformers: use silu, for example.")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Reads a config.json's values; raises UserError when one is of the wrong type."""
+        """Read a config.json's values; raise UserError if one is of the wrong type."""
         try:
             return super().from_dict(config_dict, **kwargs)
         except StrictDataclassError as error:
@@ -104,12 +98,12 @@ class JetNemotronConfig(PreTrainedConfig):
             raise UserError(f"The configuration does not make sense ({reason}): correct config.json.") from None
 
     def check_layers(self) -> None:
-        """Checks the layer types and what they need; raises UserError."""
+        """Check the layer types and their settings; raise UserError."""
         assert self.layer_types is not None
         unknown = sorted(set(self.layer_types) - set(BLOCKS))
         if unknown:
             raise UserError(
-                f"layer_types names {', '.join(map(repr, unknown))}, which nobody knows: "
+                f"layer_types names unknown blocks ({', '.join(map(repr, unknown))}): "
                 f"use {', '.join(BLOCKS)}, or register the block."
             )
         if len(self.layer_types) != self.num_hidden_layers:
@@ -129,20 +123,20 @@ class JetNemotronConfig(PreTrainedConfig):
                 )
 
     def validate_layer_type(self) -> None:
-        """Replaces transformers' check, which knows only its own names; `check_layers` does it instead."""
+        """Do nothing: transformers' check knows only its own names, and `check_layers` replaces it."""
 
     def block_config(self, name: str) -> dict[str, Any]:
-        """Returns the arguments of block `name` as the configuration holds them."""
+        """Return the arguments of block `name` in this configuration."""
         return dict((self.efficient_attention_config or {}).get(name, {}))
 
     @property
     def window_size(self) -> int | None:
-        """Tokens a sliding window sees, itself included; None without such a layer."""
+        """Tokens in a sliding window, the current one included; None without a window."""
         return self.block_config("swa").get("window_size")
 
     @property
     def is_released_format(self) -> bool:
-        """Whether the released code could build this model too."""
+        """Whether the released code can build this model too."""
         return (
             set(self.layer_types or ()) <= set(RELEASED_LAYER_TYPES)
             and all(getattr(self, key) == value for key, value in _EXTENSIONS.items())
@@ -150,7 +144,7 @@ class JetNemotronConfig(PreTrainedConfig):
         )
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Returns what goes into config.json: the released names, so that old and new transformers read it."""
+        """Return the values of config.json under the released names, which old and new transformers read."""
         values = self.to_dict()
         rope = dict(values.pop("rope_parameters", None) or {})
         values["rope_theta"] = rope.pop("rope_theta", self.default_theta)
@@ -171,7 +165,7 @@ _ALWAYS_WRITTEN = frozenset({"model_type", "architectures", "auto_map", "rope_sc
 
 
 def _is_default(key: str, value: Any) -> bool:
-    """Whether transformers' base class has the same value anyway, so that it need not be written."""
+    """Say whether transformers' base class has the same value, so that it need not be written."""
     return value is None or key.startswith("_") or value == _BASE.get(key, object())
 
 

@@ -1,9 +1,8 @@
-"""From a full-attention teacher to a hybrid: new token mixers that start from the teacher's attention."""
+"""Convert a full-attention teacher to a hybrid whose new token mixers start from the teacher's attention."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -25,20 +24,19 @@ def hybridize(
     student: JetNemotronForCausalLM | None = None,
     inherit: bool = True,
 ) -> JetNemotronForCausalLM:
-    """Replaces a teacher's attention as an architecture says (paper section 2.2).
+    """Replace a teacher's attention by the blocks of an architecture (paper section 2.2).
 
-    Every block starts from the teacher's attention in its layer (`TokenMixer.from_attention`); everything else is
-    copied. Settings that the architecture leaves open (heads, head size, biases) are taken from the attention and
-    written into the new configuration.
+    Every block starts from the teacher's attention in its layer (`TokenMixer.from_attention`); all else is copied.
+    Settings that the architecture leaves open (heads, head size, biases) come from the attention.
 
     Args:
-        teacher: with attention in every layer that is to be replaced; it is left as it is.
+        teacher: a model with attention in every layer that is to be replaced; it does not change.
         architecture: a block for each layer.
-        student: a hybrid of the same teacher; where it has the linear block that is wanted, its trained one is copied.
-        inherit: False leaves the linear blocks' projections random: what inheriting is worth, for comparison.
+        student: a trained hybrid of this teacher, whose blocks are copied where they are those of the architecture.
+        inherit: False leaves the linear blocks' projections random, to measure what inheriting is worth.
 
     Returns:
-        The hybrid, on the teacher's device and in its type.
+        The hybrid, with the teacher's device and dtype.
 
     Raises:
         UserError: the architecture does not fit the teacher.
@@ -50,7 +48,7 @@ def hybridize(
         name = architecture.layer_types[index]
         if student is not None and student.config.layer_types[index] == name != "attn":  # type: ignore[index]
             if student.config.block_config(name) != config.block_config(name):
-                raise UserError(f"The student's {name} is of another shape than the architecture's: use one of them.")
+                raise UserError(f"The student's {name} has other settings than the architecture's: use one of them.")
             return copy.deepcopy(student.model.layers[index].self_attn)
         if not inherit and name not in ATTENTION_BLOCKS:
             return _fresh_mixer(name, config, teacher.lm_head.weight)
@@ -60,11 +58,11 @@ def hybridize(
 
 
 def hybrid_config(config: JetNemotronConfig, architecture: Architecture) -> JetNemotronConfig:
-    """Returns a copy of `config` with the architecture's layers and complete block settings."""
+    """Return a copy of `config` with the architecture's layers and complete block settings."""
     used = sorted(set(architecture.layer_types) - {"attn"})
     settings = {name: inherited_settings(config, name) | architecture.block_configs.get(name, {}) for name in used}
     values = copy.deepcopy(config.to_dict())
-    # Names of transformers' own, which its constructor does not take back.
+    # transformers writes these but does not accept them back.
     for name in ("model_type", "transformers_version", "auto_map"):
         values.pop(name, None)
     values |= {"layer_types": list(architecture.layer_types), "efficient_attention_config": settings}
@@ -74,25 +72,24 @@ def hybrid_config(config: JetNemotronConfig, architecture: Architecture) -> JetN
 def convert_mixer(
     teacher: JetNemotronForCausalLM, index: int, name: str, config: JetNemotronConfig
 ) -> TokenMixer | nn.Module:
-    """Makes block `name` from the attention in layer `index` of the teacher.
+    """Create block `name` from the attention in layer `index` of the teacher.
 
     Raises:
-        UserError: that layer of the teacher is not attention, so there is nothing to start from.
+        UserError: that layer of the teacher is not attention.
     """
     source = teacher.model.layers[index].self_attn
     if not isinstance(source, Attention):
         if teacher.config.layer_types[index] == name:  # type: ignore[index]
             return copy.deepcopy(source)
         raise UserError(
-            f"Layer {index} of the teacher is {type(source).__name__}, not attention, so {name!r} cannot "
-            "start from it: "
-            "hybridize the full-attention teacher itself."
+            f"Layer {index} of the teacher is {type(source).__name__}, not attention, so {name!r} cannot start from "
+            "it: hybridize the full-attention teacher."
         )
     return get_block(name).from_attention(source, **config.block_config(name))
 
 
 def _fresh_mixer(name: str, config: JetNemotronConfig, like: Tensor) -> nn.Module:
-    """A block with random projections whose own parameters start as those of one that inherits."""
+    """Return a block with random projections, whose other parameters start as if it had inherited."""
     with torch.device(like.device):
         block = build_mixer(config, name).to(like.dtype)
     assert isinstance(block, LinearMixer)
@@ -102,13 +99,7 @@ def _fresh_mixer(name: str, config: JetNemotronConfig, like: Tensor) -> nn.Modul
 
 
 def freeze_all_but_mixers(model: JetNemotronForCausalLM) -> None:
-    """Freezes embeddings, MLPs, norms and head, so that only the token mixers learn (stage 1, super network)."""
+    """Freeze embeddings, MLPs, norms and head, so that only the token mixers learn (stage 1, super network)."""
     mixers = {id(parameter) for layer in model.model.layers for parameter in layer.self_attn.parameters()}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in mixers)
-
-
-def mixer_parameters(model: JetNemotronForCausalLM) -> Iterator[nn.Parameter]:
-    """Yields the parameters of every layer's token mixer."""
-    for layer in model.model.layers:
-        yield from layer.self_attn.parameters()

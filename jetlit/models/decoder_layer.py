@@ -1,8 +1,10 @@
-"""The decoder layer and its gated MLP."""
+"""The decoder layer, its gated MLP and its inputs."""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,8 +15,35 @@ from jetlit.blocks.base import MaskKind
 from jetlit.blocks.projections import project
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.models.configuration import JetNemotronConfig
-from jetlit.models.layer_inputs import LayerInputs
 from jetlit.models.mixers import build_mixer
+
+
+@dataclass
+class LayerInputs:
+    """What all layers of one forward pass need beside the hidden states; masks are built when first used.
+
+    Attributes:
+        position_embeddings: (cos, sin), each [B or 1, T, head_dim].
+        cache: with a `layers` list for the blocks, or None.
+        cu_seqlens: [N + 1] bounds of packed sequences, or None.
+        build_mask: returns the mask of a kind.
+    """
+
+    position_embeddings: tuple[torch.Tensor, torch.Tensor]
+    cache: Any = None
+    cu_seqlens: torch.Tensor | None = None
+    build_mask: Callable[[MaskKind], torch.Tensor | None] | None = None
+    _masks: dict[MaskKind, torch.Tensor | None] = field(default_factory=dict)
+
+    def mask(self, kind: MaskKind) -> torch.Tensor | None:
+        """Return the mask for blocks of this kind, or None if they need none."""
+        if kind not in self._masks:
+            self._masks[kind] = self.build_mask(kind) if self.build_mask is not None else None
+        return self._masks[kind]
+
+    def layer_cache(self, index: int) -> Any:
+        """Return the cache of layer `index`, or None."""
+        return None if self.cache is None else self.cache.layers[index]
 
 
 class GatedMLP(nn.Module):
@@ -30,7 +59,7 @@ class GatedMLP(nn.Module):
         self.is_swiglu = config.hidden_act in ("silu", "swish")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies the MLP to [B, T, H]."""
+        """Apply the MLP to [B, T, H]."""
         gate, up = project(x, [self.gate_proj, self.up_proj])
         return self.down_proj(self.activation(gate) * up)
 
@@ -53,11 +82,11 @@ class DecoderLayer(GradientCheckpointingLayer):
         self.mlp = GatedMLP(config)
 
     def forward(self, hidden: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
-        """Runs the layer on [B, T, H]; `inputs` comes from `JetNemotronModel.layer_inputs`."""
+        """Run the layer on [B, T, H]; `inputs` comes from `JetNemotronModel.layer_inputs`."""
         return self.feed_forward(hidden, self.mix(hidden, inputs))
 
     def mix(self, hidden: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
-        """The token mixer's output, before the residual, on [B, T, H]."""
+        """Return the token mixer's output [B, T, H], before the residual."""
         return self.self_attn(
             self.input_layernorm(hidden),
             cache=inputs.layer_cache(self.index),
@@ -67,6 +96,6 @@ class DecoderLayer(GradientCheckpointingLayer):
         )
 
     def feed_forward(self, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-        """What follows the token mixer: both residuals and the MLP; all [B, T, H]."""
+        """Add the token mixer's output, then the MLP's; all [B, T, H]."""
         hidden = hidden + mixed
         return hidden + self.mlp(self.post_attention_layernorm(hidden))

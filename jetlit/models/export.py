@@ -1,4 +1,4 @@
-"""Writes a model as a Hugging Face directory in the released format, and makes one from a teacher."""
+"""Write a model as a Hugging Face directory in the released format; convert a teacher to one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from jetlit_data.tokenizer import load_tokenizer
+from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
 from jetlit.files import atomic_folder
@@ -26,36 +27,36 @@ def export(
     out_dir: str | Path,
     format: str = "jet_nemotron",
 ) -> Path:
-    """Writes config.json, safetensors and tokenizer into a directory that appears whole or not at all.
+    """Write config.json, safetensors and tokenizer to a directory that appears whole or not at all.
 
-    `AutoModelForCausalLM.from_pretrained` loads it after `import jetlit`. The released Jet-Nemotron code loads it too
-    (its two Python files, named in `auto_map`, are not written) unless the model uses blocks that code does not have;
-    that is logged.
+    `AutoModelForCausalLM.from_pretrained` loads it after `import jetlit`. The released Jet-Nemotron code loads it too,
+    unless the model uses blocks that code lacks, which is logged. The two Python files that `auto_map` names are not
+    written.
 
     Args:
-        model: or the folder of a checkpoint.
-        tokenizer: or a folder with one; None writes none.
-        out_dir: replaced if it exists.
-        format: only "jet_nemotron".
+        model: a model, or the folder of a checkpoint.
+        tokenizer: a tokenizer, or a folder with one; None writes none.
+        out_dir: the directory; an existing one is replaced.
+        format: "jet_nemotron", the only one.
 
     Returns:
         `out_dir`.
 
     Raises:
-        UserError: an unknown format, a folder that is no checkpoint, or one that cannot be written.
+        UserError: the format is unknown, there is no checkpoint or tokenizer, or the directory cannot be written.
     """
     if format not in FORMATS:
         raise UserError(f"There is no export format {format!r}: use {', '.join(map(repr, FORMATS))}.")
     if not isinstance(model, JetNemotronForCausalLM):
-        model = load_model(str(model))
+        model = load_model(model)
     if isinstance(tokenizer, str | Path):
-        tokenizer = load_tokenizer(tokenizer)
+        tokenizer = load_tokenizer(str(tokenizer))
     if not model.config.is_released_format:
-        logger.info("This model needs jetlit to be loaded: the released code lacks one of its blocks or settings.")
+        logger.info("Only jetlit can load this model: the released code lacks one of its blocks or settings.")
     with atomic_folder(out_dir) as written:
         model.save_pretrained(written)
         if tokenizer is not None:
-            tokenizer.save_pretrained(str(written))
+            tokenizer.save_pretrained(written)
     return Path(out_dir)
 
 
@@ -68,15 +69,15 @@ def convert(
     block_config: dict | None = None,
     dtype: torch.dtype | str | None = None,
 ) -> Path:
-    """Makes a hybrid from a teacher's checkpoint and writes it, with the teacher's tokenizer if it has one.
+    """Convert a teacher's checkpoint to a hybrid and write it, with the teacher's tokenizer if it has one.
 
     Args:
-        teacher: a folder or hub name.
-        architecture: a placement, or a file of one.
-        out_dir: replaced if it exists.
-        block: in every layer that is not attention, in place of the architecture's own.
-        block_config: that block's arguments.
-        dtype: of the weights; None keeps the teacher's.
+        teacher: folder or hub name.
+        architecture: an architecture, or the JSON file of one.
+        out_dir: the directory; an existing one is replaced.
+        block: replaces the architecture's block in every layer that is not attention.
+        block_config: arguments of `block`.
+        dtype: dtype of the weights; None keeps the teacher's.
 
     Returns:
         `out_dir`.
@@ -92,17 +93,9 @@ def convert(
     return export(model, _tokenizer_or_none(teacher), out_dir)
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """Loads the tokenizer of a checkpoint; raises UserError when there is none."""
-    try:
-        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"There is no tokenizer at {path}: give the folder that holds tokenizer.json.") from error
-
-
 def _tokenizer_or_none(path: str) -> PreTrainedTokenizerBase | None:
     try:
         return load_tokenizer(path)
-    except UserError:
-        logger.info("%s has no tokenizer, so none is written.", path)
+    except UserError as error:
+        logger.info("No tokenizer is written: %s", error)
         return None

@@ -1,10 +1,8 @@
-"""Teachers: checkpoints of the Llama, Qwen2 and Qwen3 families as the hybrid's own decoder with full attention."""
+"""The one loader of decoders: teachers of any registered family, students and exports."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from jetlit.errors import UserError
 from jetlit.models.assembly import copied_tensors, empty_model, fill
 from jetlit.models.configuration import JetNemotronConfig
+from jetlit.models.families import FAMILIES
 from jetlit.models.modeling import JetNemotronForCausalLM
 
 
@@ -21,37 +20,32 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
 ) -> JetNemotronForCausalLM:
-    """Load a decoder: a teacher of a supported family, a student, or an export of ours.
+    """Load a decoder: a teacher of a registered family, a student, or an export.
 
-    Weights keep their names, so a checkpoint is read straight into the new model, which has the same logits. Only
-    safetensors are read and remote code is never run.
+    The model has the checkpoint's logits and parameter names. Only safetensors are read, and remote code is never run.
 
     Args:
-        source: a folder or hub name of a checkpoint, or a loaded model (which is copied, unless it is ours already).
-        dtype: of the weights, such as "bfloat16"; None keeps that of the checkpoint.
-        device: to load onto; "auto" takes the GPU where there is one, None leaves the model where it is.
+        source: folder or hub name of a checkpoint, or a loaded model (copied, unless it is a `JetNemotronForCausalLM`).
+        dtype: dtype of the weights, such as "bfloat16"; None keeps the checkpoint's.
+        device: device to load onto; "auto" is the GPU if there is one, None leaves the model where it is.
 
     Raises:
-        UserError: there is no such checkpoint, dtype or device, the checkpoint is of another family, or its tensors do
-            not fit its configuration.
+        UserError: there is no such checkpoint, dtype or device, the family is not supported, or the tensors do not fit
+            the configuration.
     """
-    wanted = None if dtype is None else pick_dtype(dtype)
+    dtype = None if dtype is None else pick_dtype(dtype)
     if isinstance(source, JetNemotronForCausalLM):
-        model = source if wanted is None else nn.Module.to(source, wanted)
+        model = source if dtype is None else nn.Module.to(source, dtype)
     elif isinstance(source, PreTrainedModel):
-        model = _copy_model(source, wanted)
+        model = _copy_model(source, dtype)
     else:
         config = convert_config(read_config(str(source)))
-        model = JetNemotronForCausalLM.from_pretrained(str(source), config=config, dtype=wanted or "auto")
+        model = JetNemotronForCausalLM.from_pretrained(str(source), config=config, dtype=dtype or "auto")
     return model if device is None else nn.Module.to(model, pick_device(device))
 
 
 def pick_device(name: str | torch.device) -> torch.device:
-    """Return the device of that name; "auto" is the GPU where there is one.
-
-    Raises:
-        UserError: the device is not there.
-    """
+    """Return the device of a name, "auto" being the GPU if there is one; raise UserError if there is no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -64,11 +58,7 @@ def pick_device(name: str | torch.device) -> torch.device:
 
 
 def pick_dtype(name: str | torch.dtype) -> torch.dtype:
-    """Return the floating-point dtype of that name, such as "bfloat16".
-
-    Raises:
-        UserError: there is no such dtype.
-    """
+    """Return the floating-point dtype of a name, such as "bfloat16"; raise UserError if there is none."""
     dtype = getattr(torch, name, None) if isinstance(name, str) else name
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise UserError(f"There is no floating-point dtype {name!r}: use float32, bfloat16 or float16.")
@@ -76,87 +66,25 @@ def pick_dtype(name: str | torch.dtype) -> torch.dtype:
 
 
 def convert_config(config: PreTrainedConfig) -> JetNemotronConfig:
-    """Returns the hybrid's configuration of a teacher of a supported family.
-
-    Raises:
-        UserError: the family is another one.
-    """
+    """Return the `JetNemotronConfig` of a teacher; raise UserError if its family is not registered."""
     if isinstance(config, JetNemotronConfig):
         return config
-    family = _FAMILIES.get(config.model_type)
-    if family is None:
+    if config.model_type not in FAMILIES:
         raise UserError(
-            f"A teacher of type {config.model_type!r} is not supported: use a Llama, Qwen2, Qwen3 or Jet-Nemotron "
-            f"checkpoint ({', '.join(_FAMILIES)}, {JetNemotronConfig.model_type})."
+            f"A teacher of type {config.model_type!r} is not supported: use a checkpoint of type "
+            f"{', '.join([*FAMILIES, JetNemotronConfig.model_type])}, or register its family."
         )
-    return JetNemotronConfig(**(_common(config) | family(config)))
-
-
-# What the three families call by the same name.
-_SHARED_KEYS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "hidden_act",
-    "max_position_embeddings",
-    "initializer_range",
-    "rms_norm_eps",
-    "use_cache",
-    "tie_word_embeddings",
-    "attention_dropout",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-    "dtype",
-)
-
-
-def _common(config: PreTrainedConfig) -> dict[str, Any]:
-    values = {name: getattr(config, name) for name in _SHARED_KEYS}
-    values["rope_parameters"] = dict(config.rope_parameters)  # type: ignore[attr-defined]
-    values["head_dim"] = getattr(config, "head_dim", None)
-    return values
-
-
-def _llama(config: Any) -> dict[str, Any]:
-    return {
-        "attention_bias": config.attention_bias,
-        "output_bias": config.attention_bias,
-        "mlp_bias": config.mlp_bias,
-    }
-
-
-def _qwen2(config: Any) -> dict[str, Any]:
-    return {"attention_bias": True} | _sliding_layers(config)
-
-
-def _qwen3(config: Any) -> dict[str, Any]:
-    biases = {"attention_bias": config.attention_bias, "output_bias": config.attention_bias}
-    return biases | {"qk_norm": True} | _sliding_layers(config)
-
-
-def _sliding_layers(config: Any) -> dict[str, Any]:
-    names = {"full_attention": "attn", "sliding_attention": "swa"}
-    layers = [names[layer] for layer in config.layer_types]
-    if "swa" not in layers:
-        return {}
-    return {"layer_types": layers, "efficient_attention_config": {"swa": {"window_size": config.sliding_window}}}
-
-
-_FAMILIES: dict[str, Callable[[Any], dict[str, Any]]] = {"llama": _llama, "qwen2": _qwen2, "qwen3": _qwen3}
+    return JetNemotronConfig(**FAMILIES[config.model_type](config))
 
 
 def read_config(path: str) -> PreTrainedConfig:
-    """Reads a checkpoint's configuration from a folder or the hub; raises UserError when there is none."""
+    """Read a checkpoint's configuration from a folder or the hub; raise UserError if there is none."""
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except UserError:
         raise
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
             f"There is no teacher to load at {path} ({reason}): give a folder with config.json and safetensors, "
             "or the name of a checkpoint on the hub."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from jetlit.blocks.banded import runs_banded
 from jetlit.blocks.base import LinearMixer, MaskKind
@@ -19,13 +21,27 @@ from jetlit.errors import UserError
 from jetlit.models.cache import HybridCache
 from jetlit.models.checkpoint_files import IGNORED_TENSORS, check_files, check_loading
 from jetlit.models.configuration import JetNemotronConfig
-from jetlit.models.decoder_layer import DecoderLayer
-from jetlit.models.layer_inputs import LayerInputs
-from jetlit.models.rotary import HybridRotaryEmbedding
+from jetlit.models.decoder_layer import DecoderLayer, LayerInputs
+
+
+class HybridRotaryEmbedding(LlamaRotaryEmbedding):
+    """transformers' rotary embedding with all its scaling types, whose frequencies stay float32 when the model is cast.
+
+    A bfloat16 frequency is off by up to 0.4%, which is many whole turns at position 10,000.
+    """
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        exact = {name: buffer for name, buffer in self.named_buffers() if buffer.dtype == torch.float32}
+        super()._apply(fn, recurse)
+        for name, buffer in exact.items():
+            moved = getattr(self, name)
+            if moved.dtype != torch.float32:
+                setattr(self, name, buffer.to(moved.device))
+        return self
 
 
 class JetNemotronPreTrainedModel(PreTrainedModel):
-    """What transformers wants to know of the model, and the initialisation of its weights."""
+    """The model's settings for transformers, the initialization of weights, and strict loading."""
 
     config: JetNemotronConfig
     config_class = JetNemotronConfig
@@ -40,23 +56,23 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The widest type among the parameters; in training frozen ones may be narrower than trained ones."""
+        """The widest dtype among the parameters; frozen ones may be narrower than trained ones."""
         types = {parameter.dtype for parameter in self.parameters() if parameter.is_floating_point()}
         return functools.reduce(torch.promote_types, types)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Linear layers and embeddings as transformers does; a linear block's own parameters as the block says."""
+        """Initialize as transformers does, and a linear block's other parameters as the block does."""
         super()._init_weights(module)
         if isinstance(module, LinearMixer):
             module.init_weights()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Loads a checkpoint as transformers does, from safetensors only, and refuses one that does not fit.
+        """Load a checkpoint as transformers does, but only from safetensors that fit the configuration.
 
         Raises:
-            UserError: tensors are missing, left over, or of another shape than the configuration says.
+            UserError: tensors are missing, unexpected or of another shape than in the configuration.
         """
         cls._check_before_loading(pretrained_model_name_or_path, kwargs.get("config"))
         wants_info = kwargs.pop("output_loading_info", False)
@@ -69,16 +85,17 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _check_before_loading(cls, source: Any, config: Any) -> None:
-        """Compares a local checkpoint's headers with the configuration, before any memory is taken for tensors."""
+        """Compare a local checkpoint's headers with the configuration before a tensor is read."""
         folder = Path(str(source))
-        # The decoder without a head may be loaded from a checkpoint with one; transformers sorts that out.
-        if not folder.is_dir() or not hasattr(cls, "_tied_weights_keys") or cls._tied_weights_keys is None:
+        # A decoder without a head may be loaded from a checkpoint with one, which transformers resolves.
+        tied = getattr(cls, "_tied_weights_keys", None)
+        if not folder.is_dir() or tied is None:
             return
         if not isinstance(config, JetNemotronConfig):
             config = JetNemotronConfig.from_pretrained(folder)
         with torch.device("meta"):
             expected = cls(config).state_dict()
-        check_files(folder, expected, cls._tied_weights_keys if config.tie_word_embeddings else ())
+        check_files(folder, expected, tied if config.tie_word_embeddings else ())
 
 
 class JetNemotronModel(JetNemotronPreTrainedModel):
@@ -98,10 +115,10 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         self.post_init()
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Token embeddings, [B, T] to [B, T, H], in autocast's type where it is on.
+        """Embed tokens, [B, T] to [B, T, H], in autocast's dtype if enabled.
 
-        What the layers hand on has then the type of their products. Left in float32, it would be cast anew for every
-        projection that reads it, forwards and backwards, and each cast kept until the backward pass.
+        Left in float32, the hidden states would be cast again for every projection that reads them, and each cast
+        kept until the backward pass.
         """
         hidden, device = self.embed_tokens(input_ids), input_ids.device.type
         return hidden.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else hidden
@@ -115,17 +132,14 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         cache: HybridCache | None = None,
         cu_seqlens: torch.Tensor | None = None,
     ) -> LayerInputs:
-        """Prepares what the layers need beside the hidden states.
+        """Prepare what the layers need beside the hidden states.
 
         Args:
-            hidden: [B, T, H], for its shape, type and device.
-            attention_mask: [B, seen + T], 1 at real tokens; None when all are real.
+            hidden: [B, T, H], for its shape, dtype and device.
+            attention_mask: [B, seen + T], 1 at real tokens; None if all are real.
             position_ids: [B or 1, T]; by default counted from the cache, or within each packed sequence.
-            cache: of the tokens seen before.
+            cache: cache of the tokens seen before.
             cu_seqlens: [N + 1] bounds of sequences packed into one row.
-
-        Returns:
-            One object for all layers.
         """
         batch, length, _ = hidden.shape
         seen = 0 if cache is None else cache.seen_tokens
@@ -145,7 +159,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
                 return padding
             unbroken = cache is None and padding is None and cu_seqlens is None
             if kind == "sliding" and unbroken and runs_banded(hidden.device, hidden.dtype):
-                return None  # the block does without
+                return None  # the block needs none
             kv_length, kv_offset = (length, 0) if cache is None else cache.mask_sizes(kind, length)
             return attention_mask_for(
                 implementation,
@@ -175,22 +189,21 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         output_hidden_states: bool | None = None,
         cu_seqlens: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPast:
-        """Runs the decoder.
+        """Run the decoder.
 
         Args:
-            input_ids: [B, T]; or `inputs_embeds` [B, T, H].
+            input_ids: [B, T].
             attention_mask: [B, seen + T], 1 at real tokens.
             position_ids: [B or 1, T].
-            past_key_values: the cache; advanced by T tokens.
-            inputs_embeds: in place of input_ids.
-            use_cache: make a cache when none is given; by default as configured when no gradient is wanted.
-            output_hidden_states: also return L + 1 tensors [B, T, H]: the embedding and every layer's output, before
+            past_key_values: the cache, which advances by T tokens.
+            inputs_embeds: [B, T, H], in place of input_ids.
+            use_cache: create a cache if none is given; by default as configured, but never for training.
+            output_hidden_states: also return L + 1 tensors [B, T, H]: the embedding and each layer's output, before
                 the final norm.
-            cu_seqlens: [N + 1] bounds of sequences packed into one row (B is 1); they neither see each other nor
-                share a state.
+            cu_seqlens: [N + 1] bounds of sequences packed into one row (B is 1), which do not see each other.
 
         Returns:
-            The normed last hidden state [B, T, H], the cache, and the hidden states if asked for.
+            The normed last hidden state [B, T, H], the cache, and the hidden states on request.
 
         Raises:
             UserError: the cache is full, or cannot be combined with packed sequences.
@@ -220,14 +233,14 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
 
     @property
     def layer_types(self) -> list[str]:
-        """The block that runs in each layer; in a super network, that of the active path."""
+        """The block of each layer; in a super network, of the active path."""
         return [
             getattr(layer.self_attn, "active", name)
             for layer, name in zip(self.layers, self.config.layer_types or (), strict=True)
         ]
 
     def new_cache(self, max_length: int | None = None) -> HybridCache:
-        """Returns an empty cache for the layers as they stand."""
+        """Return an empty cache of the current layers; with `max_length`, keys and values are allocated once."""
         return HybridCache(self.config, max_length, self.layer_types)
 
     def _cache(
@@ -245,7 +258,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         if given is not None:
             return given
         if use_cache is None:
-            # In training nobody reads a cache, and it would keep every layer's state alive.
+            # Training reads no cache, which would keep every layer's state alive.
             use_cache = self.config.use_cache and not self.training and not torch.is_grad_enabled()
         return self.new_cache() if use_cache else None
 
@@ -279,23 +292,23 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         return_dict: bool | None = None,
     ) -> CausalLMOutputWithPast:
-        """Predicts the next token at every position.
+        """Predict the next token at every position.
 
         Args:
-            input_ids: as for `JetNemotronModel.forward`, like the others not named here.
+            input_ids: [B, T]; this and the next four as in `JetNemotronModel.forward`.
             attention_mask: [B, seen + T].
             position_ids: [B or 1, T].
             past_key_values: the cache.
             inputs_embeds: [B, T, H].
-            labels: [B, T], shifted inside; −100 is ignored. Gives `loss`, mean nats per token.
-            use_cache: see there.
-            output_hidden_states: see there.
-            cu_seqlens: see there; the first token of each packed sequence is not a target.
-            logits_to_keep: compute logits for the last that many positions only, or at these indices; 0 means all.
-            return_dict: transformers' habit; only True is possible.
+            labels: [B, T], not shifted; −100 is ignored. With labels the output has `loss`, mean nats per token.
+            use_cache: as in `JetNemotronModel.forward`, like the next.
+            output_hidden_states: whether to return them.
+            cu_seqlens: [N + 1]; the first token of each packed sequence is no target.
+            logits_to_keep: number of last positions whose logits are computed, or their indices; 0 means all.
+            return_dict: ignored; the output is always an object.
 
         Returns:
-            Loss if labels were given, logits [B, T, V], cache, and hidden states if asked for.
+            Loss if there are labels, logits [B, T, V], cache, and hidden states on request.
         """
         output = self.model(
             input_ids=input_ids,
@@ -320,13 +333,13 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
         )
 
     def new_cache(self, max_length: int | None = None) -> HybridCache:
-        """Returns an empty cache for `past_key_values`; with `max_length` keys and values are allocated once."""
+        """Return an empty cache for `past_key_values`; with `max_length`, keys and values are allocated once."""
         return self.model.new_cache(max_length)
 
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: Any, batch_size: int, length: int
     ) -> None:
-        """Gives `generate` the hybrid's own cache in place of transformers' ones, which do not know its layers."""
+        """Give `generate` the hybrid's cache, since those of transformers do not know its layers."""
         implementation = generation_config.cache_implementation
         if model_kwargs.get("past_key_values") is not None or not generation_config.use_cache:
             base: Any = super()._prepare_cache_for_generation  # type: ignore[misc]

@@ -1,10 +1,10 @@
-"""Least squares for the output projections of new linear blocks: where a hybrid starts, before any gradient step.
+"""Calibrated start of a hybrid: least squares for the output projections of new linear blocks.
 
-An inherited output projection expects attention's heads. A linear block's heads are normalised and multiplied by a gate
-that is random at first, so that what it inherits comes out as noise: on SmolLM2 its squared error is that of no mixer
-at all. But what its heads give is a random feature map of what attention reads, and the best linear read-out of given
-features has a closed form. Every layer is fitted by itself, on the hidden states the teacher has there (the attention
-transfer of LoLCATs, arXiv:2410.10254, and MOHAWK, arXiv:2408.10189, without its gradient descent).
+An inherited output projection expects attention's heads. A linear block's heads are normalized and multiplied by a gate
+that is random at first, so that the block's output is noise: on SmolLM2 its squared error is that of no mixer at all.
+But the heads are a random feature map of attention's input, and the best linear read-out of given features has a closed
+form. Each layer is fitted alone, on the teacher's hidden states: the attention transfer of LoLCATs (arXiv:2410.10254)
+and MOHAWK (arXiv:2408.10189), without gradient descent.
 """
 
 from __future__ import annotations
@@ -22,25 +22,24 @@ from jetlit.models.modeling import JetNemotronForCausalLM, JetNemotronModel
 from jetlit.models.supernet import SuperNetwork
 
 RIDGE = 1e-3
-"""The penalty on the weights, as a share of the features' mean square."""
+"""The penalty on the weights, relative to the features' mean square."""
 
 
 @torch.no_grad()
 def fit_outputs(
     student: JetNemotronForCausalLM | SuperNetwork, teacher: JetNemotronModel, batches: Sequence[Tensor]
 ) -> None:
-    """Sets the output projection of every linear block by least squares towards the attention that it replaces.
+    """Fit the output projection of every linear block to the attention that it replaces.
 
-    With F the features of a token (a block's heads side by side), a the attention's output and t the teacher's state
-    with it: W = argmin Σ_tokens |W F - a|² / |t|² + a ridge penalty. Each token counts relative to its own size, as in
-    `jetlit.objectives.relative_error`. The processes of a distributed run add up their sums and so agree on W.
+    With F the features of a token (the block's concatenated heads), a the attention's output and t the teacher's
+    hidden state after it: W = argmin Σ_tokens |W F - a|² / |t|² + ridge penalty. Each token counts relative to its
+    norm, as in `jetlit.objectives.relative_error`. The processes of a distributed run sum their statistics.
 
     Args:
-        student: of as many layers as the teacher; only the `o_proj.weight` of linear blocks, on all paths of a super
-            network, change.
-        teacher: all attention where the student has linear blocks; on the same device.
-        batches: token ids, each [B, T]; together they should hold several times as many tokens as a block has
-            features, or the fit follows their noise.
+        student: only the `o_proj.weight` of its linear blocks change, on all paths of a super network.
+        teacher: a decoder of as many layers on the same device, with attention where the student has linear blocks.
+        batches: token ids, each [B, T]. Together they should hold several times as many tokens as a block has
+            features.
     """
     hidden = [teacher.embed(ids) for ids in batches]
     inputs = [teacher.layer_inputs(states) for states in hidden]
@@ -55,7 +54,7 @@ def fit_outputs(
 
 
 def _fit(projection: nn.Linear, features: Iterable[Tensor], outputs: list[Tensor], weights: list[Tensor]) -> None:
-    """Solves for a projection from features [B, T, F] to outputs [B, T, H], with weights [B, T] of the tokens."""
+    """Solve for a projection from features [B, T, F] to outputs [B, T, H], with weights [B, T] of the tokens."""
     size = projection.in_features
     gram = torch.zeros(size, size, dtype=torch.float64, device=projection.weight.device)
     moments = gram.new_zeros(size, projection.out_features)
@@ -72,12 +71,12 @@ def _fit(projection: nn.Linear, features: Iterable[Tensor], outputs: list[Tensor
 
 
 def _weights(hidden: Tensor, mixed: Tensor) -> Tensor:
-    """One over each token's squared size after attention: [B, T], float64."""
+    """Return one over each token's squared norm after attention: [B, T], float64."""
     return 1 / (hidden.double() + mixed.double()).square().sum(-1).clamp_min(1e-12)
 
 
 def _features(block: LinearMixer, x: Tensor) -> Tensor:
-    """What the block gives its output projection for the input [B, T, H]: [B, T, heads · value size]."""
+    """Return the input of the block's output projection, [B, T, heads · value size], for x [B, T, H]."""
     seen: list[Tensor] = []
     handle = block.o_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     try:

@@ -1,4 +1,4 @@
-"""Pre-trained teachers as Hugging Face folders: from packages that carry weights, the hub, or a folder."""
+"""Write pre-trained teachers as Hugging Face folders, from Python packages, the hub, or a folder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from jetlit.models.loading import convert_config
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """GGUF weights that come in a Python package.
+    """GGUF weights in a Python package.
 
     Attributes:
-        package: its name and version, as pip takes them.
+        package: name and version, as for pip.
         file: path inside the package.
-        sha256: of that file.
+        sha256: checksum of the file.
     """
 
     package: str
@@ -41,18 +41,18 @@ PACKAGED = {
 
 
 def prepare_teacher(name: str, out_dir: str | Path, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
-    """Writes a pre-trained decoder and its tokenizer as a Hugging Face folder that appears whole or not at all.
+    """Write a pre-trained decoder and its tokenizer as a Hugging Face folder that appears whole or not at all.
 
     Args:
         name: one of `PACKAGED`, a hub name, or a folder.
-        out_dir: the folder to write (safetensors); an existing one is replaced.
-        dtype: of the weights.
+        out_dir: the folder; an existing one is replaced.
+        dtype: dtype of the weights.
 
     Returns:
         The model as transformers loads it.
 
     Raises:
-        UserError: a package or a library is missing, a checksum is wrong, or the model is no possible teacher.
+        UserError: a package is missing, a checksum is wrong, or the model's family is not supported.
     """
     model, tokenizer = _from_package(PACKAGED[name], dtype) if name in PACKAGED else _from_folder(name, dtype)
     with atomic_folder(out_dir) as written:
@@ -80,7 +80,7 @@ def _from_package(weights: PackagedWeights, dtype: torch.dtype) -> tuple[PreTrai
 
 
 def _tokenizer_of(model: PreTrainedModel, path: Path) -> PreTrainedTokenizerBase:
-    """The GGUF file's tokenizer; its special tokens are the model's, which transformers 5.17 takes to be others."""
+    """Return the GGUF file's tokenizer with the model's special tokens, which transformers 5.17 gets wrong."""
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, clean_up_tokenization_spaces=False)
     for name in ("bos_token", "eos_token", "pad_token"):
         number = getattr(model.config, f"{name}_id")
@@ -104,14 +104,14 @@ def _packaged_file(weights: PackagedWeights) -> Path:
 def _from_folder(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         convert_config(AutoConfig.from_pretrained(name, trust_remote_code=False))
-        # Nothing that was downloaded is unpickled.
+        # Never unpickle a download.
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True)
         return model, AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except UserError:
         raise
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        known = ", ".join(PACKAGED)
         raise UserError(
-            f"There is no teacher {name!r} ({reason}): use {known}, a hub name, or a folder with model and tokenizer."
+            f"There is no teacher {name!r} ({reason}): use {', '.join(PACKAGED)}, a hub name, or a folder with model "
+            "and tokenizer."
         ) from error

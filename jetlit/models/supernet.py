@@ -26,11 +26,7 @@ _CONFIG_FILE, _WEIGHTS_FILE = "supernet.json", "supernet.safetensors"
 
 
 class SwitchableMixer(nn.Module):
-    """Several token mixers of one layer, one of which runs.
-
-    Args:
-        paths: by block name; the first is active at the start.
-    """
+    """Several token mixers of one layer, one of which runs: at first the first of `paths`, by block name."""
 
     def __init__(self, paths: dict[str, nn.Module]) -> None:
         super().__init__()
@@ -39,11 +35,11 @@ class SwitchableMixer(nn.Module):
 
     @property
     def mask_kind(self) -> MaskKind:
-        """The mask that the active mixer wants."""
+        """The kind of mask that the active mixer needs."""
         return self.paths[self.active].mask_kind  # type: ignore[return-value]
 
     def forward(self, hidden_states: torch.Tensor, **inputs: Any) -> torch.Tensor:
-        """Runs the active mixer; see `TokenMixer.forward`."""
+        """Run the active mixer; see `TokenMixer.forward`."""
         return self.paths[self.active](hidden_states, **inputs)
 
 
@@ -51,9 +47,9 @@ class SuperNetwork(nn.Module):
     """A teacher whose layers each offer their attention and other blocks (paper section 2.2, figure 3).
 
     Args:
-        teacher: a full-attention model; it is left as it is.
+        teacher: a full-attention model, which does not change.
         alternatives: blocks offered beside "attn" in every layer; "swa" needs a window in `block_configs`.
-        block_configs: arguments of the alternatives; what is left out comes from the teacher's attention.
+        block_configs: arguments by block name; the teacher's attention supplies those left out.
 
     Raises:
         UserError: an alternative is unknown or set up wrongly, or the teacher is not all attention.
@@ -79,7 +75,7 @@ class SuperNetwork(nn.Module):
 
     @property
     def model(self) -> JetNemotronModel:
-        """The decoder; its layers run their active path."""
+        """The decoder, whose layers run their active path."""
         return self.causal_lm.model
 
     @property
@@ -89,11 +85,11 @@ class SuperNetwork(nn.Module):
 
     @property
     def config(self) -> JetNemotronConfig:
-        """The configuration with attention everywhere and the settings of all alternatives."""
+        """The configuration: attention in every layer, and the settings of all alternatives."""
         return self.causal_lm.config
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the active subnetwork; arguments and result as for `JetNemotronForCausalLM.forward`."""
+        """Run the active subnetwork; see `JetNemotronForCausalLM.forward`."""
         return self.causal_lm(*args, **kwargs)
 
     @property
@@ -102,13 +98,13 @@ class SuperNetwork(nn.Module):
         return [self.choices] * len(self.model.layers)
 
     def sample_active_subnet(self, generator: torch.Generator | None = None, even_budgets: bool = False) -> list[str]:
-        """Activates a random path and returns it.
+        """Activate a random path and return it.
 
         Args:
-            generator: on the CPU; the same state gives the same path.
-            even_budgets: draw the share of full attention first, evenly from 0 to 1, then each layer by it. Otherwise
-                each layer is drawn evenly, and hardly a path of a deep network has few full-attention layers: of 30
-                layers one path in 2.3 million has two or fewer.
+            generator: generator on the CPU; the same state gives the same path.
+            even_budgets: first draw the share of full attention uniformly from 0 to 1, then each layer with it.
+                Otherwise each layer is drawn uniformly, and paths of a deep network hardly ever have few
+                full-attention layers: with 30 layers, one path in 2.3 million has two or fewer.
         """
         layers = len(self.model.layers)
         options = self.choices[1:] if even_budgets else self.choices
@@ -121,7 +117,7 @@ class SuperNetwork(nn.Module):
         return path
 
     def set_active_subnet(self, choices: Iterable[str]) -> None:
-        """Activates a block in each layer.
+        """Activate a block in each layer.
 
         Raises:
             UserError: the number of layers is wrong, or a layer does not offer its block.
@@ -131,27 +127,27 @@ class SuperNetwork(nn.Module):
             mixer.active = name
 
     def get_active_subnet(self) -> list[str]:
-        """Returns the active block of each layer."""
+        """Return the active block of each layer."""
         return [mixer.active for mixer in self._mixers()]
 
     def freeze_attention(self) -> None:
-        """Excludes the full-attention paths from training."""
+        """Exclude the full-attention paths from training."""
         for mixer in self._mixers():
             mixer.paths["attn"].requires_grad_(False)
 
     def extract(self, choices: Iterable[str]) -> JetNemotronForCausalLM:
-        """Returns a model of its own with copies of the chosen blocks and of everything they share."""
+        """Return a separate model with copies of the chosen blocks and of everything they share."""
         path = self._checked(choices)
         config = hybrid_config(self.config, Architecture(path, self._block_configs()))
         mixers = self._mixers()
         return assemble(config, self.causal_lm, lambda index: copy.deepcopy(mixers[index].paths[path[index]]))
 
     def save_pretrained(self, folder: str | Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Writes weights (safetensors) and configuration into a folder, the configuration last.
+        """Write weights (safetensors) and, last, configuration to a folder.
 
         Args:
-            folder: to write into.
-            state_dict: weights in place of the network's own, where those are spread over processes.
+            folder: the folder.
+            state_dict: weights in place of the network's, if those are sharded.
         """
         folder = Path(folder)
         weights = self.state_dict() if state_dict is None else state_dict
@@ -163,12 +159,11 @@ class SuperNetwork(nn.Module):
         }
         with atomic_path(folder / _WEIGHTS_FILE) as path:
             save_file(tensors, path, metadata={"format": "pt"})
-        values = {"alternatives": self.choices[1:], "config": self.config.to_diff_dict()}
-        write_json(folder / _CONFIG_FILE, values)
+        write_json(folder / _CONFIG_FILE, {"alternatives": self.choices[1:], "config": self.config.to_diff_dict()})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> SuperNetwork:
-        """Reads what `save_pretrained` wrote.
+        """Read what `save_pretrained` wrote.
 
         Raises:
             UserError: the folder holds no super network, or a damaged one.
@@ -196,7 +191,7 @@ class SuperNetwork(nn.Module):
 
     @staticmethod
     def written(folder: str | Path) -> int:
-        """When the weights in a folder were written, in nanoseconds of the file system's clock."""
+        """Return when the weights in a folder were written, in nanoseconds."""
         return (Path(folder) / _WEIGHTS_FILE).stat().st_mtime_ns
 
     def _mixers(self) -> list[SwitchableMixer]:
@@ -223,7 +218,7 @@ class SuperNetwork(nn.Module):
 def _supernet_config(
     config: JetNemotronConfig, alternatives: list[str], block_configs: dict[str, dict[str, Any]]
 ) -> JetNemotronConfig:
-    """Attention everywhere, with complete settings for every alternative."""
+    """Return a configuration with attention in every layer and complete settings of every alternative."""
     settings: dict[str, dict[str, Any]] = {}
     for name in alternatives:
         architecture = Architecture([name] * config.num_hidden_layers, {name: block_configs.get(name, {})})

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from jetlit.errors import UserError
+from jetlit.models.architecture import check_budget
 
 Choices = tuple[str, ...]
 """The name of the token mixer that each layer runs, from the first layer to the last."""
@@ -24,7 +25,7 @@ class Placement(NamedTuple):
 
 
 def place(base: Choices, layers: Iterable[int], option: str) -> Choices:
-    """Returns `base` with `option` at `layers`."""
+    """Return `base` with `option` at `layers`."""
     chosen = set(layers)
     return tuple(option if index in chosen else name for index, name in enumerate(base))
 
@@ -36,7 +37,7 @@ def beam_search(
     budget: int,
     width: int,
 ) -> list[Placement]:
-    """Finds the best sets of layers of each size up to a budget (paper, section 2.2).
+    """Find the best sets of layers of each size up to a budget (paper, section 2.2).
 
     Level k extends each of the `width` best sets of k − 1 layers by every layer that `base` leaves at its default, so a
     width of at least the number of sets makes the search exhaustive. Equal values are ordered by the layers
@@ -78,28 +79,3 @@ def _best(
     values = objective([place(base, layers, option) for layers in sets])
     ranked = sorted(map(Placement, sets, values), key=lambda placement: (-placement.value, placement.layers))
     return ranked[:width]
-
-
-def check_budget(budget: int, layers: int, option: str) -> None:
-    """Refuses a budget that the model cannot meet.
-
-    Raises:
-        UserError: the budget is negative or above the number of layers.
-    """
-    if not 0 <= budget <= layers:
-        raise UserError(
-            f"The budget of {budget} {option!r} layers does not fit a model with {layers} layers to choose from: "
-            f"set it between 0 and {layers}."
-        )
-
-
-def uniform_layers(count: int, layers: int) -> tuple[int, ...]:
-    """Returns `count` layers spread evenly over a model: the baseline of fig. 5b.
-
-    Each layer stands in the middle of one of `count` equal parts of the depth.
-
-    Raises:
-        UserError: `count` is not between 0 and `layers`.
-    """
-    check_budget(count, layers, "attn")
-    return tuple((2 * part + 1) * layers // (2 * count) for part in range(count))

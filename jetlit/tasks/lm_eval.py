@@ -1,6 +1,6 @@
-"""Our models as a model of lm-evaluation-harness (optional: pip install 'jetlit[eval]')."""
+"""Our models in lm-evaluation-harness (optional: pip install 'jetlit[eval]')."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from jetlit.generation import GenerationEngine
 from jetlit.generation.sampling import Sampling
 from jetlit.models import JetNemotronForCausalLM
-from jetlit.tasks.base import Row, answer_scores, make_batches
+from jetlit.tasks.batches import Row, make_batches
+from jetlit.tasks.scoring import score_batch
 
 _Request = tuple[tuple[str, str], list[int], list[int]]
 
@@ -21,19 +22,17 @@ _Request = tuple[tuple[str, str], list[int], list[int]]
 class HarnessModel(TemplateLM):
     """Scores and generates for lm-evaluation-harness.
 
-    Log-likelihoods take the tasks' own path, with logits at the continuation's tokens only; generation takes the
-    engine.
+    Log-likelihoods are computed as for tasks, with logits at the continuation's tokens alone. `GenerationEngine`
+    generates.
 
     Args:
-        model: in evaluation mode.
+        model: the model; it is set to evaluation mode.
         tokenizer: the model's.
-        max_length: longest row in tokens; longer contexts lose their beginning.
-        batch_tokens: tokens to a batch of log-likelihoods.
+        max_length: tokens of the longest row. Longer contexts lose their beginning.
+        batch_tokens: tokens of a batch of log-likelihoods.
         batch_size: prompts generated together.
-        max_new_tokens: of an answer, where the task does not say.
+        max_new_tokens: tokens of the longest answer, unless the task says.
     """
-
-    backend = "causal"
 
     def __init__(
         self,
@@ -65,12 +64,12 @@ class HarnessModel(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before an empty context: BOS, or EOS where there is none or training knew none."""
+        """Token before an empty context: BOS, or EOS if the tokenizer adds no BOS."""
         begins = self.tok_encode("a", add_special_tokens=True)[0]
         return begins if begins == self.tokenizer.bos_token_id else self.eot_token_id  # type: ignore[attr-defined]
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids, with BOS where the tokenizer puts one unless told otherwise, never with EOS."""
+        """Encode, with BOS if the tokenizer adds it (unless told otherwise), never with EOS."""
         ids = self.tokenizer(string, add_special_tokens=add_special_tokens is not False)["input_ids"]  # type: ignore[misc]
         return ids[:-1] if ids and ids[-1] == self.eot_token_id else ids
 
@@ -84,7 +83,7 @@ class HarnessModel(TemplateLM):
         return results
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-probability of whole texts, in windows of `max_length` tokens that foretell each token once."""
+        """Return the log-probability of whole texts, in windows of `max_length` tokens that predict each token once."""
         rows: list[Row] = []
         owners: list[int] = []
         for owner, request in enumerate(requests):
@@ -114,13 +113,12 @@ class HarnessModel(TemplateLM):
         found: dict[int, tuple[float, bool]] = {}
         batches = make_batches(rows, self.batch_tokens)
         for batch in track([batch.to(self._device) for batch in batches], "Log-likelihoods", transient=True):
-            hidden = self.model.model(batch.input_ids, use_cache=False).last_hidden_state
-            logprob, greedy = answer_scores(self.model.lm_head(batch.gather(hidden)), batch)
+            logprob, greedy = score_batch(self.model, batch)
             found.update(zip(batch.group.tolist(), zip(logprob.tolist(), greedy.tolist())))
         return found
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Generate until a stop string, EOS or the longest answer; the stop string is left out."""
+        """Generate until a stop string, EOS or the longest answer. The stop string is left out."""
         answers = [""] * len(requests)
         batches = list(self._generation_batches(requests))
         for numbers, prompts, settings in track(batches, "Generating", transient=True):
@@ -130,7 +128,7 @@ class HarnessModel(TemplateLM):
         return answers
 
     def _generation_batches(self, requests: list[Any]) -> Iterator[tuple[list[int], torch.Tensor, dict[str, Any]]]:
-        """Numbers, prompts [B, T] of equal length and common settings."""
+        """Yield numbers of requests, their prompts [B, T] of equal length and their common settings."""
         groups: dict[tuple[int, str], list[tuple[int, list[int]]]] = {}
         for number, request in enumerate(requests):
             context, settings = request.args
@@ -147,32 +145,20 @@ class HarnessModel(TemplateLM):
     def _generate(self, prompts: torch.Tensor, settings: dict[str, Any]) -> list[str]:
         batch, length = prompts.shape
         limit = int(settings["max_gen_toks"])
+        stops = [stop for stop in settings["until"] if stop]
         engine = GenerationEngine(self.model, batch, length + limit)
         sampling = Sampling(float(settings.get("temperature") or 0.0), float(settings.get("top_p", 1.0)), None)
         logits = engine.prefill(prompts.to(self._device))
         tokens: list[list[int]] = [[] for _ in range(batch)]
-        finished = [False] * batch
+        texts, finished = [""] * batch, [False] * batch
         for step in range(limit):
             chosen = sampling.choose(logits)
             for number, token in enumerate(chosen.tolist()):
                 if not finished[number]:
                     tokens[number].append(token)
-                    finished[number] = token == self.eot_token_id or self._stopped(tokens[number], settings["until"])
+                    texts[number] = str(self.tokenizer.decode(tokens[number], skip_special_tokens=True))  # type: ignore[attr-defined]
+                    finished[number] = token == self.eot_token_id or any(stop in texts[number] for stop in stops)
             if all(finished) or step == limit - 1:
                 break
             logits = engine.decode_step(chosen)
-        return [_cut(self._text(ids), settings["until"]) for ids in tokens]
-
-    def _stopped(self, ids: list[int], until: Iterable[str]) -> bool:
-        text = self._text(ids)
-        return any(stop and stop in text for stop in until)
-
-    def _text(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))  # type: ignore[attr-defined]
-
-
-def _cut(text: str, until: Iterable[str]) -> str:
-    for stop in until:
-        if stop:
-            text = text.partition(stop)[0]
-    return text
+        return [min((text.partition(stop)[0] for stop in stops), key=len, default=text) for text in texts]

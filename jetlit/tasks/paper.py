@@ -1,8 +1,7 @@
-"""What the paper reports of its models and their teachers (Gu et al., arXiv:2508.15884), by the harness' task names."""
+"""Accuracies of the paper (Gu et al., arXiv:2508.15884) in percent, by the harness' names of tasks and suites."""
 
 MODELS = ("Jet-Nemotron-2B", "Jet-Nemotron-4B", "Qwen2.5-1.5B", "Qwen3-1.7B-Base")
-
-_PERCENT = {
+TASKS = {
     "mmlu": (60.8, 65.2, 59.5, 60.3),
     "mmlu_pro": (39.0, 44.2, 28.9, 37.8),
     "bbh_cot_zeroshot": (58.3, 65.0, 44.1, 54.2),
@@ -16,19 +15,14 @@ _PERCENT = {
     "boolq": (81.2, 83.0, 72.8, 79.0),
     "truthfulqa_mc2": (47.8, 46.6, 46.6, 48.8),
 }
-# FDA, SWDE and SQuAD are printed as one mean.
-_PERCENT_OF_SUITES = {"retrieval": (74.2, 76.2, 72.4, 76.1)}
+SUITE_MEANS = {"retrieval": (74.2, 76.2, 72.4, 76.1)}  # the paper prints FDA, SWDE and SQuAD as one mean
 
 
 def paper_accuracy(task: str) -> dict[str, float]:
-    """Returns the paper's figures for a task of the harness, as fractions by model; none where it reports none."""
-    return _by_model(_PERCENT.get(task, ()))
+    """Return the paper's accuracy on a task as a fraction for each model; nothing if it reports none."""
+    return {model: round(value / 100, 4) for model, value in zip(MODELS, TASKS.get(task, ()))}
 
 
 def paper_mean(suite: str) -> dict[str, float]:
-    """Returns the paper's figures for the mean over a suite's tasks, as fractions by model."""
-    return _by_model(_PERCENT_OF_SUITES.get(suite, ()))
-
-
-def _by_model(percent: tuple[float, ...]) -> dict[str, float]:
-    return {model: round(value / 100, 4) for model, value in zip(MODELS, percent)}
+    """Return the paper's mean accuracy on a suite as a fraction for each model; nothing if it reports none."""
+    return {model: round(value / 100, 4) for model, value in zip(MODELS, SUITE_MEANS.get(suite, ()))}

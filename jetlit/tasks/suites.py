@@ -17,12 +17,12 @@ from jetlit.models import JetNemotronForCausalLM
 
 @dataclass
 class SuiteTask:
-    """One task or group of the harness.
+    """A task or group of the harness.
 
     Attributes:
-        task: its name there.
+        task: its name in the harness.
         num_fewshot: worked examples before each question.
-        metric: the metric to report, with the filter after a comma, such as "acc_norm,none".
+        metric: the metric to report and its filter, such as "acc_norm,none".
     """
 
     task: str
@@ -32,12 +32,7 @@ class SuiteTask:
 
 @dataclass
 class Suite:
-    """Tasks that are reported together.
-
-    Attributes:
-        name: of the suite.
-        tasks: what it holds.
-    """
+    """Tasks that are reported together."""
 
     name: str = ""
     tasks: list[SuiteTask] = field(default_factory=list)
@@ -47,13 +42,13 @@ class Suite:
         """Read a suite from YAML.
 
         Raises:
-            UserError: there is no such file, it is not YAML, it has other keys, or no tasks.
+            UserError: there is no such file, it is not a suite, or it names no task.
         """
         try:
             loaded = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.load(path)))
         except OSError as error:
             raise UserError(f"There is no suite {path} ({error.strerror}): give a file of configs/eval.") from error
-        except (OmegaConfBaseException, YAMLError) as error:
+        except (OmegaConfBaseException, YAMLError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"{path} is not a suite of tasks ({reason}): see configs/eval.") from error
         assert isinstance(loaded, cls)
@@ -76,31 +71,30 @@ def run_suite(
         model: the model, on its device.
         tokenizer: the model's.
         suite: what to score it on.
-        limit: questions of each task at most.
-        local_data: folder of the harness' own task files (YAML); they go before its built-in ones of the same name, so
-            that a task can read data from local files where no hub can be reached.
-        settings: of `jetlit.tasks.lm_eval.HarnessModel`.
+        limit: largest number of questions of each task.
+        local_data: folder of task files (YAML) that replace the harness' own of the same name, so that tasks can read
+            local files where the hub is out of reach.
+        settings: settings of `jetlit.tasks.lm_eval.HarnessModel`.
 
     Returns:
-        For each task "value" (of its metric), "stderr" (NaN where the harness gives none), "num_fewshot" and
-        "questions".
+        For each task "value" (of its metric), "stderr" (NaN if the harness gives none), "num_fewshot" and "questions".
 
     Raises:
-        UserError: the harness or a package that a task needs is not installed, which shows before anything is scored;
-            the harness knows no such task, or the task has no such metric.
+        UserError: the harness or a package that a task needs is not installed (reported before anything is scored),
+            the harness has no such task, or the task no such metric.
     """
     try:
         from lm_eval import simple_evaluate
+
+        from jetlit.tasks.lm_eval import HarnessModel
     except ImportError:
         raise UserError("Suites need lm-evaluation-harness: pip install 'jetlit[eval]'.") from None
-    from jetlit.tasks.lm_eval import HarnessModel
-
     harness = HarnessModel(model, tokenizer, **settings)
     manager = task_manager(local_data)
     for task in suite.tasks:
         if task.task not in manager.all_tasks:
             raise UserError(f'lm-evaluation-harness knows no task "{task.task}": see lm_eval --tasks list.')
-    # All of them before the first is scored: what one lacks shows at once, not after hours.
+    # All tasks are loaded before the first is scored: what one lacks shows at once, not after hours.
     loaded = [_load(manager, task.task) for task in suite.tasks]
     report: dict[str, dict[str, float]] = {}
     for task, ready in zip(suite.tasks, loaded, strict=True):
@@ -119,13 +113,11 @@ def run_suite(
 
 @cache
 def task_manager(local_data: str | None) -> Any:
-    """Returns the harness' `TaskManager`; reading its thousands of files takes long, so once a process and folder.
-
-    Args:
-        local_data: folder of task files that go before the built-in ones of the same name, if any.
-    """
+    """Return the harness' `TaskManager` of a folder of task files. Cached: it reads thousands of files."""
     from lm_eval.tasks import TaskManager
 
+    if local_data is not None and not Path(local_data).is_dir():
+        raise UserError(f"There is no folder {local_data}: set local_data to the folder of your task files.")
     return TaskManager(include_path=local_data)
 
 
@@ -149,11 +141,9 @@ def _report(task: SuiteTask, found: Any) -> dict[str, float]:
         known = sorted(key for key in results if "," in key and "_stderr" not in key)
         raise UserError(f'Task {task.task} has no metric "{task.metric}": set metric to one of {"; ".join(known)}.')
     error = results.get(f"{name}_stderr,{kind}")
-    # Of every task in the group, however deep: nothing else was scored in this call.
-    questions = sum(samples["effective"] for samples in found["n-samples"].values())
     return {
         "value": float(results[task.metric]),
         "stderr": float(error) if isinstance(error, (int, float)) else float("nan"),
         "num_fewshot": float(task.num_fewshot),
-        "questions": float(questions),
+        "questions": float(sum(each["effective"] for each in found["n-samples"].values())),  # of all tasks of a group
     }

@@ -10,9 +10,8 @@ import torch
 
 from jetlit.blocks import BLOCKS
 from jetlit.blocks.attention import Attention
-from jetlit.cli.scoring import load_model
 from jetlit.generation import GenerationEngine
-from jetlit.models import Architecture, hybridize
+from jetlit.models import Architecture, hybridize, load_model
 from tests.blocks import test_contract as contract
 from tests.blocks.cases import HIDDEN, DictCache, assert_agree, inputs, make
 from tests.models.small import WINDOW, prompts, small_model

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jetlit.callbacks.export_model import write_model
 from jetlit.callbacks.throughput import training_flops_per_token
-from jetlit.cli.fit import JetlitCLI, main, run_fit
+from jetlit.cli.fit import main, open_fit, run_fit
 from jetlit.errors import UserError
 from jetlit.recipes import Pretraining
 from jetlit.results import read_result, unit_of
@@ -41,9 +41,9 @@ def test_curves_go_on_without_a_seam(run_dir):
     undisturbed = curve(run_dir, "teacher", "train/loss")
     shutil.rmtree(run_dir / "teacher")
     options = ["--trainer.max_steps", "8", "--trainer.log_every_n_steps", "1"]
-    cli = JetlitCLI(tiny.command(run_dir, "teacher", *options)[1:])
+    cli = open_fit(tiny.command(run_dir, "teacher", *options)[1:])
     with pytest.raises(tiny.Killed):
-        tiny.interrupted_cli(cli).run("fit")
+        tiny.interrupted_cli(cli).fit()
     assert [step for step, _ in curve(run_dir, "teacher", "train/loss")] == [0, 1, 2, 3, 4]
     tiny.fit(run_dir, "teacher", *options, "--ckpt_path", "last")
     assert curve(run_dir, "teacher", "train/loss") == undisturbed

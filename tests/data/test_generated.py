@@ -3,7 +3,7 @@ from itertools import islice
 
 import pytest
 from jetlit_data import Arithmetic, Recall, Repetition
-from jetlit_data.generated import text_of
+from jetlit_data.generators import text_of
 from jetlit_data.tokenizer import ByteTokenizer, encode_documents
 
 from jetlit.errors import UserError

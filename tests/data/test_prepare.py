@@ -180,7 +180,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(make, tmp_path, monkeypa
         ({"chunk_tokens": 0}, "chunk_tokens is 0"),
         ({"name": "../up"}, "is no name for a corpus"),
         ({"name": ".hidden"}, "is no name for a corpus"),
-        ({"tokenizer": "/no/such/tokenizer"}, "No tokenizer could be loaded"),
+        ({"tokenizer": "/no/such/tokenizer"}, "There is no tokenizer at /no/such/tokenizer"),
     ],
 )
 def test_wrong_settings_are_refused(make, settings, message):

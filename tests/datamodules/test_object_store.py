@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jetlit.datamodules import TokenDataModule
+from jetlit.datamodules import Corpus, TokenDataModule
 from jetlit.errors import UserError
 from tests.datamodules.conftest import BLOCK
 
@@ -48,7 +48,7 @@ def test_an_object_store_gives_the_batches_of_a_local_folder(corpora, bucket, wo
         return torch.cat(train), torch.cat([batch["input_ids"] for batch in data.val_dataloader()])
 
     def data(large, small):
-        return TokenDataModule({large: 0.6, small: 0.4}, BLOCK, 4, num_workers=workers, val_batches=2)
+        return TokenDataModule([Corpus(large, 0.6), Corpus(small, 0.4)], BLOCK, 4, num_workers=workers, val_batches=2)
 
     remote = batches(data(bucket("large"), bucket("small")))
     local = batches(data(corpora["large"], corpora["small"]))
@@ -57,7 +57,9 @@ def test_an_object_store_gives_the_batches_of_a_local_folder(corpora, bucket, wo
 
 def test_a_position_in_an_object_store_can_be_resumed(bucket):
     def loader():
-        return TokenDataModule({bucket("large"): 0.6, bucket("small"): 0.4}, BLOCK, 4).train_dataloader()
+        return TokenDataModule(
+            [Corpus(bucket("large"), 0.6), Corpus(bucket("small"), 0.4)], BLOCK, 4
+        ).train_dataloader()
 
     first = loader()
     batches = iter(first)

@@ -9,7 +9,7 @@ import torch
 from jetlit_data.reading import open_split
 from litdata.utilities.env import _DistributedEnv
 
-from jetlit.datamodules import TokenDataModule
+from jetlit.datamodules import Corpus, TokenDataModule
 from tests.datamodules.conftest import BLOCK
 from tests.datamodules.record import digest_of, run, start
 
@@ -25,7 +25,7 @@ def blocks(folder, ranks):
 
 
 def data_of(corpora, mixed):
-    return {corpora["large"]: 0.7, corpora["small"]: 0.3} if mixed else corpora["large"]
+    return [Corpus(corpora["large"], 0.7), Corpus(corpora["small"], 0.3)] if mixed else corpora["large"]
 
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["single", "mixed"])

@@ -1,6 +1,8 @@
 """A resumed run sees the batches that an undisturbed one would have seen, whenever it was stopped."""
 
 import copy
+import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from jetlit.datamodules import TokenDataModule
+from jetlit.datamodules import Corpus, TokenDataModule
 from jetlit.errors import UserError
 from tests.datamodules.conftest import BLOCK, Recorder
 
@@ -32,7 +34,7 @@ def fit(data, steps, folder=None, resume=None, **trainer):
 
 
 def data_of(corpora, mixed, workers=0, **settings):
-    source = {corpora["large"]: 0.7, corpora["small"]: 0.3} if mixed else corpora["large"]
+    source = [Corpus(corpora["large"], 0.7), Corpus(corpora["small"], 0.3)] if mixed else corpora["large"]
     return TokenDataModule(source, **{"block_size": BLOCK, "batch_size": 8, "num_workers": workers, **settings})
 
 
@@ -110,6 +112,13 @@ def test_other_data_than_the_checkpoint_s_is_refused(corpora, tmp_path):
     for other in (TokenDataModule(corpora["small"], BLOCK, 8), data_of(corpora, True), data_of(corpora, False, seed=1)):
         with pytest.raises(UserError, match="belongs to other training data"):
             fit(other, 6, resume=tmp_path / "step=3.ckpt")
+
+
+def test_the_fingerprint_is_that_of_earlier_versions_whose_checkpoints_resume(corpora):
+    indexes = [hashlib.sha256(Path(corpora[name], "train/index.json").read_bytes()).hexdigest() for name in corpora]
+    for mixed, weighted in ((False, [[indexes[0], 1.0]]), (True, [[indexes[0], 0.7], [indexes[1], 0.3]])):
+        state = data_of(corpora, mixed, seed=5).train_dataloader().state_dict()
+        assert state["fingerprint"] == json.dumps([weighted, BLOCK, 5])
 
 
 def test_a_mixture_refuses_another_batch_size(corpora, tmp_path):

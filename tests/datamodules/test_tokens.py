@@ -6,7 +6,7 @@ import torch
 from jetlit_data import load_tokenizer
 from lightning.pytorch import Trainer
 
-from jetlit.datamodules import TokenDataModule
+from jetlit.datamodules import Corpus, TokenDataModule
 from jetlit.errors import UserError
 from tests.datamodules.conftest import BLOCK, Recorder
 from tests.datamodules.test_resume import QUIET
@@ -23,7 +23,9 @@ def test_batches_are_int64_blocks(corpora):
 
 
 def test_validation_takes_the_same_blocks_of_each_corpus_every_time(corpora):
-    data = TokenDataModule({corpora["large"]: 3, corpora["small"]: 1}, BLOCK, batch_size=2, val_batches=4)
+    data = TokenDataModule(
+        [Corpus(corpora["large"], 3), Corpus(corpora["small"], 1)], BLOCK, batch_size=2, val_batches=4
+    )
     first, second = ([batch["input_ids"] for batch in data.val_dataloader()] for _ in range(2))
     assert torch.equal(torch.cat(first), torch.cat(second))
     blocks = torch.cat(first).tolist()
@@ -81,14 +83,17 @@ def test_corpora_of_different_tokenizers_are_refused(corpora, tmp_path):
     record = json.loads((tmp_path / "other" / "corpus.json").read_text())
     (tmp_path / "other" / "corpus.json").write_text(json.dumps({**record, "tokenizer": "gpt2"}))
     with pytest.raises(UserError, match="different tokenizers"):
-        TokenDataModule({corpora["large"]: 1, str(tmp_path / "other"): 1}, BLOCK, 2).setup()
+        TokenDataModule([Corpus(corpora["large"]), Corpus(str(tmp_path / "other"))], BLOCK, 2).setup()
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"corpora": {}}, "No corpus is named"),
-        ({"corpora": {"a": -1.0}}, "Corpus a has weight -1.0"),
+        ({"corpora": []}, "No corpus is named"),
+        ({"corpora": [Corpus("a", -1.0)]}, "Corpus a has weight -1.0"),
+        ({"corpora": [Corpus("a"), Corpus("b", 0.0)]}, "Corpus b has weight 0.0"),
+        ({"corpora": [Corpus("a", float("nan"))]}, "Corpus a has weight nan"),
+        ({"corpora": {"a": 0.5, "b": 1}}, r"write corpora: \[{path: a, weight: 0.5}, {path: b, weight: 1}\]"),
         ({"block_size": 0}, "block_size is 0"),
         ({"batch_size": -2}, "batch_size is -2"),
     ],

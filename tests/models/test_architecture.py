@@ -38,7 +38,7 @@ def test_uniform_spreads_the_full_layers_evenly(layers, full):
 def test_a_budget_that_does_not_fit_is_refused(budget):
     with pytest.raises(UserError, match=f"budget of {budget}"):
         check_budget(budget, 28)
-    with pytest.raises(UserError, match="choose 0 to 28"):
+    with pytest.raises(UserError, match="set it between 0 and 28"):
         Architecture.uniform(28, budget, "gla")
 
 

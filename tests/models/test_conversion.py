@@ -97,7 +97,7 @@ def test_a_students_trained_blocks_are_kept_where_they_are_wanted():
         assert all(torch.equal(t, wanted[k]) for k, t in mixed.model.layers[index].self_attn.state_dict().items())
     last, wanted = (model.model.layers[2].self_attn.o_proj.weight for model in (mixed, sources[2]))
     assert torch.equal(last, wanted)
-    with pytest.raises(UserError, match="The student's gla is of another shape"):
+    with pytest.raises(UserError, match="The student's gla has other settings"):
         hybridize(teacher, Architecture(["gla"] * 3, {"gla": {"num_heads": 2}}), student)
 
 

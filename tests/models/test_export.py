@@ -14,7 +14,7 @@ from tests.models.small import prompts, small_model
 
 def tokenizer() -> PreTrainedTokenizerFast:
     words = Tokenizer(WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
-    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?", eos_token="?")
 
 
 @torch.no_grad()
@@ -45,7 +45,7 @@ def test_an_unknown_format_and_a_bad_folder_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Could not write"):
         export(small_model(["attn"]), None, tmp_path / "file" / "out")
-    with pytest.raises(UserError, match="no tokenizer"):
+    with pytest.raises(UserError, match="No tokenizer"):
         export(small_model(["attn"]), tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -140,7 +140,7 @@ def test_another_family_is_refused_by_name(tmp_path):
     model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=20))
     model.save_pretrained(tmp_path)
     for source in (model, str(tmp_path)):
-        with pytest.raises(UserError, match="'gpt2' is not supported: use a Llama, Qwen2, Qwen3"):
+        with pytest.raises(UserError, match="'gpt2' is not supported: use a checkpoint of type llama, qwen2, qwen3"):
             load_model(source)
 
 

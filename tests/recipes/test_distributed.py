@@ -9,9 +9,9 @@ import shutil
 import pytest
 import torch
 
-from jetlit.cli.consolidate import consolidate
 from jetlit.errors import UserError
 from jetlit.models import SuperNetwork, load_model
+from jetlit.pipeline.consolidate import ConsolidateConfig, consolidate
 from jetlit.results import read_result
 from jetlit.training import last_checkpoint
 from tests.recipes import distributed_fits, tiny
@@ -123,7 +123,7 @@ def test_what_is_bad_on_one_rank_is_skipped_on_all(run, folder):
 @pytest.mark.parametrize("folder", ["sharded", "stage1_fsdp2", "supernet_ddp", "supernet_fsdp2"])
 def test_any_checkpoint_is_consolidated(run, folder, tmp_path):
     assert last_checkpoint(run / folder / "checkpoints").is_dir() == (folder == "sharded")
-    consolidate(str(run / folder), str(tmp_path / "model"))
+    consolidate(ConsolidateConfig(str(run / folder), str(tmp_path / "model")))
     load = SuperNetwork.from_pretrained if folder.startswith("supernet") else load_model
     written, exported = (load(str(path)).state_dict() for path in (tmp_path / "model", run / folder / "model"))
     assert written.keys() == exported.keys()
@@ -132,9 +132,9 @@ def test_any_checkpoint_is_consolidated(run, folder, tmp_path):
 
 def test_what_cannot_be_consolidated_is_said(run, tmp_path):
     with pytest.raises(UserError, match="no fit's folder"):
-        consolidate(str(tmp_path), str(tmp_path / "model"))
+        consolidate(ConsolidateConfig(str(tmp_path), str(tmp_path / "model")))
     with pytest.raises(UserError, match="no checkpoint"):
-        consolidate(str(run / "sharded"), str(tmp_path / "model"), str(tmp_path / "nowhere.ckpt"))
+        consolidate(ConsolidateConfig(str(run / "sharded"), str(tmp_path / "model"), str(tmp_path / "nowhere.ckpt")))
 
 
 def test_a_checkpoint_that_cannot_be_written_in_the_background_is_said_at_the_end(run):

@@ -3,6 +3,7 @@
 The command is the same each time, the first included; checkpoints are written in the background after every step.
 """
 
+import json
 import multiprocessing
 import re
 import time
@@ -17,6 +18,7 @@ from jetlit.training import last_checkpoint
 from tests.recipes import tiny
 
 STEPS, EPOCH = 44, 25
+MIXTURE = {"recall": 0.7, "other": 0.3}
 OPTIONS = [
     *("--trainer.max_steps", str(STEPS), "--trainer.log_every_n_steps", "1", "--data.block_size", "240"),
     *("--checkpoint.every_n_train_steps", "1", "--ckpt_path", "last"),
@@ -67,7 +69,8 @@ def test_batches_losses_and_weights_go_on(run_dir, mixed):
     if mixed:
         other = {"other": CorpusSpec("arithmetic", 12_000)}
         prepare(str(run_dir / "data"), other, val_fraction=0.2, chunk_tokens=960, progress=False)
-        options += [f"--data.corpora={{{run_dir}/data/recall: 0.7, {run_dir}/data/other: 0.3}}"]
+        mixture = [{"path": f"{run_dir}/data/{name}", "weight": weight} for name, weight in MIXTURE.items()]
+        options += [f"--data.corpora={json.dumps(mixture)}"]
     whole = run_fit(tiny.command(run_dir, "stage1", *options, "--stage", "whole"))
     assert whole.trainer.current_epoch >= 1, "the fit must cross an epoch's end"
     argv = tiny.command(run_dir, "stage1", *options, "--stage", "killed")

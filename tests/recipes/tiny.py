@@ -6,8 +6,9 @@ from pathlib import Path
 from jetlit_data import CorpusSpec, prepare
 from lightning.pytorch import Callback
 
-from jetlit.cli.fit import JetlitCLI, run_fit
+from jetlit.cli.fit import run_fit
 from jetlit.models import Architecture
+from jetlit.pipeline.fit import FitCLI
 
 VOCABULARY = 259
 CONFIG = {
@@ -76,7 +77,7 @@ def command(run_dir: Path, stage: str, *options: str, source: Path | None = None
     return [verb, *configs, "--run_dir", str(run_dir), *options]
 
 
-def fit(run_dir: Path, stage: str, *options: str) -> JetlitCLI:
+def fit(run_dir: Path, stage: str, *options: str) -> FitCLI:
     """Run one stage."""
     return run_fit(command(run_dir, stage, *options))
 
@@ -93,7 +94,7 @@ class Kill(Callback):
             raise Killed
 
 
-def interrupted_cli(cli: JetlitCLI) -> JetlitCLI:
+def interrupted_cli(cli: FitCLI) -> FitCLI:
     """Make a fit end in its sixth step."""
     cli.trainer.callbacks.append(Kill())
     return cli

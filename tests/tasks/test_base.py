@@ -6,8 +6,7 @@ from jetlit_data import load_tokenizer
 
 from jetlit.errors import UserError
 from jetlit.models import SuperNetwork
-from jetlit.tasks import answer_scores, build_task, evaluate_task
-from jetlit.tasks.base import Row, make_batches
+from jetlit.tasks import Row, answer_scores, build_task, evaluate_task, make_batches
 from tests.tasks.models import VOCABULARY, Oracle, random_model
 
 TOKENIZER = load_tokenizer("bytes")

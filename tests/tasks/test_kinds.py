@@ -6,10 +6,8 @@ from jetlit_data import CorpusSpec, Recall, load_tokenizer, prepare
 from jetlit_data.reading import open_split
 
 from jetlit.errors import UserError
-from jetlit.tasks import TASK_KINDS, build_task, evaluate_task
-from jetlit.tasks.base import Scores
-from jetlit.tasks.exact_answer import summarise_exact
-from jetlit.tasks.multiple_choice import summarise
+from jetlit.tasks import TASKS, build_task, evaluate_task
+from jetlit.tasks.base import Scores, summarize_answers, summarize_choices
 from tests.tasks.models import Oracle, random_model
 
 TOKENIZER = load_tokenizer("bytes")
@@ -36,7 +34,7 @@ def test_multiple_choice_sums_up_as_by_hand():
         group=torch.tensor([0, 0, 1, 1, 1]),
         correct=torch.tensor([False, True, True, False, False]),
     )
-    score = summarise(scores)
+    score = summarize_choices(scores)
     # right answers: −2 over 4 tokens, −9 over 3 tokens; question 0 is won per token only, question 1 not at all
     assert score.objective == pytest.approx(-(0.5 + 3.0) / 2)
     assert score.metrics["loss"] == pytest.approx(1.75)
@@ -53,7 +51,7 @@ def test_exact_answers_sum_up_with_errors_between_documents():
         group=torch.tensor([0, 0, 1, 1]),
         correct=torch.ones(4, dtype=torch.bool),
     )
-    score = summarise_exact(scores)
+    score = summarize_answers(scores)
     assert score.objective == score.metrics["accuracy"] == pytest.approx(0.75)
     assert score.metrics["accuracy_stderr"] == pytest.approx(0.25)  # documents: 0.5 and 1.0
     assert score.metrics["loss"] == pytest.approx(2.0) and score.metrics["loss_stderr"] == pytest.approx(0.0)
@@ -152,11 +150,11 @@ def test_the_package_s_own_files_are_sound(name):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({}, 'no kind of task "None": set kind to one of recall, '),
-        ({"kind": "poetry"}, 'no kind of task "poetry"'),
+        ({}, "no kind of task None: use one of continuation, recall, "),
+        ({"kind": "poetry"}, "no kind of task 'poetry'"),
         ({"kind": "recall", "pear": 3}, 'has no option "pear"'),
-        ({"kind": "multiple_choice"}, 'needs the setting "path"'),
-        ({"kind": "multiple_choice", "path": "x", "file": "y"}, 'has no setting "file": it takes path, limit'),
+        ({"kind": "multiple_choice"}, 'needs the option "path"'),
+        ({"kind": "multiple_choice", "path": "x", "file": "y"}, 'has no option "file": it takes path, limit'),
         ({"kind": "multiple_choice", "path": "nowhere"}, "or one of general_knowledge, python_code, short_answers"),
     ],
 )
@@ -185,5 +183,5 @@ def test_wrong_lines_are_named(tmp_path, line, message):
 def test_every_kind_can_be_built(corpus, tmp_path):
     own = {"continuation": {"corpus": corpus}, "exact_answer": {"path": "short_answers"}}
     own["multiple_choice"] = {"path": "python_code"}
-    for kind in TASK_KINDS:
+    for kind in TASKS:
         assert build_task({"kind": kind, **own.get(kind, {})}, TOKENIZER).name == kind

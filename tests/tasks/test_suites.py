@@ -14,8 +14,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from jetlit.errors import UserError
 from jetlit.models import load_model
 from jetlit.tasks.paper import paper_accuracy, paper_mean
+from jetlit.tasks.questions import read_records
 from jetlit.tasks.suites import Suite, SuiteTask, run_suite, task_manager
-from jetlit.tasks.text import read_records
 from tests.tasks.models import VOCABULARY, Oracle, random_model
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "eval").glob("*.yaml"))

@@ -4,7 +4,7 @@ import gc
 
 from lightning.pytorch import Callback
 
-from jetlit.cli.fit import JetlitCLI
+from jetlit.cli.fit import open_fit
 from tests.recipes import tiny
 
 
@@ -17,8 +17,8 @@ class Spared(Callback):
 
 
 def test_a_fit_spares_what_is_there_until_its_end(run_dir):
-    cli, spared = JetlitCLI(tiny.command(run_dir, "teacher", "--ckpt_path", "none")[1:]), Spared()
+    cli, spared = open_fit(tiny.command(run_dir, "teacher", "--ckpt_path", "none")[1:]), Spared()
     cli.trainer.callbacks.append(spared)
-    cli.run("fit")
+    cli.fit()
     assert spared.counts and min(spared.counts) > 10_000
     assert gc.get_freeze_count() == 0

@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch import Callback
 from torch.utils.flop_counter import FlopCounterMode
 
-from jetlit.cli.fit import JetlitCLI, run_fit
+from jetlit.cli.fit import open_fit, run_fit
 from jetlit.models import load_model
 from tests.recipes import tiny
 
@@ -34,10 +34,10 @@ class Types(Callback):
 
 
 def fit(run_dir, *options):
-    cli = JetlitCLI(tiny.command(run_dir, "stage1", "--ckpt_path", "none", *options)[1:])
+    cli = open_fit(tiny.command(run_dir, "stage1", "--ckpt_path", "none", *options)[1:])
     types = Types()
     cli.trainer.callbacks.append(types)
-    cli.run("fit")
+    cli.fit()
     return cli, types
 
 
@@ -58,9 +58,9 @@ def test_frozen_weights_with_more_digits_keep_them(run_dir):
 
 def test_a_resumed_mixed_fit_equals_an_undisturbed_one(run_dir, narrow):
     expected = fit(run_dir, *narrow, "--trainer.max_steps", "8")[0].model.model.state_dict()
-    cli = JetlitCLI(tiny.command(run_dir, "stage1", "--ckpt_path", "none", *narrow, "--trainer.max_steps", "8")[1:])
+    cli = open_fit(tiny.command(run_dir, "stage1", "--ckpt_path", "none", *narrow, "--trainer.max_steps", "8")[1:])
     with pytest.raises(tiny.Killed):
-        tiny.interrupted_cli(cli).run("fit")
+        tiny.interrupted_cli(cli).fit()
     resumed = tiny.fit(run_dir, "stage1", *narrow, "--trainer.max_steps", "8", "--ckpt_path", "last")
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.model.model.state_dict().items())
 

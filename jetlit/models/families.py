@@ -1,0 +1,76 @@
+"""Teacher families: how a transformers configuration becomes ours.
+
+A family fits when its weights have the names and its layers the computation of Llama: pre-norm residuals, a gated MLP,
+rotary positions, and optionally biases or RMSNorm on queries and keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from jetlit.registry import Registry
+
+FAMILIES: Registry[Callable[[Any], dict[str, Any]]] = Registry("teacher family", "jetlit.families")
+register_family = FAMILIES.register
+"""Decorate a function from a configuration of this `model_type` to the keyword arguments of `JetNemotronConfig`."""
+
+_SHARED_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "rms_norm_eps",
+    "use_cache",
+    "tie_word_embeddings",
+    "attention_dropout",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "dtype",
+)
+
+
+def shared_keys(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the keys that Llama and its relatives call by the same name, rotary settings and head size included."""
+    values = {name: getattr(config, name) for name in _SHARED_KEYS}
+    rope = dict(config.rope_parameters)  # type: ignore[attr-defined]
+    return values | {"rope_parameters": rope, "head_dim": getattr(config, "head_dim", None)}
+
+
+def sliding_layers(config: Any) -> dict[str, Any]:
+    """Return the keys of a configuration's sliding windows; none if every layer has full attention."""
+    if "sliding_attention" not in config.layer_types:
+        return {}
+    names = {"full_attention": "attn", "sliding_attention": "swa"}
+    return {
+        "layer_types": [names[layer] for layer in config.layer_types],
+        "efficient_attention_config": {"swa": {"window_size": config.sliding_window}},
+    }
+
+
+@register_family("llama")
+def llama(config: Any) -> dict[str, Any]:
+    """Llama, and what follows it: SmolLM2, TinyLlama, Yi."""
+    biases = {"attention_bias": config.attention_bias, "output_bias": config.attention_bias}
+    return shared_keys(config) | biases | {"mlp_bias": config.mlp_bias}
+
+
+@register_family("qwen2")
+def qwen2(config: Any) -> dict[str, Any]:
+    """Qwen2 and Qwen2.5: biases on queries, keys and values."""
+    return shared_keys(config) | {"attention_bias": True} | sliding_layers(config)
+
+
+@register_family("qwen3")
+def qwen3(config: Any) -> dict[str, Any]:
+    """Qwen3: RMSNorm on queries and keys."""
+    biases = {"attention_bias": config.attention_bias, "output_bias": config.attention_bias}
+    return shared_keys(config) | biases | {"qk_norm": True} | sliding_layers(config)

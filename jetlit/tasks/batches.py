@@ -1,0 +1,143 @@
+"""Teacher-forced answers: texts to rows, rows to batches, logits to scores."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from jetlit.errors import UserError
+
+IGNORED = -100
+_BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a task: pieces of token ids, some of which are answers.
+
+    Attributes:
+        pieces: token ids, and whether they are an answer. The first piece is not.
+        group: number of the question or document.
+        correct: whether the row's answers are right.
+    """
+
+    pieces: list[tuple[list[int], bool]]
+    group: int
+    correct: bool = True
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return sum(len(ids) for ids, _ in self.pieces)
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """N right-padded rows with A answers in all, at least one in each row.
+
+    Padding follows the answers and every token mixer is causal, so no attention mask is needed.
+
+    Attributes:
+        input_ids: int64 [N, T].
+        labels: int64 [N, T], the token itself on answer tokens and -100 elsewhere; not shifted.
+        answer: int64 [N, T], number of the answer (0 to A - 1) that a token belongs to, -1 elsewhere.
+        group: int64 [A], number of each answer's question or document in the whole task.
+        correct: bool [A], whether the answer is right.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    answer: Tensor
+    group: Tensor
+    correct: Tensor
+
+    def to(self, device: torch.device | str) -> "TaskBatch":
+        """Return the batch on another device."""
+        return TaskBatch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+    def gather(self, hidden: Tensor) -> Tensor:
+        """Select the hidden states that predict answer tokens: [N, T, H] to [P, H], in row order."""
+        return hidden[:, :-1][self.labels[:, 1:] != IGNORED]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each answer, int64 [A]."""
+        return torch.bincount(self.answer[self.answer >= 0], minlength=len(self.group))
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Encode the beginning of a row: with BOS if the tokenizer adds it, never with EOS."""
+    ids = tokenizer(text)["input_ids"]
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str | None = None) -> list[int]:
+    """Encode what follows, without special tokens. A space separates it from `prompt` if neither side has one."""
+    if prompt and text and not prompt[-1].isspace() and not text[0].isspace():
+        text = " " + text
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def make_batches(rows: list[Row], batch_tokens: int = _BATCH_TOKENS) -> list[TaskBatch]:
+    """Batch rows of similar length.
+
+    Args:
+        rows: of the whole task.
+        batch_tokens: largest number of tokens in a batch, padding included. A longer row is a batch by itself.
+
+    Raises:
+        UserError: there is no row, or a prompt or an answer is empty.
+    """
+    if not rows:
+        raise UserError("A task has no questions: give it at least one.")
+    for row in rows:
+        if not row.pieces[0][0] or any(is_answer and not ids for ids, is_answer in row.pieces) or row.pieces[0][1]:
+            raise UserError(f"Question {row.group + 1} of a task has an empty prompt or answer: fill or remove it.")
+    batches: list[list[Row]] = []
+    for row in sorted(rows, key=lambda row: row.length):  # stable: the order is always the same
+        if not batches or (len(batches[-1]) + 1) * row.length > batch_tokens:
+            batches.append([])
+        batches[-1].append(row)
+    return [_pad(batch) for batch in batches]
+
+
+def _pad(rows: list[Row]) -> TaskBatch:
+    shape = (len(rows), max(row.length for row in rows))
+    input_ids = torch.zeros(shape, dtype=torch.int64)
+    labels = torch.full(shape, IGNORED)
+    answer = torch.full(shape, -1)
+    group: list[int] = []
+    correct: list[bool] = []
+    for number, row in enumerate(rows):
+        start = 0
+        for ids, is_answer in row.pieces:
+            place = slice(start, start + len(ids))
+            start += len(ids)
+            input_ids[number, place] = torch.tensor(ids, dtype=torch.int64)
+            if is_answer:
+                labels[number, place] = input_ids[number, place]
+                answer[number, place] = len(group)
+                group.append(row.group)
+                correct.append(row.correct)
+    return TaskBatch(input_ids, labels, answer, torch.tensor(group), torch.tensor(correct))
+
+
+def answer_scores(logits: Tensor, batch: TaskBatch) -> tuple[Tensor, Tensor]:
+    """Score a batch's answers.
+
+    Args:
+        logits: [P, V] at the positions that predict answer tokens, in the order of `TaskBatch.gather`.
+        batch: the batch.
+
+    Returns:
+        Log-probability of each answer in nats, float32 [A], and whether greedy decoding gives it, bool [A].
+    """
+    predicted = batch.labels[:, 1:] != IGNORED
+    targets = batch.labels[:, 1:][predicted]
+    answer = batch.answer[:, 1:][predicted]
+    token_logprob = logits.float().log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    logprob = torch.zeros(len(batch.group), device=logits.device).index_add_(0, answer, token_logprob)
+    misses = torch.zeros(len(batch.group), dtype=torch.int64, device=logits.device)
+    misses.index_add_(0, answer, (logits.argmax(-1) != targets).long())
+    return logprob, misses == 0

@@ -1,0 +1,49 @@
+import runpy
+from pathlib import Path
+
+import pytest
+from jetlit_data import load_tokenizer
+
+from jetlit.errors import UserError
+from jetlit.tasks import TASKS, build_task, build_tasks, evaluate_task, register_task, score_tasks
+from tests.tasks.models import Oracle, random_model
+
+TOKENIZER = load_tokenizer("bytes")
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_task.py"
+
+
+def test_scores_of_several_tasks_and_their_mean():
+    specs = [{"kind": "recall", "documents": 2}, {"kind": "multiple_choice", "name": "code", "path": "python_code"}]
+    tasks = build_tasks(specs, TOKENIZER)
+    model = random_model()
+    scores = score_tasks(model, tasks)
+    for task in tasks:
+        metrics = evaluate_task(model, task).metrics
+        assert {f"{task.name}/{name}": value for name, value in metrics.items()}.items() <= scores.items()
+        assert scores[f"{task.name}/chance"] == task.chance
+    assert scores["accuracy"] == pytest.approx((scores["recall/accuracy"] + scores["code/accuracy"]) / 2)
+    assert len(scores) == 5 + 7 + 2 + 1 and all(isinstance(value, float) for value in scores.values())
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        ([], "No task is named"),
+        ([{"kind": "recall"}, {"kind": "recall", "seed": 1}], "a name of its own, but the names are recall, recall"),
+    ],
+)
+def test_wrong_lists_of_tasks_are_refused(specs, message):
+    with pytest.raises(UserError, match=message):
+        build_tasks(specs, TOKENIZER)
+
+
+def test_the_example_adds_a_kind_of_task(monkeypatch, capsys):
+    monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert capsys.readouterr().out.startswith("reversal: accuracy ")
+    task = build_task({"kind": "reversal", "questions": 3}, TOKENIZER)
+    assert evaluate_task(Oracle(), task).objective == 1.0 and task.chance == 8**-4
+    with pytest.raises(UserError, match='Task kind "reversal" has no option "letters": it takes questions, length'):
+        build_task({"kind": "reversal", "letters": 3}, TOKENIZER)
+    with pytest.raises(UserError, match="There is a kind of task 'reversal' already"):
+        register_task("reversal")(object)
