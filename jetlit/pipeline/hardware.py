@@ -62,16 +62,14 @@ class HardwareConfig(CandidatesConfig):
 
 def search_hardware(config: HardwareConfig) -> Result:
     """Search the shape; the decision holds block, shape and the block's arguments."""
-    conv_sizes = config.conv_sizes or [None]
+    conv_sizes = config.conv_sizes or (None,)
     rows = state_size_rows(
         config.state_size, config.key_dims, config.value_dims, config.heads, conv_sizes, config.tolerance
     )
     values = config.values()
     base = Architecture.load(config.architecture)
     block = linear_block(base)
-    found = selection.search_hardware(
-        rows, block, base.block_configs.get(block, {}), base, config.evaluation("rows")
-    )
+    found = selection.search_hardware(rows, block, base.block_configs.get(block, {}), base, config.evaluation("rows"))
     found.architecture.save(Path(config.out_dir) / "architecture.json")
     metrics = {f"{name}/{key}": value for name, row in found.candidates.items() for key, value in row.items()}
     result = Result(
