@@ -62,7 +62,7 @@ def once(
 def is_finished(folder: Path, hash: str) -> bool:
     """Return whether the folder holds the result of this hash."""
     result = read_result(folder)
-    return _is_ours(result) and result["hash"] == hash and _marked(folder) == hash
+    return result is not None and _is_ours(result) and result["hash"] == hash and _marked(folder) == hash
 
 
 def _is_ours(result: Any) -> bool:
