@@ -4,9 +4,9 @@
     python benchmarks/hardware_grid.py --block gated_delta_net   # the block of the paper's table
 
 Every row is the 2B with its linear layers in that row's shape and random weights in bf16, decoding at 64K of context.
-Rows are measured by what the hardware-aware search measures with (`measure_generation`, kept by `cached_measurement`
-under a hash of configuration, device and versions): a second run reads them from `--cache`. The search itself, which
-trains every row: `jetlit search hardware --config configs/jet_nemotron_2b/hardware.yaml`.
+Rows are measured as in the hardware-aware search (`measure_generation`, kept by `cached_measurement` under a
+hash of configuration, device and versions): a second run reads them from `--cache`. The search itself, which trains
+every row: `jetlit search hardware --config configs/jet_nemotron_2b/hardware.yaml`.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from jetlit.generation import measure_generation
 from jetlit.generation.measurements import cached_measurement
 from jetlit.models import Architecture, JetNemotronConfig
 from jetlit.models.assembly import empty_model
-from jetlit.models.parameters import PAPER_GRID, count_parameters
-from jetlit.search.grid import GridRow
+from jetlit.models.parameters import count_parameters
+from jetlit.search.grid import PAPER_GRID, GridRow
 
 # Paper, table 2, tokens/s in the grid's order.
 PAPER = [2969, 2961, 2979, 2986, 2970, 2971, 2959, 2955, 2952]
@@ -66,8 +66,7 @@ def main() -> None:
     arguments = parser.parse_args()
     bandwidth = ceilings()["bytes"]
     rows: list[dict[str, Any]] = []
-    for shape, paper in zip(PAPER_GRID, PAPER, strict=True):
-        row = GridRow(shape.key_dim, shape.value_dim, shape.heads)
+    for row, paper in zip(PAPER_GRID, PAPER, strict=True):
         config = row_config(arguments.block, row)
         depends_on = {"config": config.to_dict(), "batch": arguments.batch, "context": arguments.context}
         found = cached_measurement(

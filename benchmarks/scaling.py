@@ -8,7 +8,7 @@
 
 Every count of processes is a launch of its own, as torchrun's, over the same random models (or those in FOLDER/teacher
 and FOLDER/student). What one process does is measured without any strategy, so that efficiency holds all that sharding
-costs. The last count also writes a checkpoint, which half as many processes go on from: with the weights and the
+costs. The last count also writes a checkpoint, which half as many processes resume: with the weights and the
 optimizer's moments that were saved, or the run fails. The data loader is measured in all processes at once, on a
 mixture of corpora, as benchmarks/loader.py does in one. Rows are added to those that this machine has measured the same
 day, in place of those of the same measurement; --trace-steps says beside them what the GPU of the first process waited
@@ -43,7 +43,7 @@ from training import RandomTokens, build, save_models
 from jetlit.datamodules import TokenDataModule
 from jetlit.files import write_text
 from jetlit.pipeline.report.style import new_figure, save
-from jetlit.recipes.gradients import total_norm
+from jetlit.training.gradients import global_norm
 
 Row = dict[str, Any]
 Result = TypeVar("Result")
@@ -95,7 +95,7 @@ class OptimizerNorms(lightning.Callback):
         weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         states = [optimizer.state[weight] for weight in weights if optimizer.state[weight]]
         tensors = [weights, [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]]
-        return [float(total_norm(tensor.detach() for tensor in each)) for each in tensors if each]
+        return [float(global_norm(tensor.detach() for tensor in each)) for each in tensors if each]
 
 
 def adamw(groups: Any) -> torch.optim.Optimizer:
@@ -213,7 +213,7 @@ def timed(step: str, processes: int, models: Path, arguments: argparse.Namespace
 
 
 def handed_over(step: str, processes: int, models: Path, arguments: argparse.Namespace) -> Row:
-    """Whether half as many processes go on from the checkpoint of a short fit."""
+    """Check that half as many processes resume the checkpoint of a short fit."""
     checkpoint = models / f"{step}.ckpt"
     fewer = max(1, processes // 2)
     start = time.perf_counter()

@@ -28,7 +28,7 @@ from jetlit.models import Architecture, JetNemotronConfig, JetNemotronForCausalL
 from jetlit.recipes import Distillation, FullTraining, Recipe, SuperNetworkTraining
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-# Tokens/s on one H100: derived from the paper's H100-hours, and wanted here.
+# Tokens/s on one H100: derived from the paper's H100-hours, and our target.
 PAPER = {"supernet": 17_200, "stage1": 22_300, "stage2": 12_900}
 TARGET = {"supernet": 30_000, "stage1": 34_000, "stage2": 20_000}
 KEYS = ("step", "batch x length")

@@ -1,9 +1,12 @@
 """result.json: what a stage decided, every number it measured with its unit, and what it ran on."""
 
+from __future__ import annotations
+
 import datetime
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -39,68 +42,63 @@ class Result:
     seed: int | None = None
     seconds: float | None = None
 
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Result:
+        """Return the result that the content of a result.json describes, of this or an earlier version."""
+        metrics = {name: found["value"] for name, found in content["metrics"].items()}
+        kept = {name: content[name] for name in ("stage", "config", "decision", "seed", "seconds")}
+        return cls(metrics=metrics, **kept)
 
-def metric(value: float | int | str | None, unit: str) -> dict[str, Any]:
-    """A measured number beside its unit, e.g. `metric(2.1, "nats/token")`; a float that is no number becomes null."""
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        value = None
-    return {"value": value, "unit": unit}
 
-
-def write_result(
-    folder: str | Path,
-    *,
-    stage: str,
-    config: Mapping[str, Any],
-    metrics: Mapping[str, Mapping[str, Any]],
-    decision: Any,
-    seed: int | None,
-    seconds: float,
-    hash: str | None = None,
-) -> Path:
+def write_result(folder: str | Path, result: Result, hash: str | None = None) -> Path:
     """Write `folder/result.json` atomically: its presence says that the stage is finished.
 
     Args:
         folder: the stage's folder.
-        stage: its name.
-        config: the resolved config, JSON values only.
-        metrics: name -> {"value", "unit"}, see `metric`.
-        decision: what the stage decided (layer types, a chosen block, a checkpoint's folder), JSON values only.
-        seed: the seed all of it rests on.
-        seconds: wall-clock time the stage took.
-        hash: what the stage is recognised by; by default the config's own hash.
+        result: what the stage returned.
+        hash: what the stage is recognized by; by default the hash of its config.
 
     Returns:
         The file's path.
 
     Raises:
         UserError: the file system refused the write.
+        ValueError: config or decision holds what JSON cannot.
     """
     path = Path(folder) / RESULT_FILE
     content = {
-        "stage": stage,
-        "hash": hash or config_hash(config),
-        "config": config,
-        "decision": decision,
-        "metrics": metrics,
+        "stage": result.stage,
+        "hash": hash or config_hash(result.config),
+        "config": result.config,
+        "decision": result.decision,
+        "metrics": with_units(result.metrics),
         "versions": versions(),
         "hardware": hardware(),
-        "seed": seed,
-        "seconds": round(seconds, 3),
+        "seed": result.seed,
+        "seconds": round(result.seconds or 0.0, 3),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     write_json(path, content)
     return path
 
 
+def with_units(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return each number as result.json holds it, `{"value", "unit"}`; NaN and infinities become null."""
+
+    def finite(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {name: {"value": finite(value), "unit": unit_of(name)} for name, value in metrics.items()}
+
+
 def read_result(folder: str | Path) -> dict[str, Any] | None:
-    """The folder's result, or None where the stage has not finished."""
+    """Return the content of the folder's result.json, or None where the stage has not finished."""
     path = Path(folder) / RESULT_FILE
     return read_json(path) if path.exists() else None
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Sha256 of the config as canonical JSON.
+    """Return the SHA-256 of the config as canonical JSON.
 
     Paths under the config's own `run_dir` count relative to it, so that a run moved elsewhere keeps its hashes.
     """
@@ -124,7 +122,7 @@ def _is_under(path: str, folder: str) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages a result may depend on; those not installed are left out."""
+    """Return the versions of Python and of the installed packages that a result may depend on."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -135,7 +133,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """The machine a result was measured on: processor, cores, memory in bytes, and the names of its GPUs."""
+    """Return the machine: processor, cores, memory in bytes, and the names of its GPUs."""
     found: dict[str, Any] = {
         "machine": platform.machine(),
         "processor": _processor(),
@@ -158,23 +156,42 @@ def _processor() -> str:
     return next(names, platform.processor())
 
 
+# Unit by the last part of a metric's name, which may have a prefix: "val/loss", "gla/held_out_loss".
 _UNITS = {
     "loss": "nats/token",
     "kl": "nats/token",
     "objective": "weighted sum",
     "feature": "relative squared error",
     "tokens": "tokens",
-    "tokens_seen": "tokens",
+    "documents": "documents",
     "parameters": "parameters",
     "steps": "steps",
     "seconds": "s",
+    "tokens_seen": "tokens",
+    "candidates": "candidates",
+    "state_size": "numbers a layer",
+    "placement": "task's objective",
+    "all_linear": "task's objective",
+    "all_full": "task's objective",
+    "questions": "questions",
 }
-_ENDINGS = {"tokens_per_s": "tokens/s", "bytes": "B", "_parameters": "parameters", "_seconds": "s"}
+_ENDINGS = {
+    "tokens_per_s": "tokens/s",
+    "bytes": "B",
+    "_loss": "nats/token",
+    "_kl": "nats/token",
+    "_loss_stderr": "nats/token",
+    "_parameters": "parameters",
+    "_seconds": "s",
+    "_tokens": "tokens",
+}
 
 
 def unit_of(name: str) -> str:
-    """The unit of metric `name` ("val/loss"); "1" for ratios, accuracies, tasks' objectives."""
+    """Return the unit of metric `name` ("val/loss"); "1" for ratios, accuracies, tasks' own objectives."""
     first, _, last = name.rpartition("/")
+    if first.startswith(("layer_evaluations", "sliding_windows")):
+        return "layers x batches"
     if last in _UNITS and not first.startswith("task"):
         return _UNITS[last]
     return next((unit for ending, unit in _ENDINGS.items() if last.endswith(ending)), "1")

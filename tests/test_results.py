@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetlit.errors import UserError
-from jetlit.results import config_hash, metric, read_result, write_result
+from jetlit.results import Result, config_hash, read_result, with_units, write_result
 
 
-def write(folder, **changes):
-    arguments = {"stage": "teacher", "config": {"a": 1}, "metrics": {"loss": metric(1.5, "nats/token")}}
-    return write_result(folder, **{**arguments, "decision": None, "seed": 3, "seconds": 1.23456, **changes})
+def write(folder, hash=None, **changes):
+    arguments = {"stage": "teacher", "config": {"a": 1}, "metrics": {"loss": 1.5}}
+    return write_result(folder, Result(**{**arguments, "seed": 3, "seconds": 1.23456, **changes}), hash)
 
 
 def test_a_result_holds_all_that_the_report_needs(tmp_path):
@@ -33,7 +33,7 @@ def test_the_callers_hash_wins(tmp_path):
 def test_no_result_is_none_and_a_failed_write_leaves_nothing(tmp_path):
     assert read_result(tmp_path) is None
     with pytest.raises(ValueError):
-        write(tmp_path, metrics={"loss": {"value": float("nan"), "unit": "nats/token"}})
+        write(tmp_path, config={"rate": float("nan")})
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
@@ -41,9 +41,15 @@ def test_no_result_is_none_and_a_failed_write_leaves_nothing(tmp_path):
 
 
 def test_a_number_that_is_none_becomes_null():
-    assert metric(float("nan"), "s")["value"] is None
-    assert metric(float("-inf"), "s")["value"] is None
-    assert metric(0.0, "s")["value"] == 0.0
+    found = with_units({"a": float("nan"), "b_seconds": float("-inf"), "c": 0.0, "d": None})
+    assert [entry["value"] for entry in found.values()] == [None, None, 0.0, None]
+    assert found["b_seconds"]["unit"] == "s"
+
+
+def test_a_result_is_read_back_as_it_was_written(tmp_path):
+    result = Result("fit", {"a": 1}, {"val/loss": 2.0}, {"model": "model"}, seed=0, seconds=1.5)
+    write_result(tmp_path, result)
+    assert Result.of(read_result(tmp_path)) == result
 
 
 values = st.recursive(

@@ -1,49 +1,9 @@
 """`jetlit consolidate`."""
 
-import tempfile
-from pathlib import Path
-from typing import Any
-
-import torch
-from jetlit_data import load_tokenizer
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
-
-from jetlit.callbacks import last_checkpoint
-from jetlit.callbacks.export_model import write_model
-from jetlit.cli.fit import JetlitCLI
-from jetlit.errors import UserError
+from jetlit.pipeline import consolidate as pipeline
 
 
-def consolidate(fit: str, out_dir: str, checkpoint: str | None = None) -> None:
-    """Writes the model of a fit's checkpoint, sharded or not, as a Hugging Face directory.
-
-    For a fit that is still running or was stopped; a finished one has written its model itself.
-
-    Args:
-        fit: folder of the fit, with its config.yaml.
-        out_dir: the directory to write; an existing one is replaced.
-        checkpoint: one of the fit's; by default the newest.
-    """
-    config = Path(fit) / "config.yaml"
-    if not config.exists():
-        raise UserError(f"{fit} is no fit's folder (it has no config.yaml): give the folder of a fitted stage.")
-    path = Path(checkpoint) if checkpoint is not None else last_checkpoint(Path(fit) / "checkpoints")
-    if path is None or not path.exists():
-        raise UserError(f"There is no checkpoint {path or f'in {fit}'}: correct the path, or let the fit reach one.")
-    one_process = ["--trainer.strategy", "auto", "--trainer.devices", "1", "--trainer.num_nodes", "1"]
-    here = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.logger", "false"]
-    cli = JetlitCLI(["--config", str(config), *one_process, *here])
-    cli.model.configure_model()
-    cli.model.load_state_dict(_weights(path))
-    tokenizer = load_tokenizer(cli.datamodule.tokenizer_path) if hasattr(cli.datamodule, "tokenizer_path") else None
-    write_model(cli.model.model, tokenizer, Path(out_dir))
-
-
-def _weights(path: Path) -> dict[str, Any]:
-    if path.is_file():
-        return torch.load(path, map_location="cpu", weights_only=False, mmap=True)["state_dict"]
-    with tempfile.TemporaryDirectory() as folder:
-        # Lightning's own consolidation does not read what ModelParallelStrategy writes.
-        whole = Path(folder) / "whole.ckpt"
-        dcp_to_torch_save(path, whole)
-        return torch.load(whole, map_location="cpu", weights_only=False)["state_dict"]
+def consolidate(config: pipeline.ConsolidateConfig) -> None:
+    """Write the model of a fit's checkpoint."""
+    pipeline.consolidate(config)
+    print(f"Wrote {config.out_dir}.")

@@ -2,61 +2,71 @@
 
 import sys
 import time
+from dataclasses import dataclass
 
 import torch
-from jetlit_data.tokenizer import load_tokenizer
+from jetlit_data import load_tokenizer
 
 from jetlit.errors import UserError
 from jetlit.generation import GenerationEngine
-from jetlit.models.loading import load_model
+from jetlit.models import load_model
 
 
-def generate(
-    prompt: str,
-    model: str = "runs/quickstart/export",
-    max_new_tokens: int = 128,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    device: str = "auto",
-    dtype: str | None = None,
-    seed: int = 0,
-) -> None:
-    """Continues a prompt: prints the text as it comes, then prefill and decode tokens/s.
+@dataclass
+class GenerateConfig:
+    """Continue a prompt: print the text as it comes, then prefill and decode tokens/s.
 
-    Args:
+    Attributes:
         prompt: the text to continue; "-" reads standard input.
         model: folder of the model.
-        max_new_tokens: tokens to add at most.
+        max_new_tokens: largest number of tokens to add.
         temperature: 0 takes the most likely token.
         top_p: nucleus sampling: the most likely tokens of this probability together.
         device: "auto", "cpu" or "cuda".
         dtype: "float32", "bfloat16" or "float16"; by default the checkpoint's.
-        seed: of sampling.
+        seed: seed of sampling.
     """
-    loaded = load_model(model, dtype, device)
-    tokenizer = load_tokenizer(model)
-    text = sys.stdin.read() if prompt == "-" else prompt
+
+    prompt: str
+    model: str = "runs/quickstart/export"
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    device: str = "auto"
+    dtype: str | None = None
+    seed: int = 0
+
+
+def generate(config: GenerateConfig) -> None:
+    """Continue a prompt.
+
+    Raises:
+        UserError: the prompt is empty.
+    """
+    model = load_model(config.model, config.dtype, config.device)
+    tokenizer = load_tokenizer(config.model)
+    text = sys.stdin.read() if config.prompt == "-" else config.prompt
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
     if ids.shape[1] == 0:
         raise UserError("The prompt is empty: give at least one character.")
-    engine = GenerationEngine(loaded, 1, ids.shape[1] + max_new_tokens)
-    where = loaded.lm_head.weight.device
+    engine = GenerationEngine(model, 1, ids.shape[1] + config.max_new_tokens)
+    device = model.lm_head.weight.device
     stream = _TextStream(tokenizer, ids[0].tolist())
     sys.stdout.write(text)
     engine.generate(
-        ids.to(where),
-        max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
+        ids.to(device),
+        config.max_new_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
         stop_tokens=() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,),
         stream=stream,
-        generator=torch.Generator(where).manual_seed(seed),
+        generator=torch.Generator(device).manual_seed(config.seed),
     )
     print(f"\n\n{stream.report(ids.shape[1])}")
 
 
 class _TextStream:
-    """Prints tokens as text once they make whole characters, and keeps the time."""
+    """Print tokens as text once they make whole characters, and keeps the time."""
 
     def __init__(self, tokenizer, prompt: list[int]) -> None:  # type: ignore[no-untyped-def]
         self._tokenizer = tokenizer
@@ -76,7 +86,7 @@ class _TextStream:
             self._shown = len(text)
 
     def report(self, prompt: int) -> str:
-        """Returns prefill and decode speed."""
+        """Return prefill and decode speed."""
         if not self._times:
             return "No token was generated."
         first = self._times[0] - self._begun

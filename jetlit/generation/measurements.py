@@ -1,4 +1,4 @@
-"""Hardware measurements kept under a hash of what they depend on: configuration, device and versions."""
+"""Measurements of this machine, kept under a hash of what they depend on."""
 
 from __future__ import annotations
 
@@ -8,32 +8,28 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from jetlit.files import read_json, write_json
-from jetlit.results import config_hash, hardware, versions
+from jetlit.once import once
+from jetlit.results import Result, config_hash, hardware, versions
 
 
 def shapes(config: PretrainedConfig) -> dict[str, Any]:
-    """What of a model decides its speed: its configuration, wherever it was read from."""
+    """Return what decides a model's speed: its configuration, wherever it was read from."""
     return config.to_dict() | {"_name_or_path": None}
 
 
 def cached_measurement(
     folder: str | Path, config: Mapping[str, Any], measure: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Measures, or returns what was measured before for the same configuration, machine and library versions.
+    """Measure, or return what was measured before for the same configuration, machine and library versions.
 
     Args:
-        folder: where measurements are kept, one JSON file each.
-        config: what is measured and how (sizes, batch, context, type), JSON values only.
+        folder: where measurements are kept, each in a folder of its own.
+        config: what is measured and how (sizes, batch, context, dtype), JSON values only.
         measure: takes the measurement.
-
-    Returns:
-        What `measure` returned, now or then.
     """
     key = {"config": dict(config), "hardware": hardware(), "versions": versions()}
-    path = Path(folder) / f"{config_hash(key)[:16]}.json"
-    if path.exists():
-        return read_json(path)["measured"]
-    measured = measure()
-    write_json(path, key | {"measured": measured})
-    return measured
+
+    def result() -> Result:
+        return Result("measurement", key, measure())
+
+    return dict(once(Path(folder) / config_hash(key)[:16], key, result).metrics)

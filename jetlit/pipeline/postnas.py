@@ -1,49 +1,137 @@
-"""The stages of PostNAS: their order and what each one reads."""
+"""A run of PostNAS: stages in order, finished ones skipped, changed ones redone with all that depend on them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from jetlit.errors import UserError
-
-# Name -> stages whose results it reads (paper, section 2; each name is a folder of the run).
-NEEDS: dict[str, tuple[str, ...]] = {
-    "data": (),
-    "teacher": ("data",),
-    "supernet": ("data", "teacher"),
-    "placement": ("data", "supernet"),
-    "blocks": ("data", "teacher", "placement"),
-    "hardware": ("data", "teacher", "blocks"),
-    "stage1": ("data", "teacher", "hardware"),
-    "stage2": ("data", "stage1"),
-    "export": ("stage2",),
-}
-# A pre-trained teacher comes before the data, which needs its tokenizer.
-PRETRAINED: dict[str, tuple[str, ...]] = {"teacher": (), "data": ("teacher",)}
-FITS = ("teacher", "supernet", "stage1", "stage2")
+from jetlit.files import read_json
+from jetlit.once import is_finished, once
+from jetlit.pipeline.configs import load_config, merge_configs
+from jetlit.pipeline.fit import FitConfig, resolved_config
+from jetlit.pipeline.lock import run_lock
+from jetlit.pipeline.report.report import ReportConfig, report
+from jetlit.pipeline.stage_config import StageConfig
+from jetlit.pipeline.stages import PlannedStage, plan
+from jetlit.results import Result, config_hash
 
 
-def stage_needs(pretrained: bool) -> dict[str, tuple[str, ...]]:
-    """Returns every stage, in order, with the stages whose results it reads.
+@dataclass
+class PostnasConfig(StageConfig):
+    """Run the stages of PostNAS in order and write the report.
+
+    Finished stages are skipped, a changed config redoes what depends on it, and an interrupted run resumes when the
+    same command is given again and comes to the same decisions. Stages may be left out: later ones then read the last
+    file that there is.
+
+    Attributes:
+        stages: the YAML files of each stage: data, teacher, supernet, placement, blocks, hardware, stage1, stage2,
+            export; of several files later ones win.
+        run_dir: folder of the whole run.
+        pretrained: the teacher's files are those of `jetlit teacher`, not of a fit; it then comes before the data.
+        teacher: folder or hub name of a teacher, in place of the stage teacher.
+        architecture: JSON file of an architecture, in place of a placement search.
+        seed: seed of every stage; None leaves the files' own.
+        report_config: YAML file of the report.
+    """
+
+    stages: dict[str, list[str]]
+    run_dir: str = "runs/quickstart"
+    pretrained: bool = False
+    teacher: str | None = None
+    architecture: str | None = None
+    seed: int | None = None
+    report_config: str | None = None
+
+
+def postnas(config: PostnasConfig, say: Callable[[str], None] = print) -> dict[str, Result]:
+    """Bring every stage up to date.
 
     Args:
-        pretrained: whether the teacher is a pre-trained model in place of one trained by the run.
-    """
-    if not pretrained:
-        return NEEDS
-    return PRETRAINED | {name: needs for name, needs in NEEDS.items() if name not in PRETRAINED}
+        config: stages and run folder.
+        say: prints a line.
 
-
-def check_stages(configs: Mapping[str, Any]) -> None:
-    """Checks that every stage has its configs and nothing else does.
+    Returns:
+        The result of each stage.
 
     Raises:
-        UserError: a stage is unknown or missing.
+        UserError: the stages make no run, one failed, or a folder holds files that no stage made.
     """
-    unknown = sorted(set(configs) - set(NEEDS))
-    if unknown:
-        raise UserError(f"There is no stage {unknown[0]!r}: the stages are {', '.join(NEEDS)}.")
-    missing = [name for name in NEEDS if name not in configs]
-    if missing:
-        raise UserError(f"The stage {missing[0]!r} has no configuration: name its YAML files under stages.")
+    planned = plan(config.stages, config.pretrained, config.teacher, config.architecture)
+    folder = Path(config.run_dir)
+    hashes: dict[str, str] = {}
+    results: dict[str, Result] = {}
+    begun = time.monotonic()
+    with run_lock(folder):
+        for number, stage in enumerate(planned, 1):
+            name = stage.stage.name
+            title = f"[{number}/{len(planned)}] {name}: "
+            values, run = _prepare(stage, config)
+            key: dict[str, Any] = {"config": values, "needs": {need: hashes[need] for need in stage.needs}}
+            if "architecture" in stage.given:
+                key["architecture"] = read_json(stage.given["architecture"])
+            key["run_dir"] = str(folder)  # paths below it count relative to it, so that a run may be moved
+            hashes[name] = config_hash(key)
+            finished, stage_begun = is_finished(folder / name, hashes[name]), time.monotonic()
+            results[name] = once(folder / name, key, run, lambda state, title=title: say(title + state))  # type: ignore[misc]
+            if not finished:
+                now = time.monotonic()
+                say(f"{title}done in {duration(now - stage_begun)}, {duration(now - begun)} in all")
+        files = [] if config.report_config is None else [config.report_config]
+        report(load_config(ReportConfig, merge_configs(files, {"run_dir": str(folder)}), "report"))
+    return results
+
+
+def _prepare(planned: PlannedStage, config: PostnasConfig) -> tuple[dict[str, Any], Callable[[], Result]]:
+    """Return all that the stage's result depends on, and the stage's work."""
+    stage, files, folder = planned.stage, config.stages[planned.stage.name], Path(config.run_dir)
+    paths = {
+        str(folder / old): new if new in planned.given.values() else str(folder / new)
+        for old, new in planned.replaced.items()
+    }
+    if stage.config is FitConfig:
+        overrides: dict[str, Any] = {"run_dir": str(folder), "stage": stage.name, "ckpt_path": "last"}
+        if config.seed is not None:
+            overrides["seed_everything"] = config.seed
+        fit_config = FitConfig(files, overrides)
+        values = resolved_config(fit_config)
+        moved = replacements(values, paths)
+        if moved:
+            fit_config = FitConfig(files, overrides | moved)
+            values = resolved_config(fit_config)
+        return values, partial(stage.run, fit_config)
+    overrides = {"run_dir": str(folder), "out_dir": str(folder / stage.name)}
+    if config.seed is not None:
+        overrides["seed"] = config.seed
+    loaded = load_config(stage.config, merge_configs(files, overrides), stage.name)
+    named = {name: paths[value] for name, value in vars(loaded).items() if isinstance(value, str) and value in paths}
+    loaded = replace(loaded, **named)
+    values = loaded.values()
+    moved = replacements(values.get("fit_configs", {}), paths)
+    if moved:
+        loaded = replace(loaded, fit_overrides={**moved, **(loaded.fit_overrides or {})})
+        values = loaded.values()
+    return values, partial(stage.run, loaded)
+
+
+def replacements(values: Mapping[str, Any], paths: Mapping[str, str], prefix: str = "") -> dict[str, str]:
+    """Return, by dotted name, the new value of each value that is a path to be replaced."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= replacements(value, paths, f"{prefix}{name}.")
+        elif isinstance(value, str) and value in paths:
+            found[prefix + name] = paths[value]
+    return found
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: 8.2 s, 3 min 05 s, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,123 +1,145 @@
-"""Runs stages in order: finished ones are skipped, changed ones redone with all that depend on them."""
+"""The stages of PostNAS: the one list of what they read, make and run, and the plan of a run of some of them."""
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from jetlit.errors import UserError
-from jetlit.files import read_json, write_json
-from jetlit.results import config_hash, read_result
-
-MARKERS = ".stages"
+from jetlit.pipeline.blocks import BlocksConfig, search_blocks
+from jetlit.pipeline.data import DataConfig, prepare_data
+from jetlit.pipeline.export import ExportConfig, export
+from jetlit.pipeline.fit import FitConfig, fit
+from jetlit.pipeline.hardware import HardwareConfig, search_hardware
+from jetlit.pipeline.placement import PlacementConfig, search_placement
+from jetlit.pipeline.teacher import TeacherConfig, prepare_teacher
+from jetlit.results import Result
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a run, with a folder of its name in the run folder.
+    """One stage, with a folder of its name in the run folder.
 
     Attributes:
-        name: of the stage and of its folder.
-        needs: names of the stages whose results it reads; they come earlier.
-        config: returns everything its result depends on, as plain values; called when its turn comes.
-        run: does the work, going on with what it finds in the folder, and writes result.json with the given hash last.
+        name: name of the stage.
+        reads: what it takes from earlier stages: "corpora", "teacher", "supernet", "architecture", "student".
+        makes: what it makes for later ones; of several stages that make the same, the last one counts.
+        file: where in its folder that is.
+        config: its config dataclass.
+        run: does the work; resumes with the files of its own interrupted call.
     """
 
     name: str
-    needs: tuple[str, ...]
-    config: Callable[[], Mapping[str, Any]]
-    run: Callable[[str], None]
+    reads: tuple[str, ...]
+    makes: str
+    file: str = "model"
+    config: type = FitConfig
+    run: Callable[[Any], Result] = fit
 
 
-class Run:
-    """The stages of one run folder.
+STAGES = (
+    Stage("data", (), "corpora", "", DataConfig, prepare_data),
+    Stage("teacher", ("corpora",), "teacher"),
+    Stage("supernet", ("corpora", "teacher"), "supernet"),
+    Stage("placement", ("corpora", "supernet"), "architecture", "placement.json", PlacementConfig, search_placement),
+    Stage(
+        "blocks",
+        ("corpora", "teacher", "architecture"),
+        "architecture",
+        "architecture.json",
+        BlocksConfig,
+        search_blocks,
+    ),
+    Stage(
+        "hardware",
+        ("corpora", "teacher", "architecture"),
+        "architecture",
+        "architecture.json",
+        HardwareConfig,
+        search_hardware,
+    ),
+    Stage("stage1", ("corpora", "teacher", "architecture"), "student"),
+    Stage("stage2", ("corpora", "student"), "student"),
+    Stage("export", ("student",), "export", "", ExportConfig, export),
+)
+NAMES = tuple(stage.name for stage in STAGES)
+FITS = tuple(stage.name for stage in STAGES if stage.config is FitConfig)
+# A pre-trained teacher comes before the data, which may need its tokenizer.
+_PRETRAINED = (
+    Stage("teacher", (), "teacher", "model", TeacherConfig, prepare_teacher),
+    Stage("data", ("teacher",), "corpora", "", DataConfig, prepare_data),
+)
+_HINTS = {
+    "corpora": "configure the stage data",
+    "teacher": "configure the stage teacher, or give the folder or hub name of one as teacher",
+    "supernet": "configure the stage supernet",
+    "architecture": "configure a search before it, or give the JSON file of one as architecture",
+    "student": "configure the stage stage1",
+}
 
-    A stage is finished when its `result.json` carries its hash, which covers its config and the hashes of the stages
-    it needs. `.stages/NAME.json` names the hash that the folder's content belongs to: written before the first file, it
-    tells an interrupted stage, which goes on, from a changed one, which is emptied first.
 
-    Args:
-        folder: of the run.
-        stages: in an order in which every stage comes after those it needs.
-        say: prints a line.
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage of a run.
+
+    Attributes:
+        stage: the stage.
+        needs: names of the run's stages whose results it reads.
+        given: what it reads that was given in place of a stage, by kind.
+        replaced: file of a stage that the run leaves out -> what takes its place; files count from the run folder.
     """
 
-    def __init__(self, folder: Path, stages: Sequence[Stage], say: Callable[[str], None] = print) -> None:
-        self.folder = folder
-        self.stages = list(stages)
-        self._say = say
-        seen: set[str] = set()
-        for stage in self.stages:
-            assert seen.issuperset(stage.needs), f"{stage.name} comes before a stage that it needs"
-            seen.add(stage.name)
+    stage: Stage
+    needs: tuple[str, ...] = ()
+    given: Mapping[str, str] = field(default_factory=dict)
+    replaced: Mapping[str, str] = field(default_factory=dict)
 
-    def run(self) -> dict[str, str]:
-        """Brings every stage up to date.
 
-        Returns:
-            The hash of each stage.
+def plan(
+    names: Collection[str], pretrained: bool = False, teacher: str | None = None, architecture: str | None = None
+) -> list[PlannedStage]:
+    """Return a run's stages in order, each with where it finds what it reads.
 
-        Raises:
-            UserError: a stage failed, or a folder holds files that no stage made.
-        """
-        hashes: dict[str, str] = {}
-        begun = time.monotonic()
-        for number, stage in enumerate(self.stages, 1):
-            title = f"[{number}/{len(self.stages)}] {stage.name}"
-            needed = {name: hashes[name] for name in stage.needs}
-            hashes[stage.name] = config_hash({"config": dict(stage.config()), "needs": needed} | self._run_dir())
-            if self.is_finished(stage.name, hashes[stage.name]):
-                self._say(f"{title}: finished before, skipped")
-                continue
-            self._make_ready(stage.name, hashes[stage.name], title)
-            stage_begun = time.monotonic()
-            stage.run(hashes[stage.name])
-            if not self.is_finished(stage.name, hashes[stage.name]):
-                raise RuntimeError(f"Stage {stage.name} ended without a result.json of its hash.")
-            now = time.monotonic()
-            self._say(f"{title}: done in {duration(now - stage_begun)}, {duration(now - begun)} in all")
-        return hashes
+    Args:
+        names: the stages that have a configuration.
+        pretrained: the stage teacher prepares a pre-trained model instead of training one.
+        teacher: folder or hub name of a teacher, in place of the stage.
+        architecture: JSON file of an architecture, in place of a placement search.
 
-    def is_finished(self, name: str, hash: str) -> bool:
-        """Whether a stage's result is there and belongs to this hash."""
-        result = read_result(self.folder / name)
-        return result is not None and result["hash"] == hash and self._begun(name) == hash
-
-    def _run_dir(self) -> dict[str, str]:
-        # config_hash makes paths under this key relative, so that a moved run keeps its hashes.
-        return {"run_dir": str(self.folder)}
-
-    def _begun(self, name: str) -> str | None:
-        marker = self.folder / MARKERS / f"{name}.json"
-        return read_json(marker)["hash"] if marker.exists() else None
-
-    def _make_ready(self, name: str, hash: str, title: str) -> None:
-        folder, marker = self.folder / name, self.folder / MARKERS / f"{name}.json"
-        if self._begun(name) == hash:
-            self._say(f"{title}: goes on where it was interrupted")
-            return
-        if marker.exists():
-            self._say(f"{title}: its configuration or input changed, redone")
-            # From here on the content belongs to no hash, however far the removal gets.
-            write_json(marker, {"hash": None})
-            if folder.exists():
-                shutil.rmtree(folder)
-        elif folder.exists() and any(folder.iterdir()):
-            raise UserError(
-                f"{folder} holds files that this run did not make: move them away or choose another --run_dir."
+    Raises:
+        UserError: a stage is unknown, lacks what it reads, or makes what is given; the message names it.
+    """
+    unknown = next((name for name in names if name not in NAMES), None)
+    if unknown is not None:
+        raise UserError(f"There is no stage {unknown!r}: the stages are {', '.join(NAMES)}.")
+    if not names:
+        raise UserError(f"No stage has a configuration: name YAML files under stages, for {', '.join(NAMES)}.")
+    given = {kind: path for kind, path in (("teacher", teacher), ("architecture", architecture)) if path is not None}
+    for name, kind in (("teacher", "teacher"), ("placement", "architecture")):
+        if name in names and kind in given:
+            raise UserError(f"The stage {name!r} would make the {kind} that is given: leave one of the two out.")
+    order = (*_PRETRAINED, *STAGES[2:]) if pretrained else STAGES
+    sources: dict[str, tuple[str | None, str]] = {kind: (None, path) for kind, path in given.items()}
+    planned = []
+    for stage in (stage for stage in order if stage.name in names):
+        missing = next((kind for kind in stage.reads if kind not in sources), None)
+        if missing is not None:
+            raise UserError(f"The stage {stage.name!r} needs {_words(missing)}: {_HINTS[missing]}.")
+        # A corpus may be in the tokens of a teacher that is given.
+        reads = [kind for kind in sources if kind in (*stage.reads, "teacher")]
+        left_out = [(other, sources[other.makes][1]) for other in STAGES if other.makes in reads]
+        planned.append(
+            PlannedStage(
+                stage,
+                tuple(name for kind in stage.reads if (name := sources[kind][0]) is not None),
+                {kind: given[kind] for kind in reads if kind in given and sources[kind][0] is None},
+                {f"{other.name}/{other.file}": path for other, path in left_out if other.name not in names},
             )
-        else:
-            self._say(f"{title}: begins")
-        write_json(marker, {"hash": hash})
+        )
+        sources[stage.makes] = (stage.name, f"{stage.name}/{stage.file}".rstrip("/"))
+    return planned
 
 
-def duration(seconds: float) -> str:
-    """Returns a time as people say it: 8.2 s, 3 min 05 s, 2 h 10 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+def _words(kind: str) -> str:
+    return kind if kind == "corpora" else f"{'an' if kind[0] in 'ae' else 'a'} {kind}"

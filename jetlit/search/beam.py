@@ -25,7 +25,7 @@ class Placement(NamedTuple):
 
 
 def place(base: Choices, layers: Iterable[int], option: str) -> Choices:
-    """Returns `base` with `option` at `layers`."""
+    """Return `base` with `option` at `layers`."""
     chosen = set(layers)
     return tuple(option if index in chosen else name for index, name in enumerate(base))
 
@@ -37,7 +37,7 @@ def beam_search(
     budget: int,
     width: int,
 ) -> list[Placement]:
-    """Finds the best sets of layers of each size up to a budget (paper, section 2.2).
+    """Find the best sets of layers of each size up to a budget (paper, section 2.2).
 
     Level k extends each of the `width` best sets of k − 1 layers by every layer that `base` leaves at its default, so a
     width of at least the number of sets makes the search exhaustive. Equal values are ordered by the layers

@@ -1,4 +1,4 @@
-"""Scores many subnetworks of a super network while computing each shared prefix of layers once."""
+"""Score many subnetworks of a super network while computing each shared prefix of layers once."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class LayerCounts:
 
 
 class SubnetEvaluator:
-    """Objectives of subnetworks on tasks; the `score` that a placement search is given.
+    """Objectives of subnetworks on tasks: the `score` of a placement search.
 
-    Candidates are walked in lexicographic order for each task batch, and the hidden states after each layer are kept
-    on a stack, so a candidate is computed only from the first layer in which it differs from the one before. States
-    are also stored across calls while they fit `stored_bytes`, so a later level of a search goes on from prefixes of
-    earlier ones. Sharing changes no number: a stored state is the very tensor that would be computed again.
+    For each task batch the candidates are walked in lexicographic order, with the hidden states after each layer on a
+    stack, so that a candidate is computed only from the first layer in which it differs from the one before. States
+    are also stored across calls while they fit `stored_bytes`, so that a later level of a search starts from prefixes
+    of earlier ones. Sharing changes no number: a stored state is the very tensor that would be computed again.
 
     Args:
-        supernet: the super network, on the device and in the type to compute in.
-        tasks: what to score on.
+        supernet: the super network, on the device and in the dtype to compute in.
+        tasks: the tasks to score on.
         stored_bytes: memory for states kept across calls, in bytes.
 
     Attributes:
@@ -66,7 +66,7 @@ class SubnetEvaluator:
         return self._layers * len(self._batches)
 
     def __call__(self, candidates: list[Choices]) -> list[dict[str, float]]:
-        """Scores subnetworks.
+        """Score subnetworks.
 
         Args:
             candidates: the token mixer of each layer, for each subnetwork.
@@ -102,7 +102,7 @@ class SubnetEvaluator:
     def _walk(
         self, number: int, batch: TaskBatch, ordered: Sequence[Choices]
     ) -> Iterator[tuple[Choices, torch.Tensor]]:
-        """Yields the last layer's output of each candidate for one batch."""
+        """Yield the last layer's output of each candidate for one batch."""
         model = self.supernet.model
         embedded = model.embed_tokens(batch.input_ids)
         # Answers are right-padded, so padding lies in every token's future: no mask is needed.
@@ -131,7 +131,7 @@ class SubnetEvaluator:
         return output
 
     def _answer(self, hidden: torch.Tensor, batch: TaskBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns log-probability and greedy match of each of the batch's answers, on the CPU."""
+        """Return log-probability and greedy match of each of the batch's answers, on the CPU."""
         logits = self.supernet.lm_head(self.supernet.model.norm(batch.gather(hidden)))
         logprob, greedy = answer_scores(logits, batch)
         return logprob.cpu(), greedy.cpu()

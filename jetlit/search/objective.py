@@ -11,16 +11,16 @@ Score = Callable[[list[Choices]], list[dict[str, float]]]
 """Scores subnetworks: for each one, every task's objective, larger is better."""
 
 SMALLEST_GAP = 0.01
-"""A smaller gain of full attention on a task (accuracy, or nats) is noise and not scaled up any further."""
+"""A smaller gain of full attention on a task (accuracy, or nats) is noise and not scaled up."""
 
 
 class CombinedObjective:
-    """Weighted mean of the tasks' objectives, each normalised between two reference subnetworks.
+    """Weighted mean of the tasks' objectives, each normalized between two reference subnetworks.
 
     Objectives come in different units (accuracy; −loss in nats), so each is expressed as the part it recovers of what
     the fully attentive subnetwork gains over the fully linear one: 0 is as good as `linear`, 1 as good as `full`.
-    The paper searches a placement a task and unites the results by hand; one search over the mean keeps a single
-    budget and needs no hand. Weights that are zero for all tasks but one give the paper's search on that task.
+    The paper searches one placement for each task and unites them by hand; one search over the mean keeps a single
+    budget. Weights that are zero for all tasks but one give the paper's search on that task.
 
     Args:
         score: scores subnetworks on all tasks.
@@ -44,15 +44,15 @@ class CombinedObjective:
             raise UserError("The tasks' weights must not be negative and not all zero: give one of them a weight of 1.")
         self.weights = {task: weight / sum(weights.values()) for task, weight in weights.items() if weight}
 
-    def normalise(self, task: str, value: float) -> float:
-        """Returns the part of full attention's gain over linear attention that `value` recovers."""
+    def normalize(self, task: str, value: float) -> float:
+        """Return the part of full attention's gain over linear attention that `value` recovers."""
         gap = abs(self.full[task] - self.linear[task])
         return (value - self.linear[task]) / max(gap, SMALLEST_GAP)
 
     def combine(self, scores: Mapping[str, float]) -> float:
-        """Returns the objective of a subnetwork with these task scores."""
-        return sum(weight * self.normalise(task, scores[task]) for task, weight in sorted(self.weights.items()))
+        """Return the objective of a subnetwork with these task scores."""
+        return sum(weight * self.normalize(task, scores[task]) for task, weight in sorted(self.weights.items()))
 
     def __call__(self, candidates: Sequence[Choices]) -> list[float]:
-        """Returns the objective of each candidate."""
+        """Return the objective of each candidate."""
         return [self.combine(scores) for scores in self._score(list(candidates))]

@@ -57,7 +57,7 @@ class PlacementResult:
     uniform: list[CurvePoint]
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the result in JSON's types."""
+        """Return the result in JSON's types."""
         return asdict(self)
 
 
@@ -73,11 +73,11 @@ def search_placement(
     sliding_window_budget: int = 0,
     pattern_score: Score | None = None,
 ) -> PlacementResult:
-    """Searches which layers keep full attention.
+    """Search which layers keep full attention.
 
-    The placement is the best one found with at most `budget` layers; of equals, the one with fewer. Then, if asked
-    for, layers whose importance is pattern matching only become sliding-window attention: a second beam search places
-    "swa" on the layers left, judged by `pattern_score` alone, and a layer is taken only while it helps there.
+    The placement is the best one found with at most `budget` layers; of equals, the one with fewer. With a budget of
+    sliding windows, a second beam search then places "swa" on the layers left, by `pattern_score` alone: these layers
+    matter for pattern matching only. A layer is taken only while it helps there.
 
     Args:
         score: scores subnetworks on all tasks; scores of a subnetwork already seen should cost nothing.
@@ -88,7 +88,7 @@ def search_placement(
         weights: weight of each task in the combined objective.
         curve_budgets: sizes at which the search is compared with uniform placement.
         sliding_window_budget: the largest number of sliding-window layers.
-        pattern_score: scores on the multiple-choice tasks, which judge sliding windows; they all weigh the same.
+        pattern_score: scores on the multiple-choice tasks, which decide on sliding windows; they all weigh the same.
 
     Returns:
         The placement, the heatmap of fig. 5a and both curves of fig. 5b.
@@ -128,7 +128,7 @@ def search_placement(
 
 
 def measure_heatmap(score: Score, base: Choices) -> dict[str, list[float]]:
-    """Scores each subnetwork that has one full-attention layer (fig. 5a).
+    """Score each subnetwork that has one full-attention layer (fig. 5a).
 
     Returns:
         For each task, the objective of full attention at layer 0, 1, …
@@ -138,11 +138,11 @@ def measure_heatmap(score: Score, base: Choices) -> dict[str, list[float]]:
 
 
 def place_sliding_windows(score: Score, base: Choices, choices: Choices, budget: int, width: int) -> tuple[int, ...]:
-    """Finds the layers that become sliding-window attention beside given full-attention layers.
+    """Find the layers that become sliding-window attention beside given full-attention layers.
 
     Args:
-        score: scores subnetworks on the tasks that judge, each of which weighs the same.
-        base: the subnetwork without full attention, the reference that the tasks are normalised with.
+        score: scores subnetworks on the tasks that decide, which all weigh the same.
+        base: the subnetwork without full attention, the reference that the tasks are normalized with.
         choices: the subnetwork with its full-attention layers placed.
         budget: the largest number of sliding-window layers.
         width: the beam's width.

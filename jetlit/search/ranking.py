@@ -8,19 +8,16 @@ between layers is seen.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jetlit.models import Architecture
 from jetlit.models.architecture import check_budget
 from jetlit.search.beam import place
-from jetlit.search.candidates import Metrics, Train
-from jetlit.search.sharing import evaluate_together
+from jetlit.search.selection import Evaluate
 
-JUDGE = "held_out_kl"
+RANKED_BY = "held_out_kl"
 
 
 @dataclass(frozen=True)
@@ -29,8 +26,8 @@ class LayerRanking:
 
     Attributes:
         order: layers, 0-based, the most useful first.
-        held_out_kl: of the model with that layer's attention restored, from layer 0 on, nats per token.
-        tokens: that all trainings took together, the one without attention not counted.
+        held_out_kl: KL of the model with that layer's attention restored, from layer 0 on, in nats per token.
+        tokens: tokens of all trainings together, without that of the model without attention.
     """
 
     order: tuple[int, ...]
@@ -38,38 +35,25 @@ class LayerRanking:
     tokens: int
 
     def placement(self, budget: int, linear: str) -> Architecture:
-        """Returns the architecture whose `budget` best layers keep full attention."""
-        check_budget(budget, len(self.order), "attn")
+        """Return the architecture whose `budget` best layers keep full attention."""
+        check_budget(budget, len(self.order))
         base = (linear,) * len(self.order)
         return Architecture(list(place(base, self.order[:budget], "attn")))
 
 
-def rank_layers(
-    layers: int, linear: str, out_dir: Path, train: Train, settings: Mapping[str, Any], block_config: dict[str, Any]
-) -> LayerRanking:
-    """Trains a model with each layer's attention alone and ranks layers by the KL to the teacher that is left.
-
-    Several processes may run this on one `out_dir` at the same time: they share the layers.
+def rank_layers(layers: int, linear: str, block_config: Mapping[str, Any], evaluate: Evaluate) -> LayerRanking:
+    """Train a model with each layer's attention alone, and rank the layers by the KL that is left.
 
     Args:
-        layers: of the model.
+        layers: number of layers.
         linear: block of all other layers.
-        out_dir: each layer has `out_dir/layers/NUMBER`; its weights are removed once it is measured.
-        train: trains a candidate briefly from the distilled model without attention; gives "held_out_kl".
-        settings: what training depends on beside the architecture, JSON values only.
-        block_config: of the linear block.
+        block_config: arguments of that block.
+        evaluate: trains each briefly from the distilled model without attention; gives "held_out_kl" and
+            "tokens_seen".
     """
-    blocks = {linear: block_config} if block_config else {}
+    configs = {linear: dict(block_config)} if block_config else {}
     base = (linear,) * layers
-    architectures = {str(layer): Architecture(list(place(base, [layer], "attn")), blocks) for layer in range(layers)}
-    found = evaluate_together(architectures, out_dir, "layers", train, _forget, settings, judged_by=JUDGE)
-    kl = tuple(float(found[name][JUDGE]["value"]) for name in architectures)
-    tokens = sum(int(metrics["tokens_seen"]["value"]) for metrics in found.values())
+    found = evaluate({str(layer): Architecture(list(place(base, [layer], "attn")), configs) for layer in range(layers)})
+    kl = tuple(float(metrics[RANKED_BY]) for metrics in found.values())
+    tokens = sum(int(metrics["tokens_seen"]) for metrics in found.values())
     return LayerRanking(tuple(sorted(range(layers), key=lambda layer: (kl[layer], layer))), kl, tokens)
-
-
-def _forget(model: Path) -> Metrics:
-    """Removes the weights: the fit has measured the KL, and thirty models would fill a disk."""
-    for folder in (model, model.parent / "checkpoints"):
-        shutil.rmtree(folder, ignore_errors=True)
-    return {}

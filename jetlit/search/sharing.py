@@ -1,77 +1,94 @@
-"""Spreads a search's work over processes that run the same search on one folder."""
+"""Shares a search's work among the processes that run the same search on one folder."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from jetlit.errors import UserError
 from jetlit.models import Architecture
+from jetlit.once import once
 from jetlit.progress import progress_bar
-from jetlit.results import config_hash
+from jetlit.results import Result, config_hash
 from jetlit.search.beam import Choices
-from jetlit.search.candidates import Measure, Metrics, Train, evaluate_candidate
 from jetlit.search.evaluation import LayerCounts, SubnetEvaluator
+from jetlit.search.selection import Metrics
 from jetlit.search.study import SharedStudy
 
+Train = Callable[[Path], Result]
+"""Trains `folder/architecture.json` into `folder/model`; resumes an interrupted training of its own."""
 
-def evaluate_together(
+Measure = Callable[[Path], Mapping[str, Any]]
+"""Measures the candidate in a folder."""
+
+
+def evaluate_candidates(
     architectures: Mapping[str, Architecture],
     folder: Path,
-    kind: str,
     train: Train,
     measure: Measure,
     settings: Mapping[str, Any],
-    judged_by: str = "accuracy",
+    metric: str = "accuracy",
 ) -> dict[str, Metrics]:
-    """Trains and measures candidates, each once, whatever the number of processes at it.
+    """Train and measure candidates, each once, whatever the number of processes that take part.
 
     Args:
-        architectures: what to train, by name.
-        folder: holds the study's journal, and each candidate's folder `folder/KIND/NAME`.
-        kind: what the candidates are, in the plural ("rows").
+        architectures: the candidates, by name.
+        folder: holds each candidate's folder NAME; the study's journal stands beside it.
         train: trains one; data, steps and seed must not depend on which.
         measure: measures a trained one.
         settings: what training and measuring depend on beside the architecture, JSON values only.
-        judged_by: the metric that the search cannot do without.
+        metric: the number that the search decides by.
 
     Returns:
-        The metrics by name, the same in every process.
+        The metrics of training and measuring by name, the same in every process.
 
     Raises:
-        UserError: there is nothing to choose from.
+        UserError: there is no candidate, or one lacks the metric.
     """
+    kind = folder.name
     if not architectures:
         raise UserError(f"The search has no {kind} to choose from: name at least one.")
     described = {name: asdict(architecture) for name, architecture in architectures.items()}
-    study = SharedStudy(
-        folder, config_hash({**settings, "candidates": described})[:16], [{"name": name} for name in architectures]
-    )
+    jobs = [{"name": name} for name in architectures]
+    study = SharedStudy(folder.parent, config_hash({**settings, "candidates": described})[:16], jobs)
 
-    def job(row: dict[str, Any]) -> tuple[float, Metrics]:
-        name = row["name"]
-        metrics = evaluate_candidate(architectures[name], folder / kind / name, train, measure, settings, judged_by)
-        return metrics[judged_by]["value"], metrics
+    def evaluate(name: str) -> Result:
+        architectures[name].save(folder / name / "architecture.json")
+        trained = train(folder / name)
+        metrics = {**trained.metrics, **measure(folder / name)}
+        if metrics.get(metric) is None:
+            raise UserError(
+                f"The candidate in {folder / name} has no {metric}: give the search at least one task, or its fit a "
+                "validation."
+            )
+        return replace(trained, metrics=metrics)
 
-    with progress_bar(kind.capitalize(), len(architectures), kind) as advance:
+    def job(values: dict[str, Any]) -> tuple[float, Metrics]:
+        name = values["name"]
+        key = {**settings, "architecture": described[name]}
+        metrics = dict(once(folder / name, key, lambda: evaluate(name)).metrics)
+        return metrics[metric], metrics
+
+    with progress_bar(kind.capitalize(), len(jobs), kind) as advance:
         return dict(zip(architectures, study.run(job, lambda: advance(1)), strict=True))
 
 
 class SharedEvaluator:
-    """A `SubnetEvaluator` whose candidates are dealt out to the processes that run the same search.
+    """A `SubnetEvaluator` whose candidates are shared among the processes that run the same search.
 
-    Every call's new candidates are cut, in lexicographic order, into as many parts as there are workers, so that a part
-    keeps most of its shared prefixes; a part is a job of a study. Each score is computed once and read by all, so all
-    workers take the same decisions. Fewer workers than were announced, or a worker's death, cost time alone.
+    The new candidates of a call are cut, in lexicographic order, into one part for each worker, so that a part keeps
+    most of its shared prefixes. A part is a job of a study. Each score is computed once and read by all workers, which
+    therefore decide alike. A missing or dead worker costs time alone.
 
     Args:
         evaluator: scores the parts that this process takes.
-        folder: holds the study's journal; the workers' common ground.
+        folder: holds the study's journal, which all workers see.
         key: what the scores depend on beside the candidates: super network and tasks.
-        workers: processes meant to search together; the same number in each of them.
+        workers: number of processes that search together, the same in each of them.
 
     Attributes:
         counts: layer evaluations of all workers so far.
@@ -86,7 +103,7 @@ class SharedEvaluator:
         self._known: dict[Choices, dict[str, float]] = {}
 
     def __call__(self, candidates: list[Choices]) -> list[dict[str, float]]:
-        """Scores subnetworks; see `SubnetEvaluator`."""
+        """Score subnetworks; see `SubnetEvaluator`."""
         new = sorted(set(candidates) - set(self._known))
         self.counts.naive += len(candidates) * self._evaluator.passes
         self.counts.unshared += len(new) * self._evaluator.passes
@@ -95,9 +112,9 @@ class SharedEvaluator:
         return [dict(self._known[candidate]) for candidate in candidates]
 
     def _evaluate(self, parts: Sequence[Sequence[Choices]]) -> None:
-        def job(row: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+        def job(values: dict[str, Any]) -> tuple[float, dict[str, Any]]:
             before = self._evaluator.counts.done
-            scores = self._evaluator(list(parts[row["part"]]))
+            scores = self._evaluator(list(parts[values["part"]]))
             return 0.0, {"scores": scores, "layer_evaluations": self._evaluator.counts.done - before}
 
         name = config_hash({**self._key, "parts": [["/".join(choices) for choices in part] for part in parts]})[:16]
@@ -108,7 +125,7 @@ class SharedEvaluator:
 
 
 def _parts(candidates: Sequence[Choices], count: int) -> list[Sequence[Choices]]:
-    """At most `count` parts of about equal size, in order, none of them empty."""
+    """Return at most `count` parts of about equal size, in order, none of them empty."""
     count = min(count, len(candidates))
     bounds = [len(candidates) * number // count for number in range(count + 1)]
     return [candidates[start:end] for start, end in itertools.pairwise(bounds)]

@@ -25,29 +25,29 @@ LOCK_GRACE_SECONDS = 10
 
 
 class SharedStudy:
-    """Jobs, called rows, as trials of an Optuna study on a journal file.
+    """Jobs as trials of an Optuna study on a journal file.
 
-    Every row is enqueued once; any number of workers, on any machine that sees the folder, take rows until none is
-    left. A worker keeps a heartbeat file; a row whose worker is dead is failed and enqueued again. Journal, locks and
+    Every job is enqueued once. Any number of workers, on any machine that sees the folder, take jobs until none is
+    left. A worker keeps a heartbeat file; a job whose worker is dead is failed and enqueued again. Journal, locks and
     heartbeats work on network file systems (links and modification times only).
 
     Args:
         folder: holds `journal.log` and the workers' heartbeats.
         name: of the study; one journal may hold several.
-        rows: parameters of each row, numbers or strings.
+        jobs: parameters of each job, numbers or strings.
         worker: name of this worker; by default machine, process and a random part.
     """
 
-    def __init__(self, folder: Path, name: str, rows: Sequence[dict[str, Any]], worker: str | None = None) -> None:
+    def __init__(self, folder: Path, name: str, jobs: Sequence[dict[str, Any]], worker: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # Absolute, and with a target that exists: Optuna's lock is a link, and it waits for ever on a dangling one.
         folder = folder.resolve()
         (folder / "queue").touch()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._folder = folder
-        self._rows = list(rows)
+        self._jobs = list(jobs)
         self._worker = worker or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        choices = {key: sorted({row[key] for row in rows}) for key in rows[0]}
+        choices = {key: sorted({job[key] for job in jobs}) for key in jobs[0]}
         self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
             key: optuna.distributions.CategoricalDistribution(tuple(v)) for key, v in choices.items()
         }
@@ -59,16 +59,16 @@ class SharedStudy:
         )
 
     def run(
-        self, job: Callable[[dict[str, Any]], tuple[float, dict[str, Any]]], on_finished: Callable[[], None]
+        self, work: Callable[[dict[str, Any]], tuple[float, dict[str, Any]]], on_finished: Callable[[], None]
     ) -> list[dict[str, Any]]:
-        """Takes rows until every one is finished, waiting for rows that other workers hold.
+        """Take jobs until every one is finished; wait for those that other workers hold.
 
         Args:
-            job: computes (value, anything in JSON's types) of a row.
-            on_finished: called after each row this worker finished.
+            work: computes (value, any JSON value) of a job.
+            on_finished: is called after each job that this worker finished.
 
         Returns:
-            For each row in the order given, what `job` returned beside the value.
+            For each job, in the order given, what `work` returned beside the value.
         """
         with self._heartbeat():
             while True:
@@ -76,22 +76,22 @@ class SharedStudy:
                     self._requeue_abandoned()
                     self._enqueue_missing()
                 finished = self._finished()
-                if len(finished) == len(self._rows):
-                    return [finished[_key(row)].user_attrs["outcome"] for row in self._rows]
+                if len(finished) == len(self._jobs):
+                    return [finished[_key(job)].user_attrs["outcome"] for job in self._jobs]
                 if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                     time.sleep(POLL_SECONDS)
                     continue
-                self._take(job)
+                self._take(work)
                 on_finished()
 
-    def _take(self, job: Callable[[dict[str, Any]], tuple[float, dict[str, Any]]]) -> None:
+    def _take(self, work: Callable[[dict[str, Any]], tuple[float, dict[str, Any]]]) -> None:
         with self._exclusive():
             if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 return
-            # Naming the worker under the lock: nobody sees a running row without its worker.
+            # Naming the worker under the lock: nobody sees a running job without its worker.
             trial = self._study.ask(self._distributions)
             trial.set_user_attr("worker", self._worker)
-        value, outcome = job(dict(trial.params))
+        value, outcome = work(dict(trial.params))
         trial.set_user_attr("outcome", outcome)
         self._study.tell(trial, value)
 
@@ -105,19 +105,19 @@ class SharedStudy:
             _key(trial.params or trial.system_attrs["fixed_params"])
             for trial in self._study.get_trials(deepcopy=False, states=alive)
         }
-        for row in self._rows:
-            if _key(row) not in known:
-                self._study.enqueue_trial(row)
+        for job in self._jobs:
+            if _key(job) not in known:
+                self._study.enqueue_trial(job)
 
     def _requeue_abandoned(self) -> None:
-        """Fails rows whose worker no longer lives; `_enqueue_missing` then enqueues them again."""
+        """Fail jobs whose worker no longer lives; `_enqueue_missing` then enqueues them again."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             worker = trial.user_attrs.get("worker")
             if worker != self._worker and not self._alive(worker):
                 self._study.tell(trial.number, state=TrialState.FAIL)
 
     def _alive(self, worker: str | None) -> bool:
-        # A row is named under the lock, so one without a name belongs to a worker that died while holding it.
+        # A job is named under the lock, so one without a name belongs to a worker that died while holding it.
         if worker is None:
             return False
         host, pid, _ = worker.rsplit("-", 2)
@@ -162,7 +162,7 @@ class SharedStudy:
 
 
 class _NoSampler(optuna.samplers.BaseSampler):
-    """Refuses to invent rows: all of them are enqueued."""
+    """Refuses to invent jobs: all of them are enqueued."""
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
         return {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jetlit.cli.fit import resolved_config
+from jetlit.cli.fit import open_fit
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 BLOCK = 64 * 1024  # tokens of a step, by the configs
@@ -15,11 +15,11 @@ BLOCK = 64 * 1024  # tokens of a step, by the configs
 
 @functools.cache
 def _parsed(*argv):
-    return resolved_config(argv)
+    return open_fit(argv[1:], build=False).resolved()
 
 
 def parsed(argv):
-    """`resolved_config`, once for a command line."""
+    """The resolved config of a command line, read once."""
     return _parsed(*argv)
 
 
@@ -61,7 +61,7 @@ def studied(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         hybrids = importlib.import_module("smollm2_hybrids")
-        patch.setattr(hybrids, "resolved_config", parsed)
+        patch.setattr(hybrids, "resolved", parsed)
         lab = hybrids.Lab.__new__(hybrids.Lab)
         lab.run = tmp_path_factory.mktemp("run")
         lab.out, lab.seeds, lab.steps, lab._fit_configs, lab._end = lab.run / "out", [0, 1], None, [], float("inf")
@@ -88,10 +88,10 @@ def test_the_fits_of_the_further_study(studied):
             f"continued_seed{seed}": ("FullTraining", None, "teacher/model", 1e-3, 750, seed),
             f"continued_2_times_seed{seed}": ("FullTraining", None, "teacher/model", 1e-3, 1500, seed),
             f"continued_again_seed{seed}": ("FullTraining", None, teacher, 1e-3, 750, seed + 1),
-            f"taught_seed{seed}": ("TaughtFullTraining", teacher, start, 2e-3, 688, seed),
+            f"taught_seed{seed}": ("FullTraining", teacher, start, 2e-3, 688, seed),
             f"adapted_stage1_seed{seed}": ("Distillation", teacher, None, 2e-3, 62, seed),
             f"adapted_seed{seed}": ("FullTraining", None, adapted, 2e-3, 688, seed),
-            f"adapted_taught_seed{seed}": ("TaughtFullTraining", teacher, adapted, 2e-3, 688, seed),
+            f"adapted_taught_seed{seed}": ("FullTraining", teacher, adapted, 2e-3, 688, seed),
             f"long_seed{seed}": ("FullTraining", None, start, 2e-3, 1438, seed),
         }
     assert {name: fits.recipe(name) for name in fits.configs} == expected

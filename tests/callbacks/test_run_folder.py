@@ -9,17 +9,16 @@ import time
 
 import pytest
 import torch
-from jetlit.callbacks.units import unit_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.flop_counter import FlopCounterMode
 
-from jetlit.callbacks import AtomicCheckpointIO, BackgroundCheckpointIO, last_checkpoint
 from jetlit.callbacks.export_model import write_model
 from jetlit.callbacks.throughput import training_flops_per_token
-from jetlit.cli.fit import JetlitCLI, main, run_fit
+from jetlit.cli.fit import main, open_fit, run_fit
 from jetlit.errors import UserError
 from jetlit.recipes import Pretraining
-from jetlit.results import read_result
+from jetlit.results import read_result, unit_of
+from jetlit.training import AtomicCheckpointIO, BackgroundCheckpointIO, last_checkpoint
 from tests.recipes import tiny
 
 
@@ -42,9 +41,9 @@ def test_curves_go_on_without_a_seam(run_dir):
     undisturbed = curve(run_dir, "teacher", "train/loss")
     shutil.rmtree(run_dir / "teacher")
     options = ["--trainer.max_steps", "8", "--trainer.log_every_n_steps", "1"]
-    cli = JetlitCLI(tiny.command(run_dir, "teacher", *options)[1:])
+    cli = open_fit(tiny.command(run_dir, "teacher", *options)[1:])
     with pytest.raises(tiny.Killed):
-        tiny.interrupted_cli(cli).run("fit")
+        tiny.interrupted_cli(cli).fit()
     assert [step for step, _ in curve(run_dir, "teacher", "train/loss")] == [0, 1, 2, 3, 4]
     tiny.fit(run_dir, "teacher", *options, "--ckpt_path", "last")
     assert curve(run_dir, "teacher", "train/loss") == undisturbed
@@ -150,7 +149,7 @@ def test_a_checkpoint_written_in_the_background_outlives_its_successors_writing(
     value = torch.tensor(2)
     io.save_checkpoint({"value": value}, tmp_path / "step=2.ckpt")
     io.remove_checkpoint(tmp_path / "step=1.ckpt")
-    value += 1  # training goes on
+    value += 1  # training continues
     assert (tmp_path / "step=1.ckpt").exists()
     written.set()
     io.teardown()

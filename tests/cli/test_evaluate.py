@@ -10,7 +10,7 @@ from jetlit_data import load_tokenizer
 
 from jetlit.cli import main
 from jetlit.pipeline.report.report import write_report
-from jetlit.results import write_result
+from jetlit.results import Result, write_result
 from tests.models.small import small_model
 from tests.tasks.test_suites import local_tasks  # noqa: F401 (a fixture)
 
@@ -50,7 +50,7 @@ def test_a_suite_s_results_stand_beside_the_paper_s_with_standard_errors(
     assert values["piqa/paper/Jet-Nemotron-2B"] == 0.754 and values["piqa/paper/Qwen2.5-1.5B"] == 0.758
     assert "local_knowledge/paper/Jet-Nemotron-2B" not in values
     assert values["mean/value"] == pytest.approx((values["piqa/value"] + values["local_knowledge/value"]) / 2)
-    write_result(run / "export", stage="export", config={}, metrics={}, decision={}, seed=0, seconds=1.0)
+    write_result(run / "export", Result("export", {}, {}, {}, seed=0, seconds=1.0))
     write_report(run)
     text = (run / "report.md").read_text()
     assert "Jet-Nemotron-2B (paper)" in text and "on suite mine, 24 questions of a task at most (eval/mine" in text

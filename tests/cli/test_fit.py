@@ -7,13 +7,17 @@ import sys
 
 import pytest
 
-from jetlit.callbacks import last_checkpoint
 from jetlit.cli import main
-from jetlit.cli.consolidate import consolidate
-from jetlit.cli.fit import resolved_config, run_fit
+from jetlit.cli.fit import open_fit, run_fit
 from jetlit.errors import UserError
+from jetlit.pipeline.consolidate import ConsolidateConfig, consolidate
 from jetlit.results import config_hash, read_result
+from jetlit.training import last_checkpoint
 from tests.recipes import tiny
+
+
+def resolved_config(argv):
+    return open_fit(argv[1:], build=False).resolved()
 
 
 def init_args(config, group="model"):
@@ -44,17 +48,17 @@ def test_interpolation_in_the_paths_of_weighted_corpora(run_dir):
     assert init_args(config, "data")["corpora"] == [{"path": f"{run_dir}/data/{name}", "weight": 0.5} for name in "ab"]
 
 
-def test_a_setting_that_would_be_dropped_silently_is_refused(run_dir):
+def test_a_file_may_refer_to_keys_before_a_later_one_names_the_class(run_dir):
     scheduler = {"class_path": "WarmupCosine", "init_args": {"total_steps": "${trainer.max_steps}"}}
     early = run_dir / "early.yaml"
     early.write_text(json.dumps({"model": {"init_args": {"scheduler": scheduler}}}))
-    with pytest.raises(UserError, match="would be lost .*WarmupCosine"):
-        resolved_config(["fit", "--config", str(early), *tiny.command(run_dir, "stage1")[1:]])
+    config = resolved_config(["fit", "--config", str(early), *tiny.command(run_dir, "stage1")[1:]])
+    assert init_args(config)["scheduler"]["init_args"]["total_steps"] == 6
     late = resolved_config(tiny.command(run_dir, "stage1", "--config", str(early), "--trainer.max_steps", "9"))
     assert init_args(late)["scheduler"]["init_args"]["total_steps"] == 9
 
 
-def test_the_hash_tells_configs_apart_and_ignores_where_and_how_a_run_goes_on(run_dir, tmp_path):
+def test_the_hash_tells_configs_apart_and_ignores_where_a_run_lies_and_how_it_resumes(run_dir, tmp_path):
     plain = config_hash(resolved_config(tiny.command(run_dir, "stage1")))
     moved = tiny.command(tmp_path / "moved", "stage1", "--ckpt_path", "last", "--manifest.hash", "x", source=run_dir)
     assert config_hash(resolved_config(moved)) == plain
@@ -76,15 +80,15 @@ def test_the_folder_of_a_fit_and_the_callers_hash(run_dir):
 
 def test_validate_evaluates_the_last_checkpoint(run_dir):
     fitted = read_result(run_dir / "teacher")["metrics"]["val/loss"]["value"]
-    for verb in ("validate", "test"):
-        cli = run_fit(tiny.command(run_dir, "teacher", verb=verb))
-        if verb == "validate":
+    for subcommand in ("validate", "test"):
+        cli = run_fit(tiny.command(run_dir, "teacher", verb=subcommand))
+        if subcommand == "validate":
             assert cli.trainer.callback_metrics["val/loss"].item() == fitted
     assert read_result(run_dir / "teacher") is not None  # evaluating takes nothing back
 
 
 @pytest.mark.parametrize(
-    ("verb", "elsewhere"),
+    ("subcommand", "elsewhere"),
     [
         ("fit", "http://127.0.0.1:9/a.ckpt"),
         ("validate", "https://127.0.0.1:9/a.ckpt"),
@@ -95,14 +99,14 @@ def test_validate_evaluates_the_last_checkpoint(run_dir):
         ("fit", "simplecache::http://127.0.0.1:9/a.ckpt"),
     ],
 )
-def test_a_checkpoint_from_the_web_is_not_unpickled(run_dir, verb, elsewhere):
+def test_a_checkpoint_from_the_web_is_not_unpickled(run_dir, subcommand, elsewhere):
     with pytest.raises(UserError, match="a pickle.* one of your own"):
-        run_fit(tiny.command(run_dir, "teacher", "--ckpt_path", elsewhere, verb=verb))
+        run_fit(tiny.command(run_dir, "teacher", "--ckpt_path", elsewhere, verb=subcommand))
 
 
 def test_a_checkpoint_from_the_web_is_not_consolidated(run_dir, tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
-        consolidate(str(run_dir / "teacher"), str(tmp_path / "model"), "http://127.0.0.1:9/a.ckpt")
+        consolidate(ConsolidateConfig(str(run_dir / "teacher"), str(tmp_path / "model"), "http://127.0.0.1:9/a.ckpt"))
 
 
 def test_a_checkpoint_of_ones_own_is_taken_by_its_address(run_dir):
@@ -159,7 +163,7 @@ def test_nothing_to_evaluate_is_said(run_dir):
         run_fit(tiny.command(run_dir, "teacher", "--stage", "new", verb="validate"))
 
 
-def test_the_verb_comes_first():
+def test_the_subcommand_comes_first():
     with pytest.raises(UserError, match="fit, validate, test"):
         run_fit(["--config", "x.yaml"])
 

@@ -12,9 +12,10 @@ from jetlit_data import load_tokenizer
 from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from jetlit.cli import VERBS, main
-from jetlit.cli.search_placement import search_placement
+from jetlit.cli import FITS, SUBCOMMANDS, main
 from jetlit.models import Architecture, SuperNetwork
+from jetlit.pipeline.configs import load_config
+from jetlit.pipeline.placement import PlacementConfig
 from tests.models.small import byte_teacher, small_model
 from tests.models.test_released_shapes import expected_shapes
 
@@ -57,10 +58,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_help_names_every_command_without_importing_one(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "--help")
-    assert all(f"jetlit {' '.join(words)} " in text for words in VERBS)
+    assert all(f"jetlit {' '.join(words)} " in text for words in SUBCOMMANDS)
 
 
-@pytest.mark.parametrize("words", [words for words in VERBS if words[0] not in ("fit", "validate", "test")])
+@pytest.mark.parametrize("words", [words for words in SUBCOMMANDS if words[0] not in FITS])
 def test_every_verb_explains_itself(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main([*words, "--help"])
@@ -71,13 +72,13 @@ def test_every_verb_explains_itself(words: tuple[str, ...], capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["trian"], "There is no command 'trian'"),
+        (["trian"], "There is no subcommand 'trian'"),
         (["search"], "needs a second word: search placement or search ranking or search blocks or search hardware"),
         (["search", "layers"], "needs a second word"),
         (["data", "--corpra", "{}"], "There is no option 'corpra'"),
         (["data", "--corpora", '{"a": {"source": "/does/not/exist"}}'], "/does/not/exist"),
         (["data"], "corpora"),
-        (["search", "placement", TASKS, "--budget", "two"], "The configuration is wrong"),
+        (["search", "placement", TASKS, "--budget", "two"], "budget takes int, not 'two'"),
         (["search", "placement", TASKS, "--budget", "1", "--supernet", "/none"], "/none"),
         (["generate", "--prompt", "a", "--model", "/none"], "/none"),
         (["export", "--model", "/none", "--out_dir", "/none/out"], "/none"),
@@ -86,7 +87,7 @@ def test_every_verb_explains_itself(words: tuple[str, ...], capsys: pytest.Captu
         (["eval"], "either tasks or a suite"),
         (["report", "--run_dir", "/none"], "/none"),
         (["postnas", "--config", "/none.yaml"], "/none.yaml"),
-        (["postnas", "--stages", "{}"], "The stage 'data' has no configuration"),
+        (["postnas", "--stages", "{}"], "No stage has a configuration"),
     ],
 )
 def test_mistakes_are_answered_in_one_sentence(
@@ -111,7 +112,7 @@ def test_a_stage_nobody_knows_is_named(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--budget", "4"], "set it between 0 and 3"),
+        (["--budget", "4"], "choose 0 to 3"),
         (["--budget", "1", "--curve_budgets", "[9]"], "budget of 9"),
         (["--budget", "1", "--linear", "jet"], "no linear path 'jet': it offers gla"),
         (["--budget", "1", "--weights", '{"mmlu": 1}'], "no task 'mmlu'"),
@@ -239,11 +240,11 @@ def test_export_writes_the_released_format(tmp_path: Path, capsys: pytest.Captur
     assert "no export format 'onnx'" in refused(capsys, "export", *paths, "--format", "onnx")
 
 
-def test_the_verb_and_the_function_have_the_same_defaults() -> None:
-    from jetlit.cli.parsing import resolved_arguments
-
-    found = resolved_arguments(search_placement, ["--tasks", "[]", "--budget", "1", "--run_dir", "elsewhere"])
-    assert found["supernet"] == "elsewhere/supernet/model" and "hash" not in found
+def test_a_config_in_python_and_on_the_command_line_have_the_same_defaults() -> None:
+    given = {"tasks": [{"kind": "continuation", "corpus": "${run_dir}/data/text"}], "budget": 1, "run_dir": "elsewhere"}
+    config = PlacementConfig(**given)
+    assert config.supernet == "elsewhere/supernet/model" and config.tasks[0]["corpus"] == "elsewhere/data/text"
+    assert load_config(PlacementConfig, given) == config
 
 
 def test_help_imports_no_training_stack() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jetlit.cli.fit import resolved_config
+from jetlit.cli.fit import open_fit
 
 ROOT = Path(__file__).parents[2]
 STUBS = {
@@ -36,7 +36,7 @@ def test_the_configs_and_the_job_s_size_reach_the_fit(sbatch, tmp_path, monkeypa
     argv = (tmp_path / "jetlit.called").read_text().splitlines()
     assert argv[0] == "fit" and argv[-2:] == ["--ckpt_path", "last"]
     monkeypatch.chdir(ROOT)
-    config = resolved_config(argv)
+    config = open_fit(argv[1:], build=False).resolved()
     assert config["stage"] == "stage1" and config["data"]["init_args"]["block_size"] == 4096
     assert config["trainer"]["num_nodes"] == 4 and int(config["trainer"]["devices"]) == 8
     assert config["trainer"]["strategy"]["init_args"]["data_parallel_size"] == 32

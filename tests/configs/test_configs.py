@@ -1,6 +1,5 @@
 """Every shipped YAML file is read by the command it is for, and what it describes can be built."""
 
-import importlib
 import json
 import re
 from pathlib import Path
@@ -10,17 +9,21 @@ import torch
 from jetlit_data.sources import open_source
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
-from jetlit.cli import parsing
-from jetlit.cli.fit import JetlitCLI, resolved_config
-from jetlit.cli.search_hardware import linear_block, search_hardware
+from jetlit.cli.fit import open_fit
 from jetlit.models import Architecture, JetNemotronConfig
 from jetlit.models.assembly import empty_model
 from jetlit.models.conversion import hybrid_config
-from jetlit.models.parameters import PAPER_GRID
-from jetlit.pipeline.postnas import check_stages
-from jetlit.recipes import Distillation, FullTraining, Pretraining, SuperNetworkTraining, TaughtFullTraining
-from jetlit.recipes.flat_sharding import FlatShardingStrategy
-from jetlit.search.grid import state_size_rows
+from jetlit.pipeline.candidates import linear_block
+from jetlit.pipeline.configs import load_config, merge_configs
+from jetlit.pipeline.data import DataConfig
+from jetlit.pipeline.hardware import HardwareConfig
+from jetlit.pipeline.postnas import PostnasConfig
+from jetlit.pipeline.ranking import RankingConfig
+from jetlit.pipeline.report.report import ReportConfig
+from jetlit.pipeline.stages import STAGES, plan
+from jetlit.pipeline.teacher import TeacherConfig
+from jetlit.recipes import Distillation, FullTraining, Pretraining, SuperNetworkTraining
+from jetlit.search.grid import PAPER_GRID, state_size_rows
 from jetlit.tasks.suites import Suite
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -31,26 +34,22 @@ FITS = {
     "jet_nemotron_4b": ["supernet", "stage1", "stage2"],
 }
 FIT_CASES = [(scale, stage) for scale, stages in FITS.items() for stage in stages]
-FUNCTIONS = {
-    "teacher": "teacher",
-    "data": "data",
-    "placement": "search_placement",
-    "ranking": "search_ranking",
-    "blocks": "search_blocks",
-    "hardware": "search_hardware",
-    "export": "export",
-    "report": "report",
-    "postnas": "postnas",
+CLASSES = {stage.name: stage.config for stage in STAGES} | {
+    "teacher": TeacherConfig,
+    "ranking": RankingConfig,
+    "report": ReportConfig,
+    "postnas": PostnasConfig,
 }
-VERBS = {
+SMOLLM2 = ["teacher", "data", "placement", "ranking", "blocks", "hardware", "export", "report", "postnas"]
+SUBCOMMANDS = {
     "quickstart": ["data", "placement", "blocks", "hardware", "export", "report", "postnas"],
-    "smollm2_135m": [*FUNCTIONS],
+    "smollm2_135m": SMOLLM2,
     "jet_nemotron_2b": ["hardware"],
 }
-# The file of tasks that a verb's own is followed by.
+# The file of tasks that follows a subcommand's own.
 TASKS = {"smollm2_135m": {"placement": "placement_tasks", "blocks": "tasks", "hardware": "tasks"}}
-VERB_CASES = [(scale, name) for scale, names in VERBS.items() for name in names]
-STRATEGIES = {"ddp": DDPStrategy, "fsdp2": ModelParallelStrategy, "fsdp": FlatShardingStrategy}
+CASES = [(scale, name) for scale, names in SUBCOMMANDS.items() for name in names]
+STRATEGIES = {"ddp": DDPStrategy, "fsdp2": ModelParallelStrategy}
 HERE = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
 QWEN = {"vocab_size": 151936, "num_key_value_heads": 2, "tie_word_embeddings": True}
 TEACHERS = {
@@ -68,7 +67,7 @@ def arguments(scale, stage, *options):
 
 def test_no_config_is_left_untested():
     tested = {f"{scale}/{name}" for scale, stages in FITS.items() for name in [*stages, "common"]}
-    tested |= {f"{scale}/{name}" for scale, name in VERB_CASES} | {
+    tested |= {f"{scale}/{name}" for scale, name in CASES} | {
         f"{scale}/{name}" for scale in TASKS for name in TASKS[scale].values()
     }
     tested |= {f"strategy/{name}" for name in STRATEGIES}
@@ -79,9 +78,9 @@ def test_no_config_is_left_untested():
 
 @pytest.mark.parametrize(("scale", "stage"), FIT_CASES)
 def test_a_fit_is_instantiated(scale, stage, tmp_path):
-    cli = JetlitCLI(arguments(scale, stage, "--run_dir", str(tmp_path), *HERE))
+    cli = open_fit(arguments(scale, stage, "--run_dir", str(tmp_path), *HERE))
     kinds = {"teacher": Pretraining, "supernet": SuperNetworkTraining, "stage2": FullTraining}
-    kinds["stage2_taught"] = TaughtFullTraining
+    kinds["stage2_taught"] = FullTraining
     assert type(cli.model) is kinds.get(stage, Distillation)
     assert cli.config.stage == stage and cli.trainer.max_steps > 0
     assert all(str(tmp_path) in corpus.path for corpus in cli.datamodule.corpora)
@@ -97,7 +96,7 @@ def test_the_large_students_are_built_as_shapes(scale, tmp_path, monkeypatch):
     released = JetNemotronConfig.from_json_file(CONFIGS / scale / "config.json")
     teacher = JetNemotronConfig(**TEACHERS[scale], rope_parameters=dict(released.rope_parameters))
     recipes = {
-        stage: JetlitCLI(arguments(scale, stage, "--run_dir", str(tmp_path), *HERE)).model for stage in FITS[scale]
+        stage: open_fit(arguments(scale, stage, "--run_dir", str(tmp_path), *HERE)).model for stage in FITS[scale]
     }
     for block in recipes["supernet"].alternatives:
         Architecture([block] * teacher.num_hidden_layers).validate(teacher)
@@ -133,28 +132,25 @@ def test_the_final_hybrid_of_smollm2_has_the_parameters_of_its_report():
     assert sum(parameter.numel() for parameter in student.parameters()) == reported
 
 
-@pytest.mark.parametrize(("scale", "name"), VERB_CASES)
-def test_a_verb_reads_its_config(scale, name, monkeypatch):
+@pytest.mark.parametrize(("scale", "name"), CASES)
+def test_a_subcommand_reads_its_config(scale, name, monkeypatch):
     monkeypatch.chdir(CONFIGS.parent)
-    module = importlib.import_module(f"jetlit.cli.{FUNCTIONS[name]}")
-    function = getattr(module, FUNCTIONS[name])
-    files = [name, TASKS.get(scale, {}).get(name)]
-    options = [part for file in files if file for part in ("--config", str(CONFIGS / scale / f"{file}.yaml"))]
-    found = parsing.parse_arguments(function, options)
+    files = [file for file in (name, TASKS.get(scale, {}).get(name)) if file]
+    found = load_config(CLASSES[name], merge_configs([CONFIGS / scale / f"{file}.yaml" for file in files]), name)
     if name == "postnas":
-        check_stages(found["stages"])
-        assert all(Path(str(path.absolute)).exists() for paths in found["stages"].values() for path in paths)
+        assert [planned.stage.name for planned in plan(found.stages, found.pretrained)] == [*found.stages]
+        assert all(Path(path).exists() for paths in found.stages.values() for path in paths)
 
 
 def test_the_2b_s_hardware_search_has_the_paper_s_nine_rows(monkeypatch):
     monkeypatch.chdir(CONFIGS.parent)
-    found = parsing.parse_arguments(search_hardware, ["--config", "configs/jet_nemotron_2b/hardware.yaml"])
-    rows = state_size_rows(*(found[name] for name in ("state_size", "key_dims", "value_dims", "heads")))
+    found = load_config(HardwareConfig, merge_configs(["configs/jet_nemotron_2b/hardware.yaml"]))
+    rows = state_size_rows(found.state_size, found.key_dims, found.value_dims, found.heads)
     paper = [(row.key_dim, row.value_dim, row.heads) for row in PAPER_GRID]
     more = [(96, 384, 8), (64, 576, 8)]
     shapes = [(row.key_dim, row.value_dim, row.heads) for row in rows]
     assert [shape for shape in shapes if shape not in more] == paper and set(more) < set(shapes)
-    base = Architecture.load(found["architecture"])
+    base = Architecture.load(found.architecture)
     teacher = JetNemotronConfig(**TEACHERS["jet_nemotron_2b"])
     for row in rows:
         block = base.block_configs[linear_block(base)] | row.block_config()
@@ -166,21 +162,21 @@ def test_the_2b_s_hardware_search_has_the_paper_s_nine_rows(monkeypatch):
 def test_the_corpora_that_the_guide_makes_are_those_that_the_large_fits_read(tmp_path):
     guide = (CONFIGS.parent / "docs/training.md").read_text()
     (tmp_path / "data.yaml").write_text(re.search(r"```yaml\n(.*?)```", guide, re.DOTALL)[1])
-    options = ["--config", str(tmp_path / "data.yaml"), "--run_dir", str(tmp_path)]
-    found = parsing.parse_arguments(importlib.import_module("jetlit.cli.data").data, options)
-    hub = found["corpora"]["nemotron_cc"]
+    found = load_config(DataConfig, merge_configs([tmp_path / "data.yaml"], {"run_dir": str(tmp_path)}))
+    hub = found.corpora["nemotron_cc"]
     open_source(hub.source, hub.options)
     read = set()
     for stage in ("stage1", "stage2"):
-        config = resolved_config(["fit", *arguments("jet_nemotron_2b", stage, "--run_dir", str(tmp_path), *HERE)])
+        options = arguments("jet_nemotron_2b", stage, "--run_dir", str(tmp_path), *HERE)
+        config = open_fit(options, build=False).resolved()
         read |= {corpus["path"] for corpus in config["data"]["init_args"]["corpora"]}
-    assert {f"{found['out_dir']}/{name}" for name in found["corpora"]} == read
+    assert {f"{found.out_dir}/{name}" for name in found.corpora} == read
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_is_instantiated(name, tmp_path):
     options = ["--config", str(CONFIGS / "strategy" / f"{name}.yaml"), "--run_dir", str(tmp_path), *HERE]
-    cli = JetlitCLI(arguments("quickstart", "stage1", *options), build=False)
+    cli = open_fit(arguments("quickstart", "stage1", *options), build=False)
     strategy = cli.parser.instantiate_classes(cli.config).trainer.strategy
     assert type(strategy) is STRATEGIES[name]
 

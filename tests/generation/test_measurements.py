@@ -39,4 +39,4 @@ def test_a_measurement_that_was_cut_off_leaves_nothing(tmp_path: Path, monkeypat
     monkeypatch.setattr("os.replace", cut_off)  # the moment before the file has its name
     with pytest.raises(KeyboardInterrupt):
         cached_measurement(tmp_path, {"batch": 1}, lambda: {"tokens_per_s": 1.0})
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

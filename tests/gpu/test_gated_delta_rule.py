@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jetlit_kernels import gated_delta_rule
 from jetlit_kernels.gated_delta_rule.reference import chunk_gated_delta_rule
 
-from jetlit.models.parameters import PAPER_GRID
+from jetlit.search.grid import PAPER_GRID
 from tests.kernels.recurrence_cases import assert_close, relative_error, run_with_gradients, watch_turns
 
 pytestmark = [

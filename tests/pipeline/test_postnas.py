@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jetlit.cli import main
-from jetlit.pipeline.postnas import NEEDS
+from jetlit.once import MARKER
+from jetlit.pipeline.stages import NAMES
 from jetlit.results import read_result
 from tests.pipeline.runs import TINY, run_to_the_end, run_until
 
@@ -22,7 +23,7 @@ _MEASURED = ("tokens_per_s", "seconds", "memory_bytes", "layer_evaluations", "tr
 def outcome(run_dir: Path) -> dict:
     """Every decision and every number of a run that does not come from a clock."""
     found = {}
-    for stage in NEEDS:
+    for stage in NAMES:
         result = read_result(run_dir / stage)
         assert result is not None, stage
         numbers = {k: v["value"] for k, v in result["metrics"].items() if not any(word in k for word in _MEASURED)}
@@ -34,7 +35,7 @@ def outcome(run_dir: Path) -> dict:
 def test_leaves_the_folders_and_files_that_the_readme_names(undisturbed: Path) -> None:
     files = ["report.md", "report.json", "placement/placement.json", "placement/heatmap.png", "placement/curve.png"]
     files += ["blocks/table.png", "blocks/table.md", "blocks/architecture.json"]
-    files += ["hardware/pareto.png", "hardware/architecture.json", *(f"{stage}/result.json" for stage in NEEDS)]
+    files += ["hardware/pareto.png", "hardware/architecture.json", *(f"{stage}/result.json" for stage in NAMES)]
     for name in files:
         assert (undisturbed / name).stat().st_size > 0, name
     assert list((undisturbed / "tensorboard").glob("events*"))
@@ -62,7 +63,7 @@ def test_a_placement_searched_in_shares_is_that_of_one_process(undisturbed: Path
 def test_report_names_every_number_of_every_stage(undisturbed: Path) -> None:
     text = (undisturbed / "report.md").read_text()
     values = json.loads((undisturbed / "report.json").read_text())
-    assert set(values["stages"]) == set(NEEDS)
+    assert set(values["stages"]) == set(NAMES)
     for stage, result in values["stages"].items():
         assert result == read_result(undisturbed / stage)
         assert result["hash"][:12] in text
@@ -77,11 +78,11 @@ def test_report_names_every_number_of_every_stage(undisturbed: Path) -> None:
 def test_finished_run_is_skipped_and_a_changed_one_redone_from_there(undisturbed: Path) -> None:
     before = outcome(undisturbed)
     said = run_to_the_end(undisturbed)
-    assert said.count("finished before, skipped") == len(NEEDS)
+    assert said.count("finished before, skipped") == len(NAMES)
     assert outcome(undisturbed) == before
     (undisturbed / "stage2/result.json").unlink()
     said = run_to_the_end(undisturbed)
-    assert said.count("finished before, skipped") == len(NEEDS) - 1
+    assert said.count("finished before, skipped") == len(NAMES) - 1
     assert outcome(undisturbed) == before
 
 
@@ -90,13 +91,13 @@ def checkpoint_of(stage: str) -> Callable[[Path], bool]:
 
 
 def begun(stage: str) -> Callable[[Path], bool]:
-    return lambda run: (run / ".stages" / f"{stage}.json").exists()
+    return lambda run: (run / stage / MARKER).exists()
 
 
 def second(folder: str) -> Callable[[Path], bool]:
     """One candidate is finished and the next one has a checkpoint."""
     return lambda run: (
-        any(run.glob(f"{folder}/*/candidate.json")) and len(list(run.glob(f"{folder}/*/checkpoints/*.ckpt"))) > 1
+        any(run.glob(f"{folder}/*/result.json")) and len(list(run.glob(f"{folder}/*/checkpoints/*.ckpt"))) > 1
     )
 
 
@@ -113,5 +114,5 @@ def test_killed_in_five_stages_and_run_again_decides_the_same(undisturbed: Path,
         run_until(run, moment)
         assert read_result(run / stage) is None, f"{stage} was finished before the kill came"
     said = run_to_the_end(run)
-    assert "stage2: goes on where it was interrupted" in said
+    assert "stage2: resumes where it was interrupted" in said
     assert outcome(run) == outcome(undisturbed)

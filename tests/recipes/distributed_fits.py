@@ -16,10 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.tensor import DTensor
 
-from jetlit.callbacks import AtomicCheckpointIO, last_checkpoint
-from jetlit.cli.fit import JetlitCLI, run_fit
+from jetlit.cli.fit import open_fit, run_fit
 from jetlit.errors import UserError
-from tests.recipes import flat_sharding_on_cpu, tiny
+from jetlit.pipeline.fit import FitCLI
+from jetlit.training import AtomicCheckpointIO, last_checkpoint
+from tests.recipes import tiny
 
 CONFIGS = Path(__file__).parents[2] / "configs/strategy"
 STEPS = "6"
@@ -54,7 +55,7 @@ def launch(
         assert process.exitcode == 0
 
 
-def by_one(run_dir: Path, stage: str, folder: str, *options: str) -> JetlitCLI:
+def by_one(run_dir: Path, stage: str, folder: str, *options: str) -> FitCLI:
     """Run a fit in this process."""
     return run_fit(command(str(run_dir), stage, folder, None, 1, *options))
 
@@ -84,7 +85,7 @@ def command(run_dir: str, stage: str, folder: str, strategy: str | None, process
 
 def stop(argv: list[str]) -> None:
     try:
-        tiny.interrupted_cli(JetlitCLI(argv[1:])).run("fit")
+        tiny.interrupted_cli(open_fit(argv[1:])).fit()
     except tiny.Killed:
         return
     raise AssertionError("the fit was not interrupted")
@@ -99,10 +100,10 @@ class TermOnOneRank(Callback):
 
 
 def terminate(argv: list[str]) -> None:
-    cli = JetlitCLI(argv[1:])
+    cli = open_fit(argv[1:])
     cli.trainer.callbacks.append(TermOnOneRank())
     try:
-        cli.run("fit")
+        cli.fit()
     except SystemExit as end:
         assert end.code == 143
         saved = last_checkpoint(cli.folder / "checkpoints")
@@ -112,7 +113,7 @@ def terminate(argv: list[str]) -> None:
 
 
 class NanOnOneRank(Callback):
-    """One process sees no number in its third step."""
+    """One process gets a NaN loss in its third step."""
 
     def on_fit_start(self, trainer, pl_module):
         def spoiled(module, args, output):
@@ -123,16 +124,16 @@ class NanOnOneRank(Callback):
 
 
 def spoil(argv: list[str]) -> None:
-    cli = JetlitCLI([*argv[1:], "--nan_guard.action", "skip"])
+    cli = open_fit([*argv[1:], "--nan_guard.action", "skip"])
     cli.trainer.callbacks.append(NanOnOneRank())
-    cli.run("fit")
+    cli.fit()
 
 
 def unwritable(argv: list[str]) -> None:
     """The only checkpoint, the last step's, cannot be written."""
 
     def refuse(*_: Any, **__: Any) -> None:
-        time.sleep(0.5)  # the fit goes on meanwhile, to its end
+        time.sleep(0.5)  # the fit continues meanwhile, to its end
         raise UserError("Could not write it.")
 
     with mock.patch.object(AtomicCheckpointIO, "save_checkpoint", refuse):
@@ -144,7 +145,7 @@ def unwritable(argv: list[str]) -> None:
     raise AssertionError("the fit ended as if its checkpoint were there")
 
 
-def note_teacher(cli: JetlitCLI) -> None:
+def note_teacher(cli: FitCLI) -> None:
     """Write down what share of each parameter of the teacher's layers a process holds when its fit is over."""
     teacher = getattr(cli.model, "teacher", None)
     if teacher is None:
@@ -167,8 +168,6 @@ ENDS = {"well": finish, "stopped": stop, "terminated": terminate, "spoiled": spo
 def main(run_dir: Path, plan: list[dict[str, Any]], processes: int, nodes: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork has its launcher's handler
     torch.set_num_threads(1)
-    if not torch.cuda.is_available():
-        flat_sharding_on_cpu.make_right()
     for job in plan:
         options = list(job["options"])
         if nodes > 1:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from jetlit.callbacks import last_checkpoint
-from jetlit.cli.fit import JetlitCLI, run_fit
+from jetlit.cli.fit import open_fit, run_fit
 from jetlit.models import SuperNetwork, load_model
 from jetlit.results import read_result
+from jetlit.training import last_checkpoint
 from tests.recipes import tiny
 
 
@@ -78,7 +78,7 @@ def test_a_resumed_fit_equals_an_undisturbed_one(run_dir, stage, tmp_path):
     if stage == "teacher":
         shutil.rmtree(run_dir / "stage1")
     with pytest.raises(tiny.Killed):
-        tiny.interrupted_cli(JetlitCLI(tiny.command(run_dir, stage, "--trainer.max_steps", "8")[1:])).run("fit")
+        tiny.interrupted_cli(open_fit(tiny.command(run_dir, stage, "--trainer.max_steps", "8")[1:])).fit()
     assert read_result(run_dir / stage) is None
     assert last_checkpoint(run_dir / stage / "checkpoints").name == "step=00000003.ckpt"
     resumed = tiny.fit(run_dir, stage, "--trainer.max_steps", "8", "--ckpt_path", "last")

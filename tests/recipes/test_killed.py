@@ -1,4 +1,4 @@
-"""A fit killed by SIGKILL, whenever it is, goes on from its last checkpoint as if nothing had happened.
+"""A fit killed by SIGKILL at any moment resumes from its last checkpoint as if nothing had happened.
 
 The command is the same each time, the first included; checkpoints are written in the background after every step.
 """
@@ -13,8 +13,8 @@ import torch
 from jetlit_data import CorpusSpec, prepare
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jetlit.callbacks import last_checkpoint
 from jetlit.cli.fit import run_fit
+from jetlit.training import last_checkpoint
 from tests.recipes import tiny
 
 STEPS, EPOCH = 44, 25

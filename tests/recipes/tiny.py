@@ -6,8 +6,9 @@ from pathlib import Path
 from jetlit_data import CorpusSpec, prepare
 from lightning.pytorch import Callback
 
-from jetlit.cli.fit import JetlitCLI, run_fit
+from jetlit.cli.fit import run_fit
 from jetlit.models import Architecture
+from jetlit.pipeline.fit import FitCLI
 
 VOCABULARY = 259
 CONFIG = {
@@ -25,7 +26,7 @@ CONFIG = {
     "trainer": {"accelerator": "cpu", "log_every_n_steps": 2, "max_steps": 6, "enable_progress_bar": False},
     "checkpoint": {"every_n_train_steps": 3},
 }
-BACKGROUND = "--trainer.plugins=[{class_path: jetlit.callbacks.BackgroundCheckpointIO}]"
+BACKGROUND = "--trainer.plugins=[{class_path: jetlit.training.BackgroundCheckpointIO}]"
 DECODER = {
     "vocab_size": VOCABULARY,
     "hidden_size": 16,
@@ -50,7 +51,7 @@ RECIPES = {
     },
     "stage2": {"class_path": "FullTraining", "init_args": {"student": "${run_dir}/stage1/model"}},
     "stage2_taught": {
-        "class_path": "TaughtFullTraining",
+        "class_path": "FullTraining",
         "init_args": {"teacher": "${run_dir}/teacher/model", "student": "${run_dir}/stage1/model"},
     },
 }
@@ -76,7 +77,7 @@ def command(run_dir: Path, stage: str, *options: str, source: Path | None = None
     return [verb, *configs, "--run_dir", str(run_dir), *options]
 
 
-def fit(run_dir: Path, stage: str, *options: str) -> JetlitCLI:
+def fit(run_dir: Path, stage: str, *options: str) -> FitCLI:
     """Run one stage."""
     return run_fit(command(run_dir, stage, *options))
 
@@ -93,7 +94,7 @@ class Kill(Callback):
             raise Killed
 
 
-def interrupted_cli(cli: JetlitCLI) -> JetlitCLI:
+def interrupted_cli(cli: FitCLI) -> FitCLI:
     """Make a fit end in its sixth step."""
     cli.trainer.callbacks.append(Kill())
     return cli

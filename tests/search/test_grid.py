@@ -1,19 +1,31 @@
 import pytest
 
 from jetlit.errors import UserError
-from jetlit.search.grid import state_size_rows
+from jetlit.models.parameters import count_parameters
+from jetlit.search.grid import PAPER_BILLIONS, PAPER_GRID, GridRow, grid_config, state_size_rows
 
-TABLE_2 = [
-    (256, 288, 4),
-    (192, 384, 4),
-    (128, 576, 4),
-    (256, 144, 8),
-    (192, 192, 8),
-    (128, 288, 8),
-    (128, 192, 12),
-    (96, 256, 12),
-    (64, 384, 12),
-]
+TABLE_2 = [(row.key_dim, row.value_dim, row.heads) for row in PAPER_GRID]
+MISPRINT = PAPER_GRID[3]  # 256 · 144 · 8: see PAPER_BILLIONS
+
+
+def billions(row: GridRow) -> float:
+    return round(count_parameters(grid_config(row)) / 1e9, 2)
+
+
+@pytest.mark.parametrize(
+    ("row", "printed"), [pair for pair in zip(PAPER_GRID, PAPER_BILLIONS, strict=True) if pair[0] != MISPRINT], ids=str
+)
+def test_table_2_parameter_column(row: GridRow, printed: float) -> None:
+    assert row.state_size == 294_912
+    assert billions(row) == printed
+
+
+def test_row_whose_printed_count_contradicts_its_neighbors() -> None:
+    # q and k have 2,048 rows, v, g and o 1,152; the rest of the model is that of the first row.
+    first, row = (count_parameters(grid_config(row)) for row in (PAPER_GRID[0], MISPRINT))
+    more_heads = 4 * 2 * (1536 + 1) + 144 - 288  # a, b, A_log, dt_bias of four heads; a narrower output norm
+    assert row - first == 24 * (2 * 1024 * (1536 + 4) + more_heads)
+    assert billions(MISPRINT) == 1.69
 
 
 def test_rows_of_table_2_come_out_of_its_grid() -> None:

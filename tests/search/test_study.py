@@ -12,14 +12,14 @@ from jetlit.search.study import SharedStudy
 ROWS = [{"a": a, "b": b} for a in (3, 1, 2) for b in (5, 4)]
 
 
-def work(folder: Path, pause: float = 0.0, rows: list[dict[str, int]] = ROWS) -> list[dict]:
+def work(folder: Path, pause: float = 0.0, jobs: list[dict[str, int]] = ROWS) -> list[dict]:
     def job(row: dict[str, int]) -> tuple[float, dict]:
         with open(folder / "started.txt", "a") as log:
             log.write(f"{row['a']} {row['b']}\n")
         time.sleep(pause)
         return float(row["a"]), {"sum": row["a"] + row["b"]}
 
-    return SharedStudy(folder, "grid", rows).run(job, lambda: None)
+    return SharedStudy(folder, "grid", jobs).run(job, lambda: None)
 
 
 def started(folder: Path) -> list[str]:
@@ -84,5 +84,5 @@ def test_row_of_a_worker_elsewhere_is_taken_over_when_its_heartbeat_stops(
         other.run(vanish, lambda: None)
     beat.touch()  # the heartbeat's last trace
     begun = time.monotonic()
-    assert work(tmp_path, rows=ROWS[:1]) == [{"sum": 8}]
+    assert work(tmp_path, jobs=ROWS[:1]) == [{"sum": 8}]
     assert time.monotonic() - begun > 0.4

@@ -1,4 +1,4 @@
-"""The figures of a run: heatmap and curve of the placement, table and Pareto front of the searches, losses."""
+"""The figures of a run: heatmap and curve of the placement, table and Pareto front of the candidates, losses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,22 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jetlit.pipeline.report.style import BLACK, BLUE, COLOURS, ORANGE, VERMILION, new_figure
+from jetlit.pipeline.report.style import BLACK, BLUE, COLORS, ORANGE, VERMILION, new_figure
 from jetlit.search.objective import SMALLEST_GAP
+
+
+def placement_figures(placement: Mapping[str, Any]) -> dict[str, Figure]:
+    """Draw a placement search from the content of placement.json.
+
+    Returns:
+        By file name: the heatmap of fig. 5a and the curve of fig. 5b.
+    """
+    kept, units = placement["full_attention"], placement["objectives"]
+    rows, linear, full = (placement[name] for name in ("heatmap", "linear_scores", "full_scores"))
+    drawn = {"heatmap.png": heatmap(rows, linear, full, kept, units)}
+    if placement["searched"]:
+        drawn["curve.png"] = curve(placement["searched"], placement["uniform"], placement["budget"])
+    return drawn
 
 
 def heatmap(
@@ -20,7 +34,7 @@ def heatmap(
     chosen: Sequence[int],
     units: Mapping[str, str],
 ) -> Figure:
-    """Draws what each single full-attention layer does for each task (fig. 5a).
+    """Draw what each single full-attention layer does for each task (fig. 5a).
 
     Args:
         rows: for each task, the objective with full attention at layer 0, 1, … only.
@@ -30,7 +44,7 @@ def heatmap(
         units: what each task's objective is, e.g. "accuracy".
 
     Returns:
-        A figure whose cells show the objective and are coloured by its gain over `linear`, in parts of `full`'s gain.
+        A figure whose cells show the objective and are colored by its gain over `linear`, in parts of `full`'s gain.
     """
     tasks = list(rows)
     values = np.array([rows[task] for task in tasks])
@@ -42,9 +56,9 @@ def heatmap(
     top = max(1.0, float(parts.max()))
     image = axis.imshow(parts, cmap="cividis", vmin=0.0, vmax=top, aspect="auto")
     for row, column in np.ndindex(*values.shape):
-        colour = "white" if parts[row, column] < 0.55 * top else "black"
+        color = "white" if parts[row, column] < 0.55 * top else "black"
         text = f"{values[row, column]:.3f}"
-        axis.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+        axis.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
     axis.set_xticks(range(layers), [f"{layer}\n▲" if layer in chosen else str(layer) for layer in range(layers)])
     axis.set_yticks(range(len(tasks)), [f"{task}\n({units[task]})" for task in tasks])
     axis.grid(False)
@@ -55,7 +69,7 @@ def heatmap(
 
 
 def curve(searched: Sequence[Mapping[str, Any]], uniform: Sequence[Mapping[str, Any]], budget: int) -> Figure:
-    """Draws searched against uniform placement over the number of full-attention layers (fig. 5b).
+    """Draw searched against uniform placement over the number of full-attention layers (fig. 5b).
 
     Args:
         searched: points {"budget", "value", "scores": {task: objective}}.
@@ -69,10 +83,10 @@ def curve(searched: Sequence[Mapping[str, Any]], uniform: Sequence[Mapping[str, 
     figure, axes = new_figure(3.4 * (len(tasks) + 1), 3.4, columns=len(tasks) + 1)
     panels: list[str | None] = [None, *tasks]
     for axis, task in zip(axes, panels, strict=True):
-        for points, name, colour, marker in ((searched, "searched", BLUE, "o"), (uniform, "uniform", VERMILION, "s")):
+        for points, name, color, marker in ((searched, "searched", BLUE, "o"), (uniform, "uniform", VERMILION, "s")):
             x = [point["budget"] for point in points]
             y = [point["value"] if task is None else point["scores"][task] for point in points]
-            axis.plot(x, y, marker=marker, color=colour, label=name)
+            axis.plot(x, y, marker=marker, color=color, label=name)
         axis.axvline(budget, color="0.6", linestyle=":", linewidth=1)
         axis.set_xlabel("full-attention layers")
         axis.set_ylabel(task or "combined objective\n(0: all linear, 1: all full attention)")
@@ -83,16 +97,13 @@ def curve(searched: Sequence[Mapping[str, Any]], uniform: Sequence[Mapping[str, 
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], chosen: int) -> Figure:
-    """Draws a table of results with the chosen row in bold.
+    """Draw a table of results with the chosen row in bold.
 
     Args:
         title: what is compared.
         header: column names with units.
         rows: texts of the cells.
-        chosen: index of the row that was taken.
-
-    Returns:
-        The figure.
+        chosen: index of the one that was taken.
     """
     lines = max(text.count("\n") for text in header) + 1
     figure, (axis,) = new_figure(1.15 * len(header) + 0.5, 0.32 * (len(rows) + lines) + 0.6)
@@ -115,19 +126,16 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], chos
 
 
 def pareto(names: Sequence[str], accuracy: Sequence[float], throughput: Sequence[float], chosen: int) -> Figure:
-    """Draws accuracy over decode throughput with the Pareto front, the chosen row marked.
+    """Draw accuracy over decode throughput with the Pareto front, the chosen candidate marked.
 
     Args:
-        names: of the rows.
-        accuracy: mean task accuracy of each row, 0 to 1.
-        throughput: decode tokens/s of each row.
-        chosen: index of the row that was taken.
-
-    Returns:
-        The figure.
+        names: names of the candidates.
+        accuracy: mean task accuracy of each candidate, 0 to 1.
+        throughput: decode tokens/s of each candidate.
+        chosen: index of the one that was taken.
     """
     figure, (axis,) = new_figure(6.4, 4.2)
-    axis.scatter(throughput, accuracy, color=BLUE, s=36, zorder=3, label="grid rows")
+    axis.scatter(throughput, accuracy, color=BLUE, s=36, zorder=3, label="shapes")
     front = pareto_front(accuracy, throughput)
     axis.plot(
         [throughput[i] for i in front], [accuracy[i] for i in front], color=ORANGE, zorder=2, label="Pareto front"
@@ -144,7 +152,7 @@ def pareto(names: Sequence[str], accuracy: Sequence[float], throughput: Sequence
 
 
 def pareto_front(accuracy: Sequence[float], throughput: Sequence[float]) -> list[int]:
-    """Returns the rows that no other row beats in one number without losing in the other, by rising throughput."""
+    """Return the candidates that no other one beats in a number without losing in the other, by rising throughput."""
     front: list[int] = []
     for index in sorted(range(len(accuracy)), key=lambda i: (-throughput[i], -accuracy[i])):
         if not front or accuracy[index] > accuracy[front[-1]]:
@@ -153,20 +161,17 @@ def pareto_front(accuracy: Sequence[float], throughput: Sequence[float]) -> list
 
 
 def losses(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Figure:
-    """Draws the losses that every training stage was trained on over its steps.
+    """Draw the losses that every training stage was trained on over its steps.
 
     Args:
-        curves: for each stage, for each logged curve, its (step, value) pairs.
-
-    Returns:
-        One panel a stage.
+        curves: for each stage, for each logged curve, its (step, value) pairs. Each stage has a panel.
     """
     figure, axes = new_figure(3.4 * max(1, len(curves)), 3.2, columns=max(1, len(curves)))
     for axis, (stage, lines) in zip(axes, curves.items(), strict=False):
-        for (name, points), colour in zip(lines.items(), COLOURS, strict=False):
+        for (name, points), color in zip(lines.items(), COLORS, strict=False):
             steps, values = zip(*points, strict=True)
             marker = "o" if len(points) == 1 else "." if len(points) < 15 else None
-            axis.plot(steps, values, color=colour, label=name, linewidth=1.2, marker=marker)
+            axis.plot(steps, values, color=color, label=name, linewidth=1.2, marker=marker)
         axis.set_title(stage, fontsize=10)
         axis.set_xlabel("step")
         axis.legend(frameon=False, fontsize=7)
@@ -176,17 +181,14 @@ def losses(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> F
 
 
 def held_out_bars(names: Sequence[str], values: Sequence[float]) -> Figure:
-    """Draws the held-out loss of the teacher and of the students.
+    """Draw the held-out loss of the teacher and of the students.
 
     Args:
-        names: of the models.
+        names: names of the models.
         values: held-out cross entropy of each, in nats per token.
-
-    Returns:
-        The figure.
     """
     figure, (axis,) = new_figure(1.1 * len(names) + 2.0, 3.2)
-    bars = axis.bar(list(names), list(values), color=[COLOURS[i % len(COLOURS)] for i in range(len(names))], width=0.6)
+    bars = axis.bar(list(names), list(values), color=[COLORS[i % len(COLORS)] for i in range(len(names))], width=0.6)
     axis.bar_label(bars, fmt="%.3f", fontsize=9)
     axis.grid(axis="x", visible=False)
     axis.margins(y=0.15)

@@ -1,33 +1,59 @@
-"""The report's figures and numbers in TensorBoard, beside the curves of the fits."""
+"""TensorBoard's files: the fits' loss curves read back, and the report written beside them."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
+from jetlit.results import Result
 
-def write_tensorboard(
-    folder: Path, drawn: Mapping[str, Figure], results: Mapping[str, Mapping[str, Any]], text: str
-) -> None:
-    """Writes figures, every measured number and the report's text, in place of those of an earlier report.
+Curve = list[tuple[int, float]]
+
+_HEADLINES = ("val/loss", "val/kl")
+
+
+def loss_curves(folder: Path) -> dict[str, Curve]:
+    """Return the losses that a fit trained on and their held-out counterparts.
 
     Args:
-        folder: for the event files.
+        folder: folder of its event files; it may be missing.
+
+    Returns:
+        (step, value) pairs by the name they were logged under, by rising step; "feature" is a relative squared error,
+        the others are in nats per token.
+    """
+    if not folder.is_dir():
+        return {}
+    events = EventAccumulator(str(folder), size_guidance={SCALARS: 0})
+    events.Reload()
+    logged = events.Tags()[SCALARS]
+    trained = [loss for loss in ("loss", "kl", "feature") if f"train/{loss}" in logged]
+    names = [name for loss in trained for name in (f"train/{loss}", f"val/{loss}") if name in logged]
+    # A resumed fit logs its last steps again; the later value of a step counts.
+    return {name: sorted({event.step: event.value for event in events.Scalars(name)}.items()) for name in names}
+
+
+def write_tensorboard(folder: Path, drawn: Mapping[str, Figure], results: Mapping[str, Result], text: str) -> None:
+    """Write figures, text and the fits' held-out losses, in place of those of an earlier report.
+
+    Args:
+        folder: folder of the event files.
         drawn: figures by name.
-        results: contents of result.json by stage.
-        text: the report, Markdown.
+        results: results by stage. The text holds their other numbers: a curve of one point for each would bury those
+            of the fits.
+        text: the report in Markdown.
     """
     shutil.rmtree(folder, ignore_errors=True)
     with SummaryWriter(str(folder)) as writer:
         for name, figure in drawn.items():
             writer.add_figure(name, figure)
         for stage, result in results.items():
-            for name, found in result["metrics"].items():
-                if isinstance(found["value"], int | float):
-                    writer.add_scalar(f"result/{stage}/{name}", found["value"])
+            for name in _HEADLINES:
+                if result.metrics.get(name) is not None:
+                    writer.add_scalar(f"result/{stage}/{name}", result.metrics[name])
         writer.add_text("report", text)

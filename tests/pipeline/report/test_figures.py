@@ -8,7 +8,6 @@ from matplotlib.image import imread
 
 from jetlit.pipeline.report import figures, style
 from jetlit.pipeline.report.tables import candidate_table, markdown
-from jetlit.results import metric
 
 POINT = st.tuples(st.integers(0, 6), st.integers(0, 6))
 
@@ -75,10 +74,8 @@ def test_numbers_as_people_read_them(value: float | None, text: str) -> None:
 
 
 def test_candidate_table_has_units_and_a_dash_for_what_was_not_measured() -> None:
-    full = {"accuracy": metric(0.5, "fraction"), "recall/accuracy": metric(0.25, "fraction")}
-    header, rows = candidate_table(
-        "block", ["a", "b"], [full | {"decode_tokens_per_s": metric(123.0, "tokens/s")}, full]
-    )
+    full = {"accuracy": 0.5, "recall/accuracy": 0.25}
+    header, rows = candidate_table("block", ["a", "b"], [full | {"decode_tokens_per_s": 123.0}, full])
     assert header[0] == "block" and "recall\n(accuracy)" in header and "decode\n(tokens/s)" in header
     column = header.index("decode\n(tokens/s)")
     assert rows[0][column] == "123" and rows[1][column] == "-"

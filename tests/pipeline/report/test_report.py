@@ -6,23 +6,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from jetlit.errors import UserError
-from jetlit.pipeline.report.curves import loss_curves
-from jetlit.pipeline.report.report import Sample, write_report
-from jetlit.results import metric, write_result
+from jetlit.pipeline.report.content import Sample
+from jetlit.pipeline.report.report import write_report
+from jetlit.pipeline.report.tensorboard import loss_curves
+from jetlit.results import Result, write_result
 
 
 def finish(run: Path, stage: str, decision: dict, **metrics: float) -> None:
-    numbers = {name: metric(value, "nats/token") for name, value in metrics.items()}
-    write_result(
-        run / stage,
-        stage=stage,
-        config={"a": 1},
-        metrics=numbers,
-        decision=decision,
-        seed=4,
-        seconds=61.5,
-        hash="b" * 64,
-    )
+    write_result(run / stage, Result(stage, {"a": 1}, metrics, decision, seed=4, seconds=61.5), hash="b" * 64)
 
 
 def write_curve(folder: Path, steps: list[tuple[int, float]]) -> None:
@@ -35,7 +26,7 @@ def write_curve(folder: Path, steps: list[tuple[int, float]]) -> None:
 def test_a_run_that_is_not_finished_is_reported_as_far_as_it_got(tmp_path: Path) -> None:
     finish(tmp_path, "teacher", {"model": "model"}, **{"val/loss": 2.125})
     write_curve(tmp_path / "teacher/tensorboard", [(0, 3.0), (10, 2.0)])
-    scores = {"teacher": {"recall/accuracy": metric(0.75, "fraction"), "recall/chance": metric(0.04, "fraction")}}
+    scores = {"teacher": {"recall/accuracy": 0.75, "recall/chance": 0.04}}
     write_report(tmp_path, scores, [Sample("teacher", "def ", "f(x):\n    return x")])
     text = (tmp_path / "report.md").read_text()
     assert "recall: the teacher is right in 75.0%, chance is 4.0%." in text
@@ -47,14 +38,15 @@ def test_a_run_that_is_not_finished_is_reported_as_far_as_it_got(tmp_path: Path)
     assert all((tmp_path / figure).exists() for figure in values["figures"])
 
 
-def test_tensorboard_holds_figures_and_numbers_once_however_often_the_report_is_written(tmp_path: Path) -> None:
+def test_tensorboard_holds_figures_and_held_out_losses_once_however_often_the_report_is_written(tmp_path: Path) -> None:
     finish(tmp_path, "teacher", {}, **{"val/loss": 2.0})
     write_report(tmp_path)
-    finish(tmp_path, "teacher", {}, **{"val/loss": 1.5})
+    finish(tmp_path, "teacher", {}, **{"val/loss": 1.5, "train/loss": 1.0})
     write_report(tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.value for event in events.Scalars("result/teacher/val/loss")] == [1.5]
+    assert events.Tags()["scalars"] == ["result/teacher/val/loss"]
     assert events.Tags()["images"] == ["report/held_out.png"]
 
 

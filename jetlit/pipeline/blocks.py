@@ -1,0 +1,62 @@
+"""Stage `blocks`: which linear block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jetlit.models import Architecture
+from jetlit.pipeline.candidates import CandidatesConfig
+from jetlit.pipeline.report.candidates import save_candidates
+from jetlit.results import Result
+from jetlit.search.selection import select_block
+
+
+@dataclass
+class BlocksConfig(CandidatesConfig):
+    """Train each candidate block with the same data and steps and take the most accurate (paper, table 1).
+
+    Writes architecture.json (the placement with the chosen block), table.png and table.md. Every candidate has a folder
+    candidates/NAME. Several processes may run this with one out_dir at a time: they share the candidates.
+
+    Attributes:
+        blocks: arguments of each candidate by its registered name; {} inherits sizes from the attention.
+        tasks: what candidates are scored on, see `jetlit.tasks.build_task`.
+        fit_configs: YAML files that each candidate is trained with.
+        run_dir: folder of the whole run.
+        placement: file of the placement.
+        teacher: folder of the teacher, whose tokenizer the tasks use.
+        out_dir: where the results go, inside run_dir.
+        fit_overrides: options of `jetlit fit` that win over the files, by dotted name.
+        batch: sequences generated at a time when throughput is measured.
+        context: tokens of context at which throughput and state are measured.
+        device: device of the tasks: "auto", "cpu" or "cuda".
+        seed: seed of every candidate; None leaves the files' own.
+    """
+
+    blocks: dict[str, dict[str, Any]]
+    tasks: list[dict[str, Any]]
+    fit_configs: list[str]
+    run_dir: str = "runs/quickstart"
+    placement: str = "${run_dir}/placement/placement.json"
+    teacher: str = "${run_dir}/teacher/model"
+    out_dir: str = "${run_dir}/blocks"
+    fit_overrides: dict[str, Any] | None = None
+    batch: int = 8
+    context: int = 512
+    device: str = "auto"
+    seed: int | None = None
+
+
+def search_blocks(config: BlocksConfig) -> Result:
+    """Select the block; the decision names it."""
+    values = config.values()
+    found = select_block(config.blocks, Architecture.load(config.placement), config.evaluation("candidates"))
+    found.architecture.save(Path(config.out_dir) / "architecture.json")
+    metrics = {f"{name}/{key}": value for name, row in found.candidates.items() for key, value in row.items()}
+    decision = {"block": found.chosen, "config": dict(config.blocks[found.chosen])}
+    seed = values["fit_configs"]["seed_everything"]
+    result = Result("blocks", values, metrics | {"candidates": len(config.blocks)}, decision, seed)
+    save_candidates(result, Path(config.out_dir))
+    return result

@@ -1,0 +1,121 @@
+"""The fits of a search's candidates: same configs, data, seed and steps; only architecture and folder differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jetlit.blocks import is_attention
+from jetlit.errors import UserError
+from jetlit.models import Architecture
+from jetlit.pipeline.fit import FitConfig, fit, resolved_config
+from jetlit.pipeline.scoring import measure_candidate, tasks_for
+from jetlit.pipeline.stage_config import StageConfig
+from jetlit.results import Result
+from jetlit.search.selection import Evaluate
+from jetlit.search.sharing import evaluate_candidates
+
+# Names in a fit's result -> names in a search's table.
+_NAMES = {"val/loss": "held_out_loss", "val/kl": "held_out_kl"}
+
+
+@dataclass(frozen=True)
+class CandidateFits:
+    """How the candidates of a search are trained.
+
+    Attributes:
+        run_dir: folder of the whole run; candidates live in it.
+        configs: YAML files of `jetlit fit`; one of them reads `${run_dir}/${stage}/architecture.json`.
+        overrides: options that win over the files, by dotted name.
+        seed: seed of every candidate; None leaves the files' own.
+    """
+
+    run_dir: str
+    configs: Sequence[str]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+
+    def _config(self, stage: str, **more: Any) -> FitConfig:
+        if not self.configs:
+            raise UserError("The search has no fit_configs: name the YAML files that a candidate is trained with.")
+        seed = {} if self.seed is None else {"seed_everything": self.seed}
+        return FitConfig(self.configs, {**seed, **self.overrides, "run_dir": self.run_dir, "stage": stage, **more})
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that all candidates share, for hashes.
+
+        Raises:
+            UserError: a file or an override is wrong.
+        """
+        return resolved_config(self._config("candidate"))
+
+    def train(self, folder: Path) -> Result:
+        """Train the architecture in a folder; resume from a checkpoint where there is one.
+
+        Raises:
+            UserError: the folder is outside the run, or the fit failed.
+        """
+        if not folder.is_relative_to(self.run_dir):
+            raise UserError(f"{folder} is not inside {self.run_dir}: choose an out_dir inside run_dir.")
+        result = fit(self._config(str(folder.relative_to(self.run_dir)), ckpt_path="last"))
+        metrics = {_NAMES.get(name, name): value for name, value in result.metrics.items()}
+        return replace(result, metrics=metrics | {"training_seconds": result.seconds})
+
+
+class CandidatesConfig(StageConfig):
+    """What the configs of block and hardware search have in common."""
+
+    tasks: list[dict[str, Any]]
+    fit_configs: list[str]
+    fit_overrides: dict[str, Any] | None
+    run_dir: str
+    out_dir: str
+    teacher: str
+    batch: int
+    context: int
+    device: str
+    seed: int | None
+
+    @property
+    def fits(self) -> CandidateFits:
+        """How the candidates are trained."""
+        throughput = {
+            "throughput.batch": self.batch,
+            "throughput.context": self.context,
+            "throughput.cache": f"{self.run_dir}/measurements",
+        }
+        return CandidateFits(self.run_dir, self.fit_configs, throughput | (self.fit_overrides or {}), self.seed)
+
+    def values(self) -> dict[str, Any]:
+        """Return all that the result depends on: of the candidates' fits their settings, not their files' names."""
+        return super().values() | {"fit_configs": self.fits.settings(), "fit_overrides": None}
+
+    def evaluation(self, kind: str) -> Evaluate:
+        """Return what trains and measures candidates, in `OUT_DIR/KIND/NAME`."""
+        tasks = tasks_for(self.tasks, self.teacher)
+        settings = {"fit": self.fits.settings(), "tasks": self.tasks, "context": self.context, "run_dir": self.run_dir}
+        return partial(
+            evaluate_candidates,
+            folder=Path(self.out_dir) / kind,
+            train=self.fits.train,
+            measure=partial(measure_candidate, tasks=tasks, context=self.context, device=self.device),
+            settings=settings,
+        )
+
+
+def linear_block(architecture: Architecture) -> str:
+    """Return the linear block of an architecture.
+
+    Raises:
+        UserError: it has none, or several.
+    """
+    linear = sorted({name for name in architecture.layer_types if not is_attention(name)})
+    if len(linear) != 1:
+        raise UserError(
+            f"The hardware search shapes one linear block, but the architecture has {', '.join(linear) or 'none'}: "
+            "use one with a single linear block."
+        )
+    return linear[0]

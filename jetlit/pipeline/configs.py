@@ -1,0 +1,211 @@
+"""YAML config files: read, merged key by key, and turned into typed arguments."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, get_loader
+from omegaconf.errors import OmegaConfBaseException
+
+from jetlit.errors import UserError
+from jetlit.pipeline.config_errors import one_sentence
+
+T = TypeVar("T")
+Overrides = Mapping[str, Any] | Sequence[tuple[str, Any]]
+# Keys that hold names of files, which count from the folder of the file that names them.
+PATH_KEYS = ("fit_configs", "stages", "report_config")
+_CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
+_LARGEST = 100_000  # values in a file, aliases expanded
+
+
+def merge_configs(files: Sequence[str | Path], overrides: Overrides | None = None) -> dict[str, Any]:
+    """Merge YAML files and values that win over them.
+
+    A later file wins key by key. Lists are replaced; `key+` appends to one. Where a file names another `class_path`,
+    the `init_args` of the earlier class are dropped. `${key}` stays as it is until the arguments are parsed.
+
+    Args:
+        files: paths of the files.
+        overrides: values by dotted name ("trainer.max_steps"), or pairs of both; `init_args` may be left out of a name.
+
+    Returns:
+        The merged mapping.
+
+    Raises:
+        UserError: a file is missing, or is no mapping in YAML.
+    """
+    merged: dict[str, Any] = {}
+    for file in files:
+        _merge(merged, read_config(file))
+    for name, value in overrides.items() if isinstance(overrides, Mapping) else overrides or ():
+        _set(merged, name, copy.deepcopy(value))
+    return merged
+
+
+def read_config(file: str | Path) -> dict[str, Any]:
+    """Read one YAML file, a mapping with absolute paths under `PATH_KEYS`.
+
+    Raises:
+        UserError: the file is missing, or is no mapping in YAML.
+    """
+    path = Path(file).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.CSafeLoader)
+        _check_nodes(root, {}, path)
+        config = {} if root is None else get_loader("yaml")(text)
+    except OSError as error:
+        raise UserError(f"The config {path} cannot be read ({error.strerror}): correct its path.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"The config {path} is not UTF-8 text: save it in UTF-8.") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"The config {path} is not valid YAML ({reason}): correct it there.") from None
+    if not isinstance(config, dict):
+        raise UserError(f"The config {path} is no mapping: write `key: value` at its top level.")
+    folder = path.absolute().parent
+    return config | {key: _absolute(config[key], folder) for key in PATH_KEYS if key in config}
+
+
+def parse_config(parser: ArgumentParser, config: Mapping[str, Any]) -> Any:
+    """Parse a merged config with a jsonargparse parser of mode "omegaconf+", which resolves `${key}`.
+
+    Raises:
+        UserError: a key, a value or a reference is wrong.
+    """
+    try:
+        return parser.parse_object(dict(config))
+    except (ArgumentError, OmegaConfBaseException) as error:
+        raise UserError(one_sentence(str(error))) from None
+
+
+def arguments_parser(function: Callable[..., Any], name: str) -> ArgumentParser:
+    """Make the parser of a function's or a dataclass's arguments."""
+    parser = ArgumentParser(prog=f"jetlit {name}", parser_mode="omegaconf+", exit_on_error=False)
+    if isinstance(function, type):
+        parser.add_class_arguments(function, instantiate=False)
+    else:
+        parser.add_function_arguments(function)
+    return parser
+
+
+def load_config(kind: Callable[..., T], config: Mapping[str, Any], name: str = "") -> T:
+    """Make an instance of a config dataclass.
+
+    Args:
+        kind: the dataclass.
+        config: its arguments, see `merge_configs`.
+        name: of the subcommand, for messages.
+
+    Raises:
+        UserError: a key, a value or a reference is wrong.
+    """
+    parser = arguments_parser(kind, name)
+    return kind(**parser.instantiate(parse_config(parser, config)).as_dict())
+
+
+def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
+    for key, value in source.items():
+        base = key.removesuffix("+")
+        if base != key:
+            # Where no file sets the list, the parser appends to its own default.
+            where = base if isinstance(target.get(base), list) else key
+            target[where] = target.get(where, []) + _as_list(value)
+            continue
+        target.pop(f"{key}+", None)
+        present: Any = target.get(key)
+        if isinstance(value, str) and _is_class(present) and _last(present.get("class_path", value)) == _last(value):
+            value = _class_named(value)
+        if not isinstance(value, Mapping):
+            target[key] = value
+            continue
+        if not isinstance(present, dict):
+            present = target[key] = {}
+        named = value.get("class_path")
+        if named and "class_path" in present and _last(named) != _last(present["class_path"]):
+            for name in _CLASS_KEYS:
+                present.pop(name, None)
+        _merge(present, value)
+
+
+def _set(config: dict[str, Any], name: str, value: Any) -> None:
+    """Set one value by its dotted name."""
+    *parents, last = name.split(".")
+    for parent in parents:
+        config = _child(_arguments(config, parent), parent)
+    _merge(_arguments(config, last), {last: value})
+
+
+def _arguments(config: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return the mapping that holds `key`: the `init_args` where `config` is a class."""
+    return config.setdefault("init_args", {}) if _is_class(config) and key not in _CLASS_KEYS else config
+
+
+def _child(config: Any, key: Any) -> dict[str, Any]:
+    """Return the mapping under `key`; of a list the last item, of a class's name the class."""
+    if key not in config and f"{key}+" in config:
+        key = f"{key}+"
+    if isinstance(config.get(key), list) and config[key]:
+        config, key = config[key], -1
+    child = config[key] if key == -1 else config.get(key)
+    if isinstance(child, str):
+        child = _class_named(child)
+    config[key] = child if isinstance(child, dict) else {}
+    return config[key]
+
+
+def _class_named(text: str) -> Any:
+    """Return what stands in a class's place on the command line: its name, or a mapping, true, false or null."""
+    value = get_loader("yaml")(text)
+    return {"class_path": text} if isinstance(value, str) else value
+
+
+def _as_list(value: Any) -> list[Any]:
+    value = get_loader("yaml")(value) if isinstance(value, str) else value
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _is_class(value: Any) -> bool:
+    return isinstance(value, dict) and not value.keys().isdisjoint(_CLASS_KEYS)
+
+
+def _last(class_path: str) -> str:
+    return class_path.rpartition(".")[2]
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    if isinstance(value, str):
+        return value if "${" in value else str(folder / value)
+    if isinstance(value, list):
+        return [_absolute(item, folder) for item in value]
+    return {key: _absolute(item, folder) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _check_nodes(node: yaml.Node | None, sizes: dict[int, int], path: Path) -> int:
+    """Return the number of values under a node, aliases expanded.
+
+    Raises:
+        UserError: a key stands twice in one mapping, or aliases make a small file large.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) in sizes:
+        return sizes[id(node)]
+    sizes[id(node)] = _LARGEST  # what contains itself has no end
+    children = node.value
+    if isinstance(node, yaml.MappingNode):
+        keys = [str(key.value) for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            line = node.start_mark.line + 1
+            raise UserError(f"The config {path} has the key {twice!r} twice (mapping of line {line}): remove one.")
+        children = [value for _, value in node.value]
+    size = 1 + sum(_check_nodes(child, sizes, path) for child in children)
+    if size > _LARGEST:
+        raise UserError(f"The config {path} has aliases that expand to over {_LARGEST:,} values: write them out.")
+    sizes[id(node)] = size
+    return size

@@ -1,0 +1,26 @@
+"""What the config dataclasses of all stages have in common."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, fields
+from typing import Any
+
+
+class StageConfig:
+    """A config dataclass in whose values `${name}` stands for the field of that name."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            setattr(self, field.name, self._filled(getattr(self, field.name)))
+
+    def _filled(self, value: Any) -> Any:
+        if isinstance(value, str) and "${" in value:
+            return re.sub(r"\$\{(\w+)\}", lambda found: str(getattr(self, found[1], found[0])), value)
+        if isinstance(value, dict):
+            return {key: self._filled(item) for key, item in value.items()}
+        return [self._filled(item) for item in value] if isinstance(value, list) else value
+
+    def values(self) -> dict[str, Any]:
+        """Return all that the stage's result depends on, JSON values only."""
+        return asdict(self)  # type: ignore[call-overload]
