@@ -9,13 +9,13 @@ import time
 
 import pytest
 import torch
-from jetlit.callbacks.units import unit_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.flop_counter import FlopCounterMode
 
 from jetlit.callbacks import AtomicCheckpointIO, BackgroundCheckpointIO, last_checkpoint
 from jetlit.callbacks.export_model import write_model
 from jetlit.callbacks.throughput import training_flops_per_token
+from jetlit.callbacks.units import unit_of
 from jetlit.cli.fit import JetlitCLI, main, run_fit
 from jetlit.errors import UserError
 from jetlit.recipes import Pretraining
