@@ -95,5 +95,5 @@ def test_refuses_what_does_not_fit():
         kl_with_gradient(x, torch.zeros(2, 4), torch.ones(2))
     with pytest.raises(ValueError, match="weights must have the shape"):
         cross_entropy_with_gradient(x, torch.zeros(2, dtype=torch.long), torch.ones(3))
-    with pytest.raises(ValueError, match=r"one row a token, \[N, V\]"):
+    with pytest.raises(ValueError, match=r"one row per token, \[N, V\]"):
         cross_entropy_with_gradient(x[None], torch.zeros(2, dtype=torch.long), torch.ones(1))
