@@ -19,6 +19,11 @@ from pathlib import Path
 
 import torch
 from convolution_blocks import VariedConvolutions
+from jetlit.cli.scoring import build_tasks
+from jetlit.cli.search_blocks import search_blocks
+from jetlit.cli.search_hardware import linear_block
+from jetlit.cli.search_placement import search_placement
+from jetlit.cli.search_ranking import search_ranking
 from matplotlib.ticker import MaxNLocator
 from reporting import RESULTS, report
 from smollm2_hybrids import final, further
@@ -27,11 +32,6 @@ from smollm2_lab import Job, Lab, OutOfTime, Row
 from jetlit.blocks import BLOCKS
 from jetlit.cli.fit import run_fit
 from jetlit.cli.parsing import parse_arguments
-from jetlit.cli.scoring import build_tasks
-from jetlit.cli.search_blocks import search_blocks
-from jetlit.cli.search_hardware import linear_block
-from jetlit.cli.search_placement import search_placement
-from jetlit.cli.search_ranking import search_ranking
 from jetlit.files import read_json
 from jetlit.generation import find_largest_batch, measure_generation
 from jetlit.models import Architecture, load_model

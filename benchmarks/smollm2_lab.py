@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from jetlit.cli.report import report as report_verb
+from jetlit.cli.scoring import build_tasks, task_scores
+from jetlit.cli.search_blocks import search_blocks
+from jetlit.cli.search_ranking import search_ranking
 from jetlit_data.generators import GENERATORS
 from reporting import report
 
 from jetlit.cli.fit import resolved_config, run_fit
 from jetlit.cli.parsing import call, parse_arguments
-from jetlit.cli.report import report as report_verb
-from jetlit.cli.scoring import build_tasks, task_scores
-from jetlit.cli.search_blocks import search_blocks
-from jetlit.cli.search_ranking import search_ranking
 from jetlit.errors import UserError
 from jetlit.files import read_json, write_json
 from jetlit.models import load_model

@@ -26,22 +26,20 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import jetlit.datamodules  # noqa: F401 (YAML names its class without the module)
 from jetlit.callbacks import (
-    AtomicCheckpointIO,
     ExportModel,
     NanGuard,
     RunManifest,
     StageCheckpoint,
-    StageLogger,
     StepProgressBar,
     TaskScores,
     Throughput,
-    last_checkpoint,
 )
 from jetlit.errors import UserError
 from jetlit.pipeline.config_errors import one_sentence
 from jetlit.pipeline.configs import Overrides, merge_configs, parse_config
 from jetlit.recipes import Recipe
 from jetlit.results import Result
+from jetlit.training import AtomicCheckpointIO, StageLogger, last_checkpoint
 
 _FOLDER = "${run_dir}/${stage}"
 # Reading a checkpoint unpickles it, which runs what its author put there: these stores hold one's own files.
@@ -231,14 +229,7 @@ class FitCLI(LightningCLI):
             # Measured anew on the final weights, so that the numbers do not depend on when the fit was interrupted.
             self._call("validate", None, verbose=False)
             manifest.gather(self.trainer)
-        return Result(
-            stage=manifest.stage,
-            config=self.resolved(),
-            metrics=dict(sorted(manifest.metrics.items())),
-            decision={"model": "model"},
-            seed=self.config.seed_everything,
-            seconds=manifest.seconds,
-        )
+        return manifest.result(self.resolved(), self.config.seed_everything, decision={"model": "model"})
 
     def evaluate(self, loop: str) -> None:
         """Run the loop "validate" or "test" on a checkpoint and print its losses."""

@@ -69,9 +69,7 @@ def search_hardware(config: HardwareConfig) -> Result:
     values = config.values()
     base = Architecture.load(config.architecture)
     block = linear_block(base)
-    found = selection.search_hardware(
-        rows, block, base.block_configs.get(block, {}), base, config.evaluation("rows")
-    )
+    found = selection.search_hardware(rows, block, base.block_configs.get(block, {}), base, config.evaluation("rows"))
     found.architecture.save(Path(config.out_dir) / "architecture.json")
     metrics = {f"{name}/{key}": value for name, row in found.candidates.items() for key, value in row.items()}
     result = Result(

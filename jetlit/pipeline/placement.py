@@ -11,8 +11,8 @@ from jetlit.errors import UserError
 from jetlit.files import write_json
 from jetlit.models import SuperNetwork
 from jetlit.models.loading import pick_device
-from jetlit.pipeline.report.style import save_all
 from jetlit.pipeline.report.figures import placement_figures
+from jetlit.pipeline.report.style import save_all
 from jetlit.pipeline.scoring import tasks_for
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result

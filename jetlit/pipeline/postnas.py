@@ -89,8 +89,10 @@ def postnas(config: PostnasConfig, say: Callable[[str], None] = print) -> dict[s
 def _prepare(planned: PlannedStage, config: PostnasConfig) -> tuple[dict[str, Any], Callable[[], Result]]:
     """Return all that the stage's result depends on, and the stage's work."""
     stage, files, folder = planned.stage, config.stages[planned.stage.name], Path(config.run_dir)
-    paths = {str(folder / old): new if new in planned.given.values() else str(folder / new)
-             for old, new in planned.replaced.items()}
+    paths = {
+        str(folder / old): new if new in planned.given.values() else str(folder / new)
+        for old, new in planned.replaced.items()
+    }
     if stage.config is FitConfig:
         overrides: dict[str, Any] = {"run_dir": str(folder), "stage": stage.name, "ckpt_path": "last"}
         if config.seed is not None:

@@ -31,9 +31,7 @@ def measure_candidate(folder: Path, tasks: Sequence[Task], context: int, device:
     model = load_model(folder / "model", device=device)
     dtype = model.lm_head.weight.dtype
     state = [layer.self_attn.state_bytes(1, context, dtype) for layer in model.model.layers]
-    linear = [
-        size for size, kind in zip(state, model.config.layer_types or (), strict=True) if not is_attention(kind)
-    ]
+    linear = [size for size, kind in zip(state, model.config.layer_types or (), strict=True) if not is_attention(kind)]
     return score_tasks(model, tasks) | {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "state_bytes": sum(state),

@@ -33,6 +33,4 @@ class TeacherConfig(StageConfig):
 def prepare_teacher(config: TeacherConfig) -> Result:
     """Write the teacher to OUT_DIR/model."""
     model = pretrained.prepare_teacher(config.name, Path(config.out_dir) / "model", pick_dtype(config.dtype))
-    return Result(
-        "teacher", config.values(), {"parameters": model.num_parameters()}, {"model": "model"}, config.seed
-    )
+    return Result("teacher", config.values(), {"parameters": model.num_parameters()}, {"model": "model"}, config.seed)

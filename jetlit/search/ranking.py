@@ -41,9 +41,7 @@ class LayerRanking:
         return Architecture(list(place(base, self.order[:budget], "attn")))
 
 
-def rank_layers(
-    layers: int, linear: str, block_config: Mapping[str, Any], evaluate: Evaluate
-) -> LayerRanking:
+def rank_layers(layers: int, linear: str, block_config: Mapping[str, Any], evaluate: Evaluate) -> LayerRanking:
     """Train a model with each layer's attention alone, and rank the layers by the KL that is left.
 
     Args:

@@ -32,9 +32,7 @@ class Selection:
     candidates: dict[str, Metrics]
 
 
-def select_block(
-    blocks: Mapping[str, Mapping[str, Any]], placement: Architecture, evaluate: Evaluate
-) -> Selection:
+def select_block(blocks: Mapping[str, Mapping[str, Any]], placement: Architecture, evaluate: Evaluate) -> Selection:
     """Train each block in a fixed placement and take the most accurate (paper, table 1).
 
     Args:

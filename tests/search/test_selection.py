@@ -128,9 +128,7 @@ ROWS = state_size_rows(64, [2, 4, 8], [2, 4, 8], [1, 2, 4])
 
 
 def hardware(folder: Path) -> Selection:
-    evaluate = partial(
-        evaluate_candidates, folder=folder / "rows", train=train_row, measure=measure_row, settings={}
-    )
+    evaluate = partial(evaluate_candidates, folder=folder / "rows", train=train_row, measure=measure_row, settings={})
     return search_hardware(ROWS, "gla", {"norm_eps": 1e-6}, PLACEMENT, evaluate)
 
 

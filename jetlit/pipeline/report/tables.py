@@ -35,9 +35,7 @@ def candidate_table(title: str, names: Sequence[str], metrics: Sequence[Mapping[
     tasks = {name: f"{name.removesuffix('/accuracy')}\n(accuracy)" for name in metrics[0] if name.endswith("/accuracy")}
     first = ("held_out_loss", "accuracy")
     columns = {name: _COLUMNS[name] for name in first} | tasks | _COLUMNS
-    rows = [
-        [name, *(compact(row.get(column)) for column in columns)] for name, row in zip(names, metrics, strict=True)
-    ]
+    rows = [[name, *(compact(row.get(column)) for column in columns)] for name, row in zip(names, metrics, strict=True)]
     return [title, *columns.values()], rows
 
 

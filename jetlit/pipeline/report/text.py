@@ -39,7 +39,9 @@ def _stages(content: RunContent) -> str:
     rows = []
     for stage, result in content.stored.items():
         seed = "-" if result["seed"] is None else str(result["seed"])
-        rows.append([stage, _decision(stage, result["decision"]), f"{result['seconds']:.1f}", seed, result["hash"][:12]])
+        rows.append(
+            [stage, _decision(stage, result["decision"]), f"{result['seconds']:.1f}", seed, result["hash"][:12]]
+        )
     total = sum(result["seconds"] for result in content.stored.values())
     return markdown(["stage", "decision", "seconds", "seed", "hash"], rows) + f"\n{total:.0f} s in all.\n"
 

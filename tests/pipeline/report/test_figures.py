@@ -75,9 +75,7 @@ def test_numbers_as_people_read_them(value: float | None, text: str) -> None:
 
 def test_candidate_table_has_units_and_a_dash_for_what_was_not_measured() -> None:
     full = {"accuracy": 0.5, "recall/accuracy": 0.25}
-    header, rows = candidate_table(
-        "block", ["a", "b"], [full | {"decode_tokens_per_s": 123.0}, full]
-    )
+    header, rows = candidate_table("block", ["a", "b"], [full | {"decode_tokens_per_s": 123.0}, full])
     assert header[0] == "block" and "recall\n(accuracy)" in header and "decode\n(tokens/s)" in header
     column = header.index("decode\n(tokens/s)")
     assert rows[0][column] == "123" and rows[1][column] == "-"
