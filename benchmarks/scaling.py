@@ -43,7 +43,7 @@ from training import RandomTokens, build, save_models
 from jetlit.datamodules import TokenDataModule
 from jetlit.files import write_text
 from jetlit.pipeline.report.style import new_figure, save
-from jetlit.recipes.gradients import total_norm
+from jetlit.training.gradients import global_norm
 
 Row = dict[str, Any]
 Result = TypeVar("Result")
@@ -95,7 +95,7 @@ class OptimizerNorms(lightning.Callback):
         weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         states = [optimizer.state[weight] for weight in weights if optimizer.state[weight]]
         tensors = [weights, [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]]
-        return [float(total_norm(tensor.detach() for tensor in each)) for each in tensors if each]
+        return [float(global_norm(tensor.detach() for tensor in each)) for each in tensors if each]
 
 
 def adamw(groups: Any) -> torch.optim.Optimizer:

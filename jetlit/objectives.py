@@ -6,12 +6,15 @@ that nothing of that size is kept, and a frozen head costs no weight gradient. L
 accumulate them), their gradients have the dtype of the products. Losses are in nats per token.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jetlit_kernels import cross_entropy_with_gradient, kl_with_gradient, relative_error_with_gradient
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from jetlit.models import JetNemotronModel
 
 IGNORED = -100
 """The label that counts in no objective, as in `torch.nn.functional.cross_entropy`."""
@@ -40,6 +43,51 @@ def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
         )
     needs_grad = torch.is_grad_enabled() and student.requires_grad
     return _RelativeError.apply(student, teacher.detach(), needs_grad)
+
+
+@dataclass(frozen=True)
+class Lockstep:
+    """The states of a student and its teacher on one batch.
+
+    Attributes:
+        student_hidden: [B, T, H] after the student's final norm.
+        teacher_hidden: [B, T, H] after the teacher's final norm, without gradient.
+        feature_error: Scalar, the mean over layers of the `relative_error` between the layers' outputs; 0 if it was
+            not asked for.
+    """
+
+    student_hidden: Tensor
+    teacher_hidden: Tensor
+    feature_error: Tensor
+
+
+def run_in_lockstep(
+    student: JetNemotronModel, teacher: JetNemotronModel, input_ids: Tensor, features: bool = True
+) -> Lockstep:
+    """Run a student and its frozen teacher over a batch layer by layer, so that no teacher state is stored.
+
+    Args:
+        student: With as many layers as the teacher.
+        teacher: Runs without gradients.
+        input_ids: [B, T].
+        features: Whether to compare the outputs of each layer.
+    """
+    student_hidden = student.embed(input_ids)
+    student_inputs = student.layer_inputs(student_hidden)
+    with torch.no_grad():
+        teacher_hidden = teacher.embed(input_ids)
+        teacher_inputs = teacher.layer_inputs(teacher_hidden)
+    errors = []
+    for student_layer, teacher_layer in zip(student.layers, teacher.layers, strict=True):
+        student_hidden = student_layer(student_hidden, student_inputs)
+        with torch.no_grad():
+            teacher_hidden = teacher_layer(teacher_hidden, teacher_inputs)
+        if features:
+            errors.append(relative_error(student_hidden, teacher_hidden))
+    with torch.no_grad():
+        teacher_hidden = teacher.norm(teacher_hidden)
+    feature_error = torch.stack(errors).mean() if features else student_hidden.new_zeros(())
+    return Lockstep(student.norm(student_hidden), teacher_hidden, feature_error)
 
 
 def chunked_cross_entropy(hidden: Tensor, head_weight: Tensor, labels: Tensor, chunk: int = 1024) -> Tensor:

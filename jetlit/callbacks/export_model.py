@@ -1,8 +1,5 @@
-"""The trained model as a Hugging Face directory."""
+"""The trained model as a Hugging Face folder."""
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +9,27 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import PreTrainedTokenizerBase
 
-from jetlit.errors import UserError
-from jetlit.recipes.precision import widened
-from jetlit.recipes.sharding import is_sharded
+from jetlit.files import atomic_folder
+from jetlit.training.fsdp import is_sharded
+from jetlit.training.precision import widened
 
 
 class ExportModel(Callback):
-    """Writes the model and its tokenizer at fit end.
+    """Writes the model at the end of a fit, with the tokenizer of the data module if it has one.
 
-    The folder appears whole or not at all: it is filled under another name and then renamed.
+    The folder appears whole or not at all. Nothing is written under `fast_dev_run`.
 
     Args:
-        folder: the directory to write; an earlier one is replaced.
+        folder: The folder to write. An earlier one is replaced.
     """
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write `folder`."""
+        """Write the folder."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         model: Any = pl_module.model
         weights = widened(gather_weights(trainer)) if is_sharded(model) else None  # every process takes part
@@ -41,7 +40,7 @@ class ExportModel(Callback):
 
 
 def gather_weights(trainer: Trainer) -> dict[str, Tensor]:
-    """The whole weights of a sharded model, on the CPU of the first process; the others get an empty dictionary."""
+    """Return the whole weights of a sharded model on the CPU of the first process, and nothing on the others."""
     recipe: Any = trainer.strategy.model
     weights: dict[str, Any] = get_model_state_dict(
         recipe, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -52,38 +51,19 @@ def gather_weights(trainer: Trainer) -> dict[str, Tensor]:
 def write_model(
     model: Any, tokenizer: PreTrainedTokenizerBase | None, folder: Path, weights: dict[str, Tensor] | None = None
 ) -> None:
-    """Write a model (anything with `save_pretrained`) and its tokenizer to `folder`, replacing it at once.
+    """Write a model and its tokenizer to a folder, replacing it at once.
 
     Args:
-        model: what to write.
-        tokenizer: written beside it; None: none.
-        folder: the directory.
-        weights: in place of the model's own, where those are sharded.
+        model: Anything with `save_pretrained`.
+        tokenizer: Written beside it unless None.
+        folder: The folder to write.
+        weights: Whole weights in place of the model's own, for a sharded model.
 
     Raises:
-        UserError: the file system refused the write.
+        UserError: The file system refused the write.
     """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        try:
-            settings = {} if weights is None else {"state_dict": weights}
-            model.save_pretrained(temporary, **settings)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(temporary)
-            temporary.chmod(0o755)
-            _replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"Could not write {folder} ({error}): free some space or choose another folder.") from error
-
-
-def _replace(new: Path, folder: Path) -> None:
-    """Put `new` in `folder`'s place; a directory cannot be replaced in one step, so the old one steps aside first."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with atomic_folder(folder) as written:
+        written.mkdir(exist_ok=True)
+        model.save_pretrained(written, **({} if weights is None else {"state_dict": weights}))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(written)

@@ -1,4 +1,4 @@
-"""result.json of a fit."""
+"""The numbers of a fit."""
 
 import time
 from pathlib import Path
@@ -7,19 +7,18 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from jetlit.recipes.flat_sharding import whole_shape
-from jetlit.results import RESULT_FILE
+from jetlit.results import RESULT_FILE, Result
 
 
 class RunManifest(Callback):
-    """Gathers a fit's numbers, and writes result.json once all else is done.
+    """Keeps a fit's numbers and its time, that before a resume included, and offers them as a `Result`.
 
-    An old result.json is removed when the fit starts: its presence says that the stage is finished.
+    An old result.json is removed when a fit starts, since its presence says that the stage is finished.
 
     Args:
-        folder: the stage's folder.
-        stage: its name in result.json.
-        hash: what the stage is recognised by; by default the hash of the fit's own config.
+        folder: The stage's folder.
+        stage: Its name in result.json.
+        hash: Identifies the stage's config in result.json; None takes the hash of the fit's own config.
     """
 
     def __init__(self, folder: str, stage: str, hash: str | None = None) -> None:
@@ -32,35 +31,45 @@ class RunManifest(Callback):
 
     @property
     def seconds(self) -> float:
-        """Time the fit has taken, that before a resume included."""
+        """Seconds the fit has taken, those before a resume included."""
         return self._earlier + time.perf_counter() - self._start
 
     def state_dict(self) -> dict[str, Any]:
-        """The time taken goes on after a resume."""
+        """Return the seconds so far."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up where the checkpoint was written."""
+        """Restore the seconds."""
         self._earlier = state_dict["seconds"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start the clock and take back an old result."""
+        """Start the clock and remove an old result."""
         if stage == "fit":
             self._start = time.perf_counter()
-            if trainer.is_global_zero:
+            if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
                 (self.folder / RESULT_FILE).unlink(missing_ok=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count what was trained, for how long."""
+        """Count parameters and steps."""
         model: Any = pl_module.model
         parameters = list(model.parameters())
-        self.metrics["parameters"] = sum(whole_shape(p).numel() for p in parameters)
-        self.metrics["trainable_parameters"] = sum(whole_shape(p).numel() for p in parameters if p.requires_grad)
+        self.metrics["parameters"] = sum(p.numel() for p in parameters)
+        self.metrics["trainable_parameters"] = sum(p.numel() for p in parameters if p.requires_grad)
         self.metrics["steps"] = trainer.global_step
 
     def gather(self, trainer: Trainer) -> None:
-        """Add the trainer's present callback metrics, which its next loop resets."""
+        """Add the trainer's callback metrics, which its next loop resets. Learning rates are left out."""
         for name, value in trainer.callback_metrics.items():
-            if name.startswith("lr-"):
-                continue  # the schedule's, not a measurement
-            self.metrics[name] = value.item() if isinstance(value, torch.Tensor) else float(value)
+            if not name.startswith("lr-"):
+                self.metrics[name] = value.item() if isinstance(value, torch.Tensor) else float(value)
+
+    def result(self, config: dict[str, Any], seed: int | None, decision: Any) -> Result:
+        """Return the numbers gathered so far.
+
+        Args:
+            config: The resolved config, JSON values only.
+            seed: Seed of the whole fit.
+            decision: What the fit decided, such as {"model": "model"}.
+        """
+        metrics = dict(sorted(self.metrics.items()))
+        return Result(self.stage, config, metrics, decision=decision, seed=seed, seconds=self.seconds)

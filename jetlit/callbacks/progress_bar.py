@@ -8,26 +8,26 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 
 class StepProgressBar(TQDMProgressBar):
-    """Counts to the fit's last step, so that rate and time left are those of the fit, whatever an epoch's length.
+    """Counts to the last step of the fit, whose rate and remaining time it shows whatever the length of an epoch.
 
     Args:
-        refresh_rate: batches from one redraw to the next.
+        refresh_rate: Batches from one redraw to the next.
     """
 
     def __init__(self, refresh_rate: int = 10) -> None:
         super().__init__(refresh_rate=refresh_rate)
 
     def init_train_tqdm(self) -> Tqdm:
-        """A bar that begins where a resumed fit goes on."""
+        """Return a bar that begins where a resumed fit does."""
         bar = super().init_train_tqdm()
         bar.set_description("Training", refresh=False)
-        batches_a_step = self.trainer.accumulate_grad_batches
-        bar.total = None if self.trainer.max_steps < 0 else self.trainer.max_steps * batches_a_step
-        bar.initial = bar.n = self.trainer.global_step * batches_a_step
+        batches_per_step = self.trainer.accumulate_grad_batches
+        bar.total = None if self.trainer.max_steps < 0 else self.trainer.max_steps * batches_per_step
+        bar.initial = bar.n = self.trainer.global_step * batches_per_step
         return bar
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
-        """Epochs do not show."""
+        """Show no epochs."""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -39,7 +39,7 @@ class StepProgressBar(TQDMProgressBar):
             bar.set_postfix(self.get_metrics(trainer, pl_module))
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:  # type: ignore[override]
-        """The logged numbers without Lightning's version number."""
+        """Return the logged numbers without Lightning's version number."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics

@@ -61,7 +61,7 @@ def run_fit(argv: Sequence[str]) -> FitCLI:
         cli.evaluate(argv[0])
         return cli
     result = cli.fit()
-    if cli.trainer.is_global_zero and not cli.trainer.fast_dev_run:
+    if cli.trainer.is_global_zero and not cli.is_dev_run:
         write_result(cli.folder, result, cli.config.manifest.hash)
     return cli
 

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import json
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -119,10 +119,10 @@ def parse_arguments(function: Callable[..., None], argv: list[str]) -> dict[str,
     return dict(parser.instantiate(parse_config(parser, split(argv).merged())).as_dict())
 
 
-def resolved_arguments(function: Callable[..., None], argv: list[str]) -> Mapping[str, Any]:
+def resolved_arguments(function: Callable[..., None], argv: list[str]) -> dict[str, Any]:
     """Return the function's arguments as JSON values, without `hash`, which does not affect the result."""
     parser = arguments_parser(function, "")
     config = parse_config(parser, split(argv).merged())
-    arguments = json.loads(parser.dump(config, skip_unset=False, format="json"))
+    arguments: dict[str, Any] = json.loads(parser.dump(config, skip_unset=False, format="json"))
     arguments.pop("hash", None)
     return arguments

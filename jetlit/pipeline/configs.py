@@ -117,7 +117,7 @@ def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
             target[where] = target.get(where, []) + _as_list(value)
             continue
         target.pop(f"{key}+", None)
-        present = target.get(key)
+        present: Any = target.get(key)
         if isinstance(value, str) and _is_class(present) and _last(present.get("class_path", value)) == _last(value):
             value = _class_named(value)
         if not isinstance(value, Mapping):

@@ -11,10 +11,10 @@ import torch
 from jetlit_data import load_tokenizer
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from jetlit.callbacks import last_checkpoint
 from jetlit.callbacks.export_model import write_model
 from jetlit.errors import UserError
 from jetlit.pipeline.fit import FitCLI, FitConfig
+from jetlit.training import last_checkpoint
 
 # One process builds the model, whatever the fit ran on.
 _HERE = {
@@ -24,6 +24,7 @@ _HERE = {
     "trainer.accelerator": "cpu",
     "trainer.precision": "32-true",
     "trainer.logger": False,
+    "trainer.plugins": None,
 }
 
 

@@ -26,22 +26,20 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import jetlit.datamodules  # noqa: F401 (YAML names its class without the module)
 from jetlit.callbacks import (
-    AtomicCheckpointIO,
     ExportModel,
     NanGuard,
     RunManifest,
     StageCheckpoint,
-    StageLogger,
     StepProgressBar,
     TaskScores,
     Throughput,
-    last_checkpoint,
 )
 from jetlit.errors import UserError
 from jetlit.pipeline.config_errors import one_sentence
 from jetlit.pipeline.configs import Overrides, merge_configs, parse_config
 from jetlit.recipes import Recipe
 from jetlit.results import Result
+from jetlit.training import AtomicCheckpointIO, StageLogger, last_checkpoint
 
 _FOLDER = "${run_dir}/${stage}"
 # Reading a checkpoint unpickles it, which runs what its author put there: these stores hold one's own files.
@@ -201,6 +199,11 @@ class FitCLI(LightningCLI):
         """The stage's folder."""
         return Path(self.config.run_dir) / self.config.stage
 
+    @property
+    def is_dev_run(self) -> bool:
+        """Whether this is Lightning's `fast_dev_run`, which leaves no files and no result."""
+        return bool(self.config.trainer.fast_dev_run)
+
     def resolved(self) -> dict[str, Any]:
         """Return the config as JSON values, without what does not affect the result: ckpt_path and the hash."""
         config = json.loads(self.parser.dump(self.config, skip_unset=False, format="json"))
@@ -222,18 +225,11 @@ class FitCLI(LightningCLI):
         manifest = self.config_init.manifest
         self._call("fit", checkpoint)
         manifest.gather(self.trainer)
-        if not self.trainer.fast_dev_run:
+        if not self.is_dev_run:
             # Measured anew on the final weights, so that the numbers do not depend on when the fit was interrupted.
             self._call("validate", None, verbose=False)
             manifest.gather(self.trainer)
-        return Result(
-            stage=manifest.stage,
-            config=self.resolved(),
-            metrics=dict(sorted(manifest.metrics.items())),
-            decision={"model": "model"},
-            seed=self.config.seed_everything,
-            seconds=manifest.seconds,
-        )
+        return manifest.result(self.resolved(), self.config.seed_everything, decision={"model": "model"})
 
     def evaluate(self, loop: str) -> None:
         """Run the loop "validate" or "test" on a checkpoint and print its losses."""
@@ -255,7 +251,7 @@ class FitCLI(LightningCLI):
     def _checkpoint_to_resume(self) -> str | None:
         folder, asked = Path(self.config.checkpoint.dirpath), self.config.ckpt_path
         last = last_checkpoint(folder)
-        if self.trainer.fast_dev_run:
+        if self.is_dev_run:
             return None if asked in (None, "none", "last") else _existing(asked)
         if asked is None and last is not None:
             raise UserError(
@@ -296,16 +292,19 @@ def _class_of(class_path: str) -> type:
 
 def _with_folder(logger: Any) -> Any:
     """Give a logger that takes a folder the stage's, unless it has one."""
+    if isinstance(logger, str) and logger[:1] in ("[", "{"):
+        logger = yaml.safe_load(logger)
     if isinstance(logger, list):
         return [_with_folder(item) for item in logger]
-    spec = {"class_path": logger} if isinstance(logger, str) else logger
-    name = spec.get("class_path") if isinstance(spec, dict) else None
-    kind = getattr(loggers, name or "", None) or (_class_of(name) if "." in (name or "") else None)
-    if kind is None:
-        return logger
+    spec: Any = {"class_path": logger} if isinstance(logger, str) else logger
+    try:
+        name = spec["class_path"]
+        parameters = inspect.signature(_class_of(name if "." in name else f"{loggers.__name__}.{name}")).parameters
+    except (TypeError, LookupError, ImportError, AttributeError):
+        return logger  # true, or a class that jsonargparse knows better
     folders = {"save_dir": _FOLDER, "folder": f"{_FOLDER}/tensorboard"}
-    taken = {key: folders[key] for key in inspect.signature(kind).parameters if key in folders}
-    return spec | {"init_args": taken | spec.get("init_args", {})}
+    taken = {key: folder for key, folder in folders.items() if key in parameters}
+    return {**spec, "init_args": taken | spec.get("init_args", {})}
 
 
 def _restore_defaults(config: Any, given: Any) -> None:

@@ -1,12 +1,15 @@
-"""Pre-training a small full-attention decoder, the teacher of the demo."""
+"""Pre-training of a small full-attention decoder, the teacher of the demo."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Literal
 
-from torch import nn
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import AdamW
 
 from jetlit.models import JetNemotronConfig, JetNemotronForCausalLM
-from jetlit.recipes.language_modelling import LanguageModelling
+from jetlit.recipes.base import Recipe
 
 
 @dataclass
@@ -14,16 +17,16 @@ class DecoderShape:
     """A Qwen2-style decoder: grouped-query attention with biases, rotary positions, gated MLP, RMSNorm.
 
     Args:
-        vocab_size: tokens.
-        hidden_size: width of the residual stream.
-        intermediate_size: width of the MLP.
-        num_hidden_layers: layers.
-        num_attention_heads: query heads.
-        num_key_value_heads: key and value heads, shared by groups of query heads.
-        max_position_embeddings: longest context meant.
-        rope_theta: base of the rotary frequencies.
-        initializer_range: standard deviation of the weights at the start.
-        tie_word_embeddings: whether the head is the embedding.
+        vocab_size: Number of tokens.
+        hidden_size: Width of the residual stream.
+        intermediate_size: Width of the MLP.
+        num_hidden_layers: Number of layers.
+        num_attention_heads: Number of query heads.
+        num_key_value_heads: Number of key and value heads; groups of query heads share one.
+        max_position_embeddings: Longest context the model is meant for.
+        rope_theta: Base of the rotary frequencies.
+        initializer_range: Standard deviation of the initial weights.
+        tie_word_embeddings: Whether the head is the embedding.
     """
 
     vocab_size: int
@@ -38,21 +41,46 @@ class DecoderShape:
     tie_word_embeddings: bool = True
 
 
-class Pretraining(LanguageModelling):
+class Pretraining(Recipe):
     """Next-token training of a full-attention decoder from random weights.
 
     Args:
-        decoder: its shape.
-        kwargs: see `Recipe`.
+        decoder: The shape of the decoder.
+        optimizer: Makes the optimizer from parameter groups.
+        scheduler: Makes the learning-rate schedule, which advances once a step; None keeps the rate.
+        seed: Seed of the initial weights. None takes that of `seed_everything`.
+        chunk: Tokens whose logits are held at a time.
+        activation_checkpointing: What the backward pass computes again: "mlp" (insides of MLPs), True (whole layers).
+        compile: Compile norms, residuals, MLPs and attention's projections with torch.compile.
+        reshard_after_forward: Under FSDP2, gather the weights of a layer for each pass instead of keeping them.
     """
 
-    def __init__(self, decoder: DecoderShape, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.decoder = decoder
+    def __init__(
+        self,
+        decoder: DecoderShape,
+        optimizer: OptimizerCallable = AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+        seed: int | None = None,
+        chunk: int = 1024,
+        activation_checkpointing: bool | Literal["mlp"] = False,
+        compile: bool = False,
+        reshard_after_forward: bool = False,
+    ) -> None:
+        super().__init__(optimizer, scheduler, seed, chunk, activation_checkpointing, compile, reshard_after_forward)
+        self.decoder = DecoderShape(**decoder) if isinstance(decoder, Mapping) else decoder
 
     def build(self) -> nn.Module:
-        """A decoder with "attn" in every layer."""
+        """Return a decoder with "attn" in every layer."""
         shape = asdict(self.decoder)
         rope = {"rope_type": "default", "rope_theta": shape.pop("rope_theta")}
         layer_types = ["attn"] * self.decoder.num_hidden_layers
         return JetNemotronForCausalLM(JetNemotronConfig(**shape, rope_parameters=rope, layer_types=layer_types))
+
+    def losses(self, input_ids: Tensor) -> dict[str, Tensor]:
+        """Return the cross entropy, as objective and as `loss`."""
+        loss = self.next_token_loss(input_ids)
+        return {"objective": loss, "loss": loss}
+
+    def held_out_losses(self, input_ids: Tensor, batch_idx: int) -> dict[str, Tensor]:
+        """Return the cross entropy, `loss`."""
+        return {"loss": self.next_token_loss(input_ids)}

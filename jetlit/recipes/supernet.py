@@ -1,66 +1,115 @@
-"""Training the once-for-all super network that the placement search explores."""
+"""Training of the once-for-all super network that the placement search explores."""
 
-from typing import Any
+from typing import Any, Literal
 
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torch.optim import AdamW
 
-from jetlit.models import SuperNetwork, freeze_all_but_mixers
-from jetlit.recipes.mixer_training import MixerTraining
+from jetlit.errors import UserError
+from jetlit.models import JetNemotronForCausalLM, SuperNetwork, freeze_all_but_mixers
+from jetlit.objectives import run_in_lockstep
+from jetlit.recipes.base import Recipe
+from jetlit.training.teacher import FrozenTeacher, fit_to_teacher
 
 
-class SuperNetworkTraining(MixerTraining):
-    """Each step trains one random path through the layers' alternatives (paper, section 2, step 1).
+class SuperNetworkTraining(Recipe):
+    """Training of one random path a step through the layers' alternatives (paper, section 2: step 1).
 
-    Every layer holds its full attention and the alternatives; embeddings, MLPs, norms and head stay as they are. All
-    ranks train the same path.
+    Every layer holds its full attention and the alternatives; only these token mixers learn, towards the frozen
+    teacher. All processes train the same path. The objective is `feature_weight` · feature + `kl_weight` · kl.
+    `feature` is the mean relative squared error between the outputs of the layers, `kl` is KL(teacher ‖ student) in
+    nats per token. Held out, both are logged, and `loss`, the path's cross entropy in nats per token.
 
     Args:
-        teacher: see `TaughtRecipe`.
-        alternatives: blocks that a layer may run in place of full attention.
-        block_configs: constructor arguments by block name.
-        train_attention: False leaves the full-attention paths as they are in the teacher.
-        even_budgets: train paths of few and of many full-attention layers as often as those of half, see
-            `SuperNetwork.sample_active_subnet`.
-        feature_weight: see `MixerTraining`.
-        kl_weight: see `MixerTraining`.
-        kwargs: see `MixerTraining`.
+        teacher: Folder or hub name of the teacher (Llama, Qwen2, Qwen3 or a checkpoint of this project), or a loaded
+            model, which is frozen in place.
+        alternatives: Blocks that a layer may run in place of full attention; None is ["gla"].
+        block_configs: Constructor arguments by block name.
+        train_attention: Whether the full-attention paths learn too.
+        even_budgets: Draw the number of full-attention layers of a path evenly; otherwise each layer is drawn by
+            itself, and most paths have about half (`SuperNetwork.sample_active_subnet`).
+        feature_weight: Weight of the feature error in the objective.
+        kl_weight: Weight of the KL in the objective.
+        fit_tokens: Tokens of the first training sequences, over all processes, to which the output projections of new
+            linear blocks are fitted before training (`jetlit.models.fit_outputs`). 0 leaves what they inherit, as does
+            a fit on plain data loaders.
+        shard_teacher: Under FSDP2, spread the teacher's layers over processes too.
+        optimizer: Makes the optimizer from parameter groups.
+        scheduler: Makes the learning-rate schedule, which advances once a step; None keeps the rate.
+        seed: Seed of paths and new weights. A step's path depends on this and the step alone, so that a resumed run
+            equals an undisturbed one. None takes that of `seed_everything`.
+        chunk: Tokens whose logits are held at a time.
+        activation_checkpointing: What the backward pass computes again: "mlp" (insides of MLPs), True (whole layers).
+        compile: Compile norms, residuals, MLPs and attention's projections with torch.compile.
+        reshard_after_forward: Under FSDP2, gather the weights of a layer for each pass instead of keeping them.
+
+    Raises:
+        UserError: A weight is negative, or both are zero.
     """
+
+    teacher: FrozenTeacher
 
     def __init__(
         self,
-        teacher: str,
+        teacher: str | JetNemotronForCausalLM,
         alternatives: list[str] | None = None,
         block_configs: dict[str, dict[str, Any]] | None = None,
         train_attention: bool = True,
         even_budgets: bool = False,
         feature_weight: float = 1.0,
         kl_weight: float = 0.0,
-        **kwargs: Any,
+        fit_tokens: int = 32_768,
+        shard_teacher: bool = False,
+        optimizer: OptimizerCallable = AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+        seed: int | None = None,
+        chunk: int = 1024,
+        activation_checkpointing: bool | Literal["mlp"] = False,
+        compile: bool = False,
+        reshard_after_forward: bool = False,
     ) -> None:
-        super().__init__(teacher, feature_weight, kl_weight, **kwargs)
+        super().__init__(optimizer, scheduler, seed, chunk, activation_checkpointing, compile, reshard_after_forward)
+        if min(feature_weight, kl_weight) < 0 or feature_weight + kl_weight == 0:
+            raise UserError("feature_weight and kl_weight must not be negative, and one of them must be above zero.")
+        self.teacher = FrozenTeacher(teacher, shard_teacher)
         self.alternatives = tuple(alternatives or ("gla",))
         self.block_configs = block_configs
         self.train_attention = train_attention
         self.even_budgets = even_budgets
+        self.feature_weight = feature_weight
+        self.kl_weight = kl_weight
+        self.fit_tokens = fit_tokens
 
     def build(self) -> nn.Module:
-        """The super network, only its token mixers trainable, all of it in float32."""
-        network = SuperNetwork(self.load_frozen_teacher(), self.alternatives, self.block_configs).float()
-        self.fit_to_teacher(network)
+        """Return the super network in float32 with trainable token mixers and all else frozen."""
+        network = SuperNetwork(self.teacher.model, self.alternatives, self.block_configs).float()
+        fit_to_teacher(network, self.teacher, self._trainer, self.fit_tokens)
         freeze_all_but_mixers(network.causal_lm)
         if not self.train_attention:
             network.freeze_attention()
         return network
 
     def losses(self, input_ids: Tensor) -> dict[str, Tensor]:
-        """Losses of this step's path."""
+        """Sample this step's path; return the terms that have a weight, and their weighted sum as objective."""
         generator = self.generator("path", self.global_step)
         path = self.model.sample_active_subnet(generator, self.even_budgets)
         while not self.train_attention and set(path) == {"attn"}:  # nothing in it would learn
             path = self.model.sample_active_subnet(generator, self.even_budgets)
-        return super().losses(input_ids)
+        states = run_in_lockstep(self.model.model, self.teacher.model.model, input_ids, self.feature_weight > 0)
+        terms, objective = {}, torch.zeros((), device=input_ids.device)
+        if self.feature_weight > 0:
+            terms["feature"] = states.feature_error
+            objective = objective + self.feature_weight * terms["feature"]
+        if self.kl_weight > 0:
+            terms["kl"] = self.kl(states)
+            objective = objective + self.kl_weight * terms["kl"]
+        return {"objective": objective, **terms}
 
     def held_out_losses(self, input_ids: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """Losses of a path that belongs to the batch's number, so that two validations compare the same paths."""
+        """Return cross entropy, feature error and KL of a path that depends on the batch's number alone."""
         self.model.sample_active_subnet(self.generator("held-out path", batch_idx), self.even_budgets)
-        return super().held_out_losses(input_ids, batch_idx)
+        states = run_in_lockstep(self.model.model, self.teacher.model.model, input_ids)
+        loss = self.cross_entropy(states.student_hidden, input_ids)
+        return {"loss": loss, "feature": states.feature_error, "kl": self.kl(states)}

@@ -88,10 +88,10 @@ def test_the_fits_of_the_further_study(studied):
             f"continued_seed{seed}": ("FullTraining", None, "teacher/model", 1e-3, 750, seed),
             f"continued_2_times_seed{seed}": ("FullTraining", None, "teacher/model", 1e-3, 1500, seed),
             f"continued_again_seed{seed}": ("FullTraining", None, teacher, 1e-3, 750, seed + 1),
-            f"taught_seed{seed}": ("TaughtFullTraining", teacher, start, 2e-3, 688, seed),
+            f"taught_seed{seed}": ("FullTraining", teacher, start, 2e-3, 688, seed),
             f"adapted_stage1_seed{seed}": ("Distillation", teacher, None, 2e-3, 62, seed),
             f"adapted_seed{seed}": ("FullTraining", None, adapted, 2e-3, 688, seed),
-            f"adapted_taught_seed{seed}": ("TaughtFullTraining", teacher, adapted, 2e-3, 688, seed),
+            f"adapted_taught_seed{seed}": ("FullTraining", teacher, adapted, 2e-3, 688, seed),
             f"long_seed{seed}": ("FullTraining", None, start, 2e-3, 1438, seed),
         }
     assert {name: fits.recipe(name) for name in fits.configs} == expected

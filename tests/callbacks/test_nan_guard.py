@@ -4,10 +4,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from jetlit.callbacks import last_checkpoint
 from jetlit.cli.fit import open_fit
 from jetlit.errors import UserError
 from jetlit.results import read_result
+from jetlit.training import last_checkpoint
 from tests.recipes import tiny
 
 

@@ -9,17 +9,16 @@ import time
 
 import pytest
 import torch
-from jetlit.callbacks.units import unit_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.flop_counter import FlopCounterMode
 
-from jetlit.callbacks import AtomicCheckpointIO, BackgroundCheckpointIO, last_checkpoint
 from jetlit.callbacks.export_model import write_model
 from jetlit.callbacks.throughput import training_flops_per_token
 from jetlit.cli.fit import main, open_fit, run_fit
 from jetlit.errors import UserError
 from jetlit.recipes import Pretraining
-from jetlit.results import read_result
+from jetlit.results import read_result, unit_of
+from jetlit.training import AtomicCheckpointIO, BackgroundCheckpointIO, last_checkpoint
 from tests.recipes import tiny
 
 

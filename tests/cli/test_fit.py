@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from jetlit.callbacks import last_checkpoint
 from jetlit.cli import main
 from jetlit.cli.fit import open_fit, run_fit
 from jetlit.errors import UserError
 from jetlit.pipeline.consolidate import ConsolidateConfig, consolidate
 from jetlit.results import config_hash, read_result
+from jetlit.training import last_checkpoint
 from tests.recipes import tiny
 
 

@@ -22,8 +22,7 @@ from jetlit.pipeline.ranking import RankingConfig
 from jetlit.pipeline.report.report import ReportConfig
 from jetlit.pipeline.stages import STAGES, plan
 from jetlit.pipeline.teacher import TeacherConfig
-from jetlit.recipes import Distillation, FullTraining, Pretraining, SuperNetworkTraining, TaughtFullTraining
-from jetlit.recipes.flat_sharding import FlatShardingStrategy
+from jetlit.recipes import Distillation, FullTraining, Pretraining, SuperNetworkTraining
 from jetlit.search.grid import PAPER_GRID, state_size_rows
 from jetlit.tasks.suites import Suite
 
@@ -50,7 +49,7 @@ SUBCOMMANDS = {
 # The file of tasks that follows a subcommand's own.
 TASKS = {"smollm2_135m": {"placement": "placement_tasks", "blocks": "tasks", "hardware": "tasks"}}
 CASES = [(scale, name) for scale, names in SUBCOMMANDS.items() for name in names]
-STRATEGIES = {"ddp": DDPStrategy, "fsdp2": ModelParallelStrategy, "fsdp": FlatShardingStrategy}
+STRATEGIES = {"ddp": DDPStrategy, "fsdp2": ModelParallelStrategy}
 HERE = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
 QWEN = {"vocab_size": 151936, "num_key_value_heads": 2, "tie_word_embeddings": True}
 TEACHERS = {
@@ -81,7 +80,7 @@ def test_no_config_is_left_untested():
 def test_a_fit_is_instantiated(scale, stage, tmp_path):
     cli = open_fit(arguments(scale, stage, "--run_dir", str(tmp_path), *HERE))
     kinds = {"teacher": Pretraining, "supernet": SuperNetworkTraining, "stage2": FullTraining}
-    kinds["stage2_taught"] = TaughtFullTraining
+    kinds["stage2_taught"] = FullTraining
     assert type(cli.model) is kinds.get(stage, Distillation)
     assert cli.config.stage == stage and cli.trainer.max_steps > 0
     assert all(str(tmp_path) in corpus.path for corpus in cli.datamodule.corpora)

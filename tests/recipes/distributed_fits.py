@@ -16,11 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.tensor import DTensor
 
-from jetlit.callbacks import AtomicCheckpointIO, last_checkpoint
 from jetlit.cli.fit import open_fit, run_fit
 from jetlit.errors import UserError
 from jetlit.pipeline.fit import FitCLI
-from tests.recipes import flat_sharding_on_cpu, tiny
+from jetlit.training import AtomicCheckpointIO, last_checkpoint
+from tests.recipes import tiny
 
 CONFIGS = Path(__file__).parents[2] / "configs/strategy"
 STEPS = "6"
@@ -168,8 +168,6 @@ ENDS = {"well": finish, "stopped": stop, "terminated": terminate, "spoiled": spo
 def main(run_dir: Path, plan: list[dict[str, Any]], processes: int, nodes: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork has its launcher's handler
     torch.set_num_threads(1)
-    if not torch.cuda.is_available():
-        flat_sharding_on_cpu.make_right()
     for job in plan:
         options = list(job["options"])
         if nodes > 1:

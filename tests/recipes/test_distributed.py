@@ -9,11 +9,11 @@ import shutil
 import pytest
 import torch
 
-from jetlit.callbacks import last_checkpoint
 from jetlit.errors import UserError
 from jetlit.models import SuperNetwork, load_model
 from jetlit.pipeline.consolidate import ConsolidateConfig, consolidate
 from jetlit.results import read_result
+from jetlit.training import last_checkpoint
 from tests.recipes import distributed_fits, tiny
 from tests.recipes.distributed_fits import by_one, curve, launch, stopped_by_one
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(600)  # the first test waits for all fits, besi
 ACCUMULATION = ["--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.5"]
 BACKGROUND = [*ACCUMULATION, tiny.BACKGROUND]
 SHARDED = ["--trainer.strategy.save_distributed_checkpoint", "true"]
-STRATEGIES = ("ddp", "fsdp2", "fsdp")
+STRATEGIES = ("ddp", "fsdp2")
 CLOSE = {"rel": 1e-4, "abs": 1e-6}
 
 
@@ -52,13 +52,11 @@ def run(finished_run, tmp_path_factory):
     plan += [
         accumulated | {"folder": "stage1_ddp", "strategy": "ddp"},
         accumulated | {"folder": "stage1_fsdp2", "options": spare},
-        background | {"folder": "stage1_fsdp", "strategy": "fsdp", "ends": "stopped"},
-        background | {"folder": "stage1_fsdp", "strategy": "fsdp", "options": [*BACKGROUND, "--ckpt_path", "last"]},
         accumulated | {"folder": "one_to_two", "options": [*ACCUMULATION, "--ckpt_path", "last"]},
         {"stage": "stage1", "strategy": "fsdp2", "folder": "mixed_fsdp2", "options": mixed},
         background | {"folder": "two_to_one", "ends": "stopped"},
         {"stage": "stage2", "strategy": "ddp", "folder": "spoiled", "options": [], "ends": "spoiled"},
-        {"stage": "stage2", "strategy": "fsdp", "folder": "spoiled_fsdp", "options": [], "ends": "spoiled"},
+        {"stage": "stage2", "strategy": "fsdp2", "folder": "spoiled_fsdp2", "options": [], "ends": "spoiled"},
         background | {"folder": "terminated", "ends": "terminated"},
         background | {"folder": "terminated", "options": [*BACKGROUND, "--ckpt_path", "last"]},
         accumulated | {"folder": "sharded", "options": [*ACCUMULATION, *SHARDED], "ends": "stopped"},
@@ -113,7 +111,7 @@ def test_a_checkpoint_changes_hands(run, folder):
     )
 
 
-@pytest.mark.parametrize("folder", ["spoiled", "spoiled_fsdp"])
+@pytest.mark.parametrize("folder", ["spoiled", "spoiled_fsdp2"])
 def test_what_is_bad_on_one_rank_is_skipped_on_all(run, folder):
     saved = sorted(path.name for path in (run / folder).glob("bad_batch*"))
     assert saved == ["bad_batch_step2_rank0.pt", "bad_batch_step2_rank1.pt"]
@@ -122,7 +120,7 @@ def test_what_is_bad_on_one_rank_is_skipped_on_all(run, folder):
     assert all(loss == loss for loss in losses[3:])
 
 
-@pytest.mark.parametrize("folder", ["sharded", "stage1_fsdp2", "supernet_ddp", "supernet_fsdp"])
+@pytest.mark.parametrize("folder", ["sharded", "stage1_fsdp2", "supernet_ddp", "supernet_fsdp2"])
 def test_any_checkpoint_is_consolidated(run, folder, tmp_path):
     assert last_checkpoint(run / folder / "checkpoints").is_dir() == (folder == "sharded")
     consolidate(ConsolidateConfig(str(run / folder), str(tmp_path / "model")))

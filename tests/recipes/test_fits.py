@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from jetlit.callbacks import last_checkpoint
 from jetlit.cli.fit import open_fit, run_fit
 from jetlit.models import SuperNetwork, load_model
 from jetlit.results import read_result
+from jetlit.training import last_checkpoint
 from tests.recipes import tiny
 
 

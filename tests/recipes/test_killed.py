@@ -13,8 +13,8 @@ import torch
 from jetlit_data import CorpusSpec, prepare
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jetlit.callbacks import last_checkpoint
 from jetlit.cli.fit import run_fit
+from jetlit.training import last_checkpoint
 from tests.recipes import tiny
 
 STEPS, EPOCH = 44, 25

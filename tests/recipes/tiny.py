@@ -26,7 +26,7 @@ CONFIG = {
     "trainer": {"accelerator": "cpu", "log_every_n_steps": 2, "max_steps": 6, "enable_progress_bar": False},
     "checkpoint": {"every_n_train_steps": 3},
 }
-BACKGROUND = "--trainer.plugins=[{class_path: jetlit.callbacks.BackgroundCheckpointIO}]"
+BACKGROUND = "--trainer.plugins=[{class_path: jetlit.training.BackgroundCheckpointIO}]"
 DECODER = {
     "vocab_size": VOCABULARY,
     "hidden_size": 16,
@@ -51,7 +51,7 @@ RECIPES = {
     },
     "stage2": {"class_path": "FullTraining", "init_args": {"student": "${run_dir}/stage1/model"}},
     "stage2_taught": {
-        "class_path": "TaughtFullTraining",
+        "class_path": "FullTraining",
         "init_args": {"teacher": "${run_dir}/teacher/model", "student": "${run_dir}/stage1/model"},
     },
 }

@@ -8,8 +8,8 @@ from torch import nn
 
 from jetlit.blocks import build_block
 from jetlit.errors import UserError
-from jetlit.recipes import WarmupCosine
-from jetlit.recipes.optimisation import parameter_groups
+from jetlit.training import WarmupCosine
+from jetlit.training.optimizer import parameter_groups
 
 
 def rates(steps, **settings):

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from jetlit.models import Architecture
 from jetlit.recipes import Distillation
-from jetlit.recipes.mean_losses import MeanLosses
+from jetlit.training.running_mean import RunningMeans
 
 WAITS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.lift_fresh.default, torch.ops.aten.nonzero.default}
 
@@ -45,7 +45,7 @@ class WatchedStep(Callback):
 
 
 def test_every_batch_counts_by_its_weight():
-    means = MeanLosses()
+    means = RunningMeans()
     generator = torch.Generator().manual_seed(0)
     losses, weights = torch.rand(5, 2, generator=generator), [3, 3, 1, 3, 2]
     for _ in range(2):  # the second time anew
@@ -61,7 +61,7 @@ def test_every_batch_counts_by_its_weight():
 
 
 def test_an_update_keeps_no_graph():
-    means, weight = MeanLosses(), torch.ones((), requires_grad=True)
+    means, weight = RunningMeans(), torch.ones((), requires_grad=True)
     means.update({"loss": 2 * weight}, 1)
     assert not means.take("train")["train/loss"].requires_grad
 

@@ -1,4 +1,4 @@
-"""How a decoder layer is run in training: what of it is compiled, what is computed twice to save memory."""
+"""Compilation and recomputation of decoder layers in training."""
 
 import functools
 
@@ -10,9 +10,9 @@ from jetlit.models.decoder_layer import DecoderLayer
 
 
 def compile_layer(layer: DecoderLayer) -> None:
-    """Compile what surrounds the token mixer, and attention's projections with their rotation.
+    """Compile what surrounds the token mixer, and the projections and rotation of attention.
 
-    Not the linear mixers: their kernels are compiled already, and a loop over chunks would be unrolled.
+    Linear mixers are left out: their kernels are compiled already, and a loop over chunks would be unrolled.
     """
     layer.input_layernorm.compile()
     layer.feed_forward = torch.compile(layer.feed_forward)  # type: ignore[method-assign]
@@ -22,9 +22,9 @@ def compile_layer(layer: DecoderLayer) -> None:
 
 
 def recompute_feed_forward(layer: DecoderLayer) -> None:
-    """Keep only the inputs of a layer's MLP for the backward pass, and make its gate and up products again.
+    """Keep only the input of a layer's MLP for the backward pass, and compute the gate and up products again.
 
-    Those two are the largest activations of a layer and among the cheapest to make: products and nothing else.
+    These are the largest activations of a layer and among the cheapest to compute.
     """
     layer.feed_forward = functools.partial(  # type: ignore[method-assign]
         checkpoint, layer.feed_forward, use_reentrant=False, preserve_rng_state=False

@@ -1,11 +1,11 @@
-"""TaughtFullTraining: its objective against plain float64 PyTorch, what learns by it, and what it refuses."""
+"""FullTraining with a teacher: its objective against plain float64 PyTorch, what learns by it, and what it refuses."""
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div
 
 from jetlit.errors import UserError
-from jetlit.recipes import TaughtFullTraining
+from jetlit.recipes import FullTraining
 from tests.models.small import prompts, small_model
 
 HYBRID = ["gated_delta_net", "attn", "swa"]
@@ -22,7 +22,7 @@ def models(tmp_path):
 
 def recipe(models, **options):
     """A recipe whose model is built; logits are held for fewer tokens at a time than there are."""
-    built = TaughtFullTraining(**models, chunk=13, **options)
+    built = FullTraining(**models, chunk=13, **options)
     built.configure_model()
     return built
 
@@ -73,4 +73,4 @@ def test_held_out_it_is_the_losses_without_weights_and_the_features(models):
 @pytest.mark.parametrize("kl_weight", [0.0, -1.0])
 def test_without_a_weight_the_teacher_is_refused(models, kl_weight):
     with pytest.raises(UserError, match="kl_weight must be above zero: FullTraining"):
-        TaughtFullTraining(**models, kl_weight=kl_weight)
+        FullTraining(**models, kl_weight=kl_weight)

@@ -1,18 +1,12 @@
 """bf16-mixed: frozen weights of a bfloat16 checkpoint stay bfloat16 in training, and cost no gradients of their own."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from torch.utils.flop_counter import FlopCounterMode
 
 from jetlit.cli.fit import open_fit, run_fit
-from jetlit.errors import UserError
 from jetlit.models import load_model
-from jetlit.recipes.flat_sharding import FlatShardingStrategy, check_strategy
-from jetlit.recipes.precision import may_narrow
 from tests.recipes import tiny
 
 MIXED = ["--trainer.precision", "bf16-mixed"]
@@ -60,25 +54,6 @@ def test_only_what_is_trained_has_float32_masters(run_dir, narrow):
 def test_frozen_weights_with_more_digits_keep_them(run_dir):
     _, types = fit(run_dir, *MIXED)
     assert torch.float32 in types.frozen
-
-
-@pytest.mark.parametrize(
-    ("strategy", "precision", "expected"),
-    [
-        (FlatShardingStrategy, "bf16-mixed", False),  # one flat parameter of a layer, of one type
-        (ModelParallelStrategy, "bf16-mixed", True),
-        (DDPStrategy, "bf16-mixed", True),
-        (DDPStrategy, "32-true", False),
-    ],
-)
-def test_where_frozen_weights_may_be_narrower(strategy, precision, expected):
-    assert may_narrow(SimpleNamespace(strategy=strategy(), precision=precision)) == expected
-
-
-def test_lightnings_own_flat_sharding_is_refused():
-    check_strategy(FlatShardingStrategy())
-    with pytest.raises(UserError, match=r"fsdp\.yaml"):
-        check_strategy(FSDPStrategy())
 
 
 def test_a_resumed_mixed_fit_equals_an_undisturbed_one(run_dir, narrow):

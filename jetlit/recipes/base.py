@@ -1,0 +1,231 @@
+"""What all recipes share: build, optimize, log and evaluate a decoder on batches of tokens."""
+
+import gc
+import hashlib
+import os
+from typing import Any, Literal
+
+import torch
+from jetlit_data import check_vocabulary
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import FSDPStrategy
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from jetlit.errors import UserError
+from jetlit.objectives import Lockstep, chunked_cross_entropy, chunked_kl
+from jetlit.training.arguments import KeepsArguments
+from jetlit.training.compilation import compile_layer, recompute_feed_forward
+from jetlit.training.fsdp import is_sharded, shard_layers, shard_recipe
+from jetlit.training.garbage_collection import freeze_gc
+from jetlit.training.logger import is_logged
+from jetlit.training.optimizer import name_states, parameter_groups
+from jetlit.training.precision import computes_in_bfloat16, narrow_frozen, widen_frozen
+from jetlit.training.running_mean import RunningMeans
+from jetlit.training.schedule import WarmupCosine
+from jetlit.training.teacher import FrozenTeacher
+from jetlit.training.termination import agree_on_termination
+
+Batch = dict[str, Tensor]
+
+
+class Recipe(KeepsArguments, LightningModule):
+    """A decoder trained on batches {"input_ids": [B, T]}. A subclass says how it is built and what its losses are.
+
+    Training losses are logged as `train/NAME`, averaged since the last logged step, and held-out losses as
+    `val/NAME`. A recipe with a `teacher` has it moved, cast and sharded beside the model.
+
+    `load_from_checkpoint` builds a recipe again. A checkpoint holds the arguments that are plain data (numbers, paths,
+    an `Architecture`). Pass the others again (models, the optimizer and the scheduler), and any that are to change.
+
+    Args:
+        optimizer: Makes the optimizer from parameter groups.
+        scheduler: Makes the learning-rate schedule, which advances once a step; None keeps the rate.
+        seed: Seed of every random choice. Choices depend on this and the step alone, so that a resumed run equals an
+            undisturbed one. None takes that of `seed_everything`.
+        chunk: Tokens whose logits are held at a time.
+        activation_checkpointing: What the backward pass computes again: "mlp" (insides of MLPs), True (whole layers).
+        compile: Compile norms, residuals, MLPs and attention's projections with torch.compile.
+        reshard_after_forward: Under FSDP2, gather the weights of a layer for each pass instead of keeping them.
+    """
+
+    teacher: FrozenTeacher | None = None
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable = AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+        seed: int | None = None,
+        chunk: int = 1024,
+        activation_checkpointing: bool | Literal["mlp"] = False,
+        compile: bool = False,
+        reshard_after_forward: bool = False,
+    ) -> None:
+        super().__init__()
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        self.chunk = chunk
+        self.activation_checkpointing = activation_checkpointing
+        self.compile_layers = compile
+        self.reshard_after_forward = reshard_after_forward
+        self.model: Any = None
+        self.train_losses = RunningMeans()
+        self.val_losses = RunningMeans()
+
+    # What a subclass gives.
+
+    def build(self) -> nn.Module:
+        """Return the model to train: a `JetNemotronForCausalLM` or a `SuperNetwork`."""
+        raise NotImplementedError
+
+    def losses(self, input_ids: Tensor) -> dict[str, Tensor]:
+        """Return scalars by name for a training batch [B, T]; "objective" is minimized."""
+        raise NotImplementedError
+
+    def held_out_losses(self, input_ids: Tensor, batch_idx: int) -> dict[str, Tensor]:
+        """Return scalars by name for the validation batch [B, T] of that number."""
+        raise NotImplementedError
+
+    # What losses are made of.
+
+    def cross_entropy(self, hidden: Tensor, input_ids: Tensor) -> Tensor:
+        """Return the next-token loss of final hidden states [B, T, H], in nats per token."""
+        return chunked_cross_entropy(hidden, self.model.lm_head.weight, input_ids, chunk=self.chunk)
+
+    def next_token_loss(self, input_ids: Tensor) -> Tensor:
+        """Run the model on [B, T] and return its next-token loss, in nats per token."""
+        return self.cross_entropy(self.model.model(input_ids, use_cache=False).last_hidden_state, input_ids)
+
+    def kl(self, states: Lockstep) -> Tensor:
+        """Return KL(teacher ‖ student) between next-token distributions, in nats per token."""
+        assert self.teacher is not None
+        heads = self.model.lm_head.weight, self.teacher.model.lm_head.weight
+        return chunked_kl(states.student_hidden, states.teacher_hidden, *heads, chunk=self.chunk)
+
+    def generator(self, *choice: int | str) -> torch.Generator:
+        """Return a generator that depends on the seed and `choice` (a step, a batch's number) alone."""
+        digest = hashlib.sha256(repr((self.seed, *choice)).encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)
+
+    # A step.
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the objective of a batch; log running means at logging steps."""
+        losses = self.losses(batch["input_ids"])
+        self.train_losses.update(losses, weight=len(batch["input_ids"]))
+        optimizer_steps = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        if optimizer_steps and is_logged(self.trainer, self.global_step + 1):
+            self.log_dict(self.train_losses.take("train"), prog_bar=True)
+        return losses["objective"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add up the held-out losses of a batch."""
+        losses = self.held_out_losses(batch["input_ids"], batch_idx)
+        self.val_losses.update(losses, weight=len(batch["input_ids"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the held-out means over all batches and processes."""
+        self.log_dict(self.val_losses.take("val"), prog_bar=True, sync_dist=True)
+
+    # `jetlit test` logs the same names.
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    # A fit.
+
+    def configure_model(self) -> None:
+        """Build the model once, at the first of fit, validate and test.
+
+        Raises:
+            UserError: The strategy is PyTorch's older FSDP.
+        """
+        if self.model is not None:
+            return
+        if self._trainer is not None and isinstance(self._trainer.strategy, FSDPStrategy):
+            raise UserError("Recipes do not train under FSDPStrategy: take configs/strategy/fsdp2.yaml in its place.")
+        # Lightning builds on the GPU under some strategies and on the CPU under others, which draw other numbers.
+        with torch.random.fork_rng([]), torch.device("cpu"):
+            torch.random.default_generator.manual_seed(self.seed)
+            self.model = self.build().train()
+        if self._trainer is not None and computes_in_bfloat16(self._trainer):
+            narrow_frozen(self.model)
+        teacher = None if self.teacher is None else self.teacher.model.model
+        if self.compile_layers:
+            for layer in [*self.model.model.layers, *(teacher.layers if teacher is not None else ())]:
+                compile_layer(layer)
+        if self.activation_checkpointing == "mlp":
+            for layer in self.model.model.layers:
+                recompute_feed_forward(layer)
+        elif self.activation_checkpointing:
+            self.model.model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self._device_mesh is not None:  # ModelParallelStrategy, that is FSDP2
+            mesh = self._device_mesh["data_parallel"]
+            shard_recipe(self, self.model.model, mesh, self.reshard_after_forward)
+            if self.teacher is not None and self.teacher.shard:
+                shard_layers(self.teacher.model.model, mesh)
+
+    def configure_optimizers(self) -> Any:
+        """Return the injected optimizer over the trainable parameters, and the injected schedule."""
+        optimizer = self.optimizer(parameter_groups(self.model))
+        if self.scheduler is None:
+            return optimizer
+        scheduler = self.scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise UserError("A recipe's schedule counts steps: choose one that needs no monitored value.")
+        # The few steps of fast_dev_run are shorter than any warm-up.
+        if isinstance(scheduler, WarmupCosine) and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            scheduler.end_at(self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does, but allow a fused optimizer under bf16, where no gradient scaler needs it unfused."""
+        fused = getattr(optimizer, "_step_supports_amp_scaling", False) and computes_in_bfloat16(self.trainer)
+        if fused and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            self.trainer.precision_plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def on_fit_start(self) -> None:
+        """Place the teacher, and check that the model has an embedding for each token of the data.
+
+        Raises:
+            UserError: The data's tokenizer does not fit the model.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if hasattr(data, "data_vocab_size"):
+            check_vocabulary(data.data_vocab_size, self.model.config.vocab_size)
+        self.on_validation_start()
+
+    def on_validation_start(self) -> None:
+        """Move the teacher to the model's device, in the dtype it computes in: autocast would cast it in every step."""
+        if self.teacher is not None:
+            self.teacher.to(self.device, torch.bfloat16 if computes_in_bfloat16(self.trainer) else None)
+
+    on_test_start = on_validation_start
+
+    def on_train_start(self) -> None:
+        """Replace Lightning's handling of SIGTERM, which is set up by now, and spare the garbage collector."""
+        agree_on_termination(self.trainer)
+        freeze_gc()
+
+    def on_train_end(self) -> None:
+        """Undo what served training alone. Sharded weights are widened when they are gathered."""
+        gc.unfreeze()
+        if not is_sharded(self.model):
+            widen_frozen(self.model)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the recipe's arguments, and name optimizer states so that any number of processes can resume."""
+        key = self.CHECKPOINT_HYPER_PARAMS_KEY
+        checkpoint[key] = self.plain_arguments | checkpoint.get(key, {})
+        if "optimizer_states" in checkpoint:
+            states = checkpoint["optimizer_states"]
+            checkpoint["optimizer_states"] = name_states(states, self.trainer.optimizers, self)

@@ -1,0 +1,7 @@
+"""What recipes stand on: sharding, optimizer and schedule, precision, checkpoints, termination."""
+
+from jetlit.training.checkpoints import AtomicCheckpointIO, BackgroundCheckpointIO, last_checkpoint
+from jetlit.training.logger import StageLogger
+from jetlit.training.schedule import WarmupCosine
+
+__all__ = ["AtomicCheckpointIO", "BackgroundCheckpointIO", "StageLogger", "WarmupCosine", "last_checkpoint"]
