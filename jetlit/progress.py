@@ -18,14 +18,14 @@ class RateColumn(ProgressColumn):
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """Returns the rate, or a dash before the first measurement."""
+        """Return the rate, or a dash before the first measurement."""
         speed = task.finished_speed or task.speed
         return Text("-" if speed is None else f"{speed:.1f} {self.unit}/s", style="progress.data.speed")
 
 
 @contextlib.contextmanager
 def progress_bar(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Shows a bar on standard error while the body runs.
+    """Show a bar on standard error while the body runs.
 
     Args:
         title: what is being done.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -111,18 +110,3 @@ def print_config(parser: ArgumentParser, config: Any, flags: list[str]) -> None:
     """
     print(parser.dump(config, skip_unset=False, skip_default="skip_default" in flags[-1]), end="")
     raise SystemExit(0)
-
-
-def parse_arguments(function: Callable[..., None], argv: list[str]) -> dict[str, Any]:
-    """Return the arguments that `call` would give the function, without running it."""
-    parser = arguments_parser(function, "")
-    return dict(parser.instantiate(parse_config(parser, split(argv).merged())).as_dict())
-
-
-def resolved_arguments(function: Callable[..., None], argv: list[str]) -> dict[str, Any]:
-    """Return the function's arguments as JSON values, without `hash`, which does not affect the result."""
-    parser = arguments_parser(function, "")
-    config = parse_config(parser, split(argv).merged())
-    arguments: dict[str, Any] = json.loads(parser.dump(config, skip_unset=False, format="json"))
-    arguments.pop("hash", None)
-    return arguments

@@ -55,7 +55,7 @@ def export(
         logger.info("Only jetlit can load this model: the released code lacks one of its blocks or settings.")
     with atomic_folder(out_dir) as written:
         model.save_pretrained(written)
-        if tokenizer is not None:
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
             tokenizer.save_pretrained(written)
     return Path(out_dir)
 

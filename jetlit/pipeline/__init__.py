@@ -1,1 +1,1 @@
-"""Stages of a run: what is finished is skipped, what changed is redone, what was interrupted goes on."""
+"""Typed stages (a config dataclass in, a Result out), runs made of them, and the report."""

@@ -7,6 +7,7 @@ MOVED = {
     "TaughtFullTraining": "FullTraining with `teacher`",
     "jetlit.callbacks.AtomicCheckpointIO": "jetlit.training.AtomicCheckpointIO",
     "jetlit.callbacks.BackgroundCheckpointIO": "jetlit.training.BackgroundCheckpointIO",
+    "jetlit.callbacks.StageLogger": "jetlit.training.StageLogger",
     "FlatShardingStrategy": "the strategy of configs/strategy/fsdp2.yaml",
     "jetlit.recipes.WarmupCosine": "jetlit.training.WarmupCosine",
     "jetlit.recipes.optimisation.WarmupCosine": "jetlit.training.WarmupCosine",

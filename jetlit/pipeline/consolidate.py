@@ -24,6 +24,7 @@ _HERE = {
     "trainer.accelerator": "cpu",
     "trainer.precision": "32-true",
     "trainer.logger": False,
+    "trainer.plugins": None,
 }
 
 

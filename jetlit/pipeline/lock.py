@@ -14,7 +14,7 @@ from jetlit.errors import UserError
 
 @contextlib.contextmanager
 def run_lock(run_dir: Path) -> Iterator[None]:
-    """Holds a run folder's lock while the body runs.
+    """Hold a run folder's lock while the body runs.
 
     The kernel drops the lock with the process that holds it, so a killed run leaves none behind. A record lock (lockf,
     not flock) is not inherited by forked data workers that outlive a killed run for a moment.

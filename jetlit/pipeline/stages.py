@@ -132,7 +132,7 @@ def plan(
         planned.append(
             PlannedStage(
                 stage,
-                tuple(name for kind in stage.reads if (name := sources[kind][0]) is not None),
+                tuple(maker for kind in stage.reads if (maker := sources[kind][0]) is not None),
                 {kind: given[kind] for kind in reads if kind in given and sources[kind][0] is None},
                 {f"{other.name}/{other.file}": path for other, path in left_out if other.name not in names},
             )

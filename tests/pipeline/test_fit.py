@@ -58,7 +58,7 @@ def test_an_option_below_a_class_that_no_file_names_is_kept(run_dir):
         ("CSVLogger", ["lightning_logs/version_0/metrics.csv"]),
         ("true", ["lightning_logs/version_0"]),
         ("false", []),
-        ("[CSVLogger, jetlit.callbacks.StageLogger]", ["lightning_logs/version_0/metrics.csv", "tensorboard"]),
+        ("[CSVLogger, jetlit.training.StageLogger]", ["lightning_logs/version_0/metrics.csv", "tensorboard"]),
     ],
 )
 def test_any_logger_writes_into_the_stages_folder(run_dir, logger, files):

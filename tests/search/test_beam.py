@@ -61,7 +61,7 @@ def test_uniform_layers_are_distinct_and_as_many_as_asked(layers: int, data: st.
 
 @pytest.mark.parametrize("budget", [-1, 4])
 def test_a_budget_the_model_cannot_meet_is_refused(budget: int) -> None:
-    with pytest.raises(UserError, match="choose 0 to 3"):
+    with pytest.raises(UserError, match="set it between 0 and 3"):
         beam_search(additive([1.0] * 3), ("gla",) * 3, "attn", budget, width=2)
 
 

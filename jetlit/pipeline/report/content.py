@@ -13,9 +13,9 @@ from jetlit.files import read_json
 from jetlit.pipeline.report import figures
 from jetlit.pipeline.report.candidates import candidate_figures
 from jetlit.pipeline.report.tensorboard import Curve, loss_curves
+from jetlit.pipeline.stages import NAMES
 from jetlit.results import Result, read_result
 
-STAGES = ("data", "teacher", "supernet", "placement", "blocks", "hardware", "stage1", "stage2", "export")
 MODELS = ("teacher", "stage1", "stage2")
 
 
@@ -66,7 +66,7 @@ class RunContent:
 
 def read_run(folder: Path, scores: Mapping[str, Mapping[str, Any]], samples: Sequence[Sample]) -> RunContent:
     """Read what a run's stages and evaluations left, and draw its figures."""
-    stored = _results(folder, [folder / stage for stage in STAGES])
+    stored = _results(folder, [folder / stage for stage in NAMES])
     content = RunContent(
         folder,
         stored,
