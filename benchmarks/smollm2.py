@@ -19,26 +19,25 @@ from pathlib import Path
 
 import torch
 from convolution_blocks import VariedConvolutions
-from jetlit.cli.scoring import build_tasks
-from jetlit.cli.search_blocks import search_blocks
-from jetlit.cli.search_hardware import linear_block
-from jetlit.cli.search_placement import search_placement
-from jetlit.cli.search_ranking import search_ranking
 from matplotlib.ticker import MaxNLocator
 from reporting import RESULTS, report
 from smollm2_hybrids import final, further
 from smollm2_lab import Job, Lab, OutOfTime, Row
 
 from jetlit.blocks import BLOCKS
-from jetlit.cli.fit import run_fit
-from jetlit.cli.parsing import parse_arguments
 from jetlit.files import read_json
 from jetlit.generation import find_largest_batch, measure_generation
-from jetlit.models import Architecture, load_model
-from jetlit.models.architecture import uniform_layers
+from jetlit.models import Architecture, load_model, uniform_layers
 from jetlit.models.loading import read_config
-from jetlit.pipeline.report.style import COLOURS, new_figure, save
-from jetlit.results import read_result
+from jetlit.once import once
+from jetlit.pipeline.blocks import BlocksConfig, search_blocks
+from jetlit.pipeline.candidates import linear_block
+from jetlit.pipeline.fit import fit, resolved_config
+from jetlit.pipeline.placement import PlacementConfig, search_placement
+from jetlit.pipeline.ranking import RankingConfig, rank_layers
+from jetlit.pipeline.report.style import COLORS, new_figure, save
+from jetlit.pipeline.scoring import tasks_for
+from jetlit.results import Result, read_result
 from jetlit.search.beam import place
 
 # The studies but those of the hybrid itself (smollm2_hybrids.py), in the order of their worth.
@@ -117,7 +116,8 @@ def placement(lab: Lab) -> None:
 def _ranking(lab: Lab, linear: str) -> Path:
     """The baseline, and the model without attention that all placements start from."""
     folder = lab.run / "ranking"
-    lab.verb(search_ranking, ["ranking"], folder, f"--linear={linear}", lab.candidates())
+    options = {"linear": linear, "fit_configs": lab.candidates(), "out_dir": folder}
+    lab.stage(rank_layers, lab.stage_config(RankingConfig, "ranking", **options))
     return folder
 
 
@@ -129,7 +129,7 @@ def _placed(lab: Lab, layers: list[int], linear: str, count: int, seed: int) -> 
     Architecture(["attn" if i in layers else linear for i in range(count)]).save(file)
     overrides = {
         "model.init_args.architecture": file,
-        "model.init_args.student": _ranking(lab, linear) / "all_linear" / "model",
+        "model.init_args.student": _ranking(lab, linear) / "distilled" / "all_linear" / "model",
         "model.init_args.optimizer.init_args.lr": PLACED_RATE,
         "seed_everything": seed,
     } | lab.restoring
@@ -145,7 +145,7 @@ def _search_tokens(lab: Lab, ranking: Path) -> dict[str, int]:
     ranked = read_result(ranking)
     assert supernet is not None and search is not None and ranked is not None
     # A layer evaluation is a layer run on a batch of tasks; so many layers are one pass of the whole model.
-    tasks = build_tasks(search["config"]["tasks"], lab.teacher())
+    tasks = tasks_for(search["config"]["tasks"], lab.teacher())
     batches = sum(len(task.batches) for task in tasks)
     layers = len(search["decision"]["choices"])
     passes = search["metrics"]["layer_evaluations/done"]["value"] / layers / batches
@@ -160,12 +160,12 @@ def _search_tokens(lab: Lab, ranking: Path) -> dict[str, int]:
 def _curve(lab: Lab, rows: list[Row]) -> None:
     figure, axes = new_figure(9, 3.4, columns=2)
     for axis, name in zip(axes, ("held-out KL", "accuracy")):
-        for method, colour in zip(("searched", "uniform", "ranking"), COLOURS):
+        for method, color in zip(("searched", "uniform", "ranking"), COLORS):
             own = [row for row in rows if row["method"] == method]
             budgets = sorted({row["full layers"] for row in own})
             means = [_mean([row[name] for row in own if row["full layers"] == budget]) for budget in budgets]
-            axis.plot(budgets, means, marker="o", color=colour, label=method)
-            axis.scatter([row["full layers"] for row in own], [row[name] for row in own], s=8, color=colour)
+            axis.plot(budgets, means, marker="o", color=color, label=method)
+            axis.scatter([row["full layers"] for row in own], [row[name] for row in own], s=8, color=color)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlabel("full-attention layers")
         axis.set_ylabel(name)
@@ -239,7 +239,8 @@ def blocks(lab: Lab) -> None:
     rows: list[Row] = []
     for seed in lab.seeds:
         folder = lab.run / ("blocks" if seed == 0 else f"studies/blocks_{seed}")
-        lab.verb(search_blocks, ["blocks", "tasks"], folder, f"--seed={seed}", lab.candidates())
+        options = {"seed": seed, "fit_configs": lab.candidates(), "out_dir": folder}
+        lab.stage(search_blocks, lab.stage_config(BlocksConfig, "blocks", "tasks", **options))
         for weights in folder.glob("candidates/*/model/*.safetensors"):
             weights.unlink(missing_ok=True)
         found = read_result(folder)
@@ -265,14 +266,17 @@ def _speed(lab: Lab, name: str, architecture: Path) -> Row:
     options = {"model.init_args.architecture": architecture, "trainer.max_steps": 32, "data.init_args.val_batches": 1}
     options |= {"throughput.batch": lab.batch, "throughput.context": lab.short_context}
     folder = lab.run / "studies" / "speed" / name
+    config = lab.fit_config("candidate", f"studies/speed/{name}", options | {"ckpt_path": "none"})
+
+    def work() -> Result:
+        lab.check_time()
+        result = fit(config)
+        shutil.rmtree(folder / "model")
+        return result
+
     with lab.claim(folder):
-        if read_result(folder) is None:
-            lab.check_time()
-            run_fit([*lab.fit_argv("candidate", f"studies/speed/{name}", options), "--ckpt_path", "none"])
-            shutil.rmtree(folder / "model")
-        found = read_result(folder)
-    assert found is not None
-    return {title: found["metrics"][key]["value"] for key, title in SPEEDS.items()}
+        found = once(folder, resolved_config(config), work)
+    return {title: found.metrics[key] for key, title in SPEEDS.items()}
 
 
 SPEEDS = {
@@ -303,8 +307,9 @@ def _searched_in(lab: Lab, name: str, options: Row, seed: int) -> Row:
     network, trained = _network(lab, name.replace(", ", "_").replace(" ", "_"), options)
     folder = network.parent / f"{network.name}_placement"
     with lab.claim(folder):
-        verb = (f"--supernet={network / 'model'}", "--budget=2", "--curve_budgets=[2]")
-        lab.verb(search_placement, ["placement", "placement_tasks"], folder, *verb)
+        options = {"supernet": network / "model", "budget": 2, "curve_budgets": [2], "out_dir": folder}
+        config = lab.stage_config(PlacementConfig, "placement", "placement_tasks", **options)
+        lab.stage(search_placement, config)
     found = read_json(folder / "placement.json")
     layers = found["searched"][0]["layers"]
     linear = linear_block(Architecture(found["layer_types"]))
@@ -321,8 +326,8 @@ def _network(lab: Lab, name: str, options: Row) -> tuple[Path, Row]:
         if read_result(folder) is None:
             lab.check_time()
             overrides = {f"model.init_args.{key}": value for key, value in options.items()}
-            stage = str(folder.relative_to(lab.run))
-            run_fit([*lab.fit_argv("supernet", stage, overrides), "--ckpt_path", "none"])
+            config = lab.fit_config("supernet", str(folder.relative_to(lab.run)), overrides | {"ckpt_path": "last"})
+            once(folder, resolved_config(config), lambda: fit(config))
         result = read_result(folder)
     assert result is not None
     return folder, result
@@ -331,7 +336,7 @@ def _network(lab: Lab, name: str, options: Row) -> tuple[Path, Row]:
 def rates(lab: Lab) -> None:
     """Each block's learning rate as a candidate, on two full layers spread evenly."""
     count = read_config(lab.teacher()).num_hidden_layers
-    blocks = parse_arguments(search_blocks, lab.verb_argv("blocks") + lab.verb_argv("tasks"))["blocks"]
+    blocks = lab.stage_config(BlocksConfig, "blocks", "tasks").blocks
     jobs: list[Job] = []
     for block, config in blocks.items():
         file = lab.run / "studies" / f"rates_{block}.json"
@@ -371,7 +376,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--largest_batch", type=int, default=8192)
     parser.add_argument("--fit_config", nargs="*", default=[], help="files that win over the stages' own, in every fit")
-    parser.add_argument("--verb_config", nargs="*", default=[], help="files that win over the verb's of the same name")
+    parser.add_argument("--stage_config", nargs="*", default=[], help="files that win over a stage's of the same name")
     arguments = parser.parse_args()
     torch.set_float32_matmul_precision("high")
     lab = Lab(arguments)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from smollm2_lab import Job, Lab, Row
 
-from jetlit.cli.fit import open_fit
+from jetlit.pipeline.fit import resolved_config
 from jetlit.results import read_result
 
 STUDENT, TEACHER = "model.init_args.student", "model.init_args.teacher"
@@ -145,13 +145,8 @@ def _continued(lab: Lab, seed: int, times: int = 1) -> Path:
 
 def _steps(lab: Lab) -> tuple[int, int]:
     """Of the two stages."""
-    first, second = (resolved(lab.fit_argv(stage, stage, {})) for stage in HYBRIDS.values())
+    first, second = (resolved_config(lab.fit_config(stage, stage, {})) for stage in HYBRIDS.values())
     return first["trainer"]["max_steps"], second["trainer"]["max_steps"]
-
-
-def resolved(argv: list[str]) -> Row:
-    """The config of a command line."""
-    return open_fit(argv[1:], build=False).resolved()
 
 
 def _fit(lab: Lab, name: str, stage: str, seed: int, overrides: Row) -> Path:

@@ -2,27 +2,28 @@
 
 import argparse
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jetlit.cli.report import report as report_verb
-from jetlit.cli.scoring import build_tasks, task_scores
-from jetlit.cli.search_blocks import search_blocks
-from jetlit.cli.search_ranking import search_ranking
 from jetlit_data.generators import GENERATORS
 from reporting import report
 
-from jetlit.cli.fit import resolved_config, run_fit
-from jetlit.cli.parsing import call, parse_arguments
 from jetlit.errors import UserError
-from jetlit.files import read_json, write_json
 from jetlit.models import load_model
+from jetlit.once import once
+from jetlit.pipeline.blocks import BlocksConfig
+from jetlit.pipeline.configs import load_config, merge_configs
+from jetlit.pipeline.fit import FitCLI, FitConfig, fit, resolved_config
 from jetlit.pipeline.lock import run_lock
-from jetlit.results import config_hash, read_result
+from jetlit.pipeline.ranking import RankingConfig
+from jetlit.pipeline.report.report import ReportConfig
+from jetlit.pipeline.scoring import tasks_for
+from jetlit.results import Result, read_result
+from jetlit.tasks import score_tasks
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "smollm2_135m"
 Row = dict[str, Any]
@@ -52,18 +53,13 @@ class Lab:
         self.rates: list[float] = arguments.rates
         self.steps: int | None = arguments.steps
         self._fit_configs: list[str] = arguments.fit_config
-        self._verb_configs = {
-            name: [str(CONFIGS / f"{name}.yaml"), *(path for path in extra if Path(path).stem == name)]
-            for name in ("report", "ranking", "blocks", "placement", "placement_tasks", "tasks")
-            for extra in [arguments.verb_config]
-        }
+        self._stage_configs: list[str] = arguments.stage_config
         self._end = time.monotonic() + 60 * arguments.minutes
-        settings = parse_arguments(report_verb, [*self.verb_argv("report"), "--run_dir", str(self.run)])
-        self.tasks = settings["tasks"]
-        self.restoring: Row = parse_arguments(search_ranking, self.verb_argv("ranking"))["restore_overrides"]
-        self.context, self.largest = settings["context"], arguments.largest_batch
-        searched = parse_arguments(search_blocks, self.verb_argv("blocks") + self.verb_argv("tasks"))
-        self.batch, self.short_context = searched["batch"], searched["context"]
+        settings = self.stage_config(ReportConfig, "report")
+        self.tasks, self.context, self.largest = settings.tasks, settings.context, arguments.largest_batch
+        self.restoring: Row = self.stage_config(RankingConfig, "ranking").restore_overrides or {}
+        searched = self.stage_config(BlocksConfig, "blocks", "tasks")
+        self.batch, self.short_context = searched.batch, searched.context
 
     def teacher(self) -> Path:
         return self.run / "teacher" / "model"
@@ -83,27 +79,19 @@ class Lab:
             yield
 
     def fit(self, name: str, stage: str, **overrides: Any) -> Row:
-        """Trains `RUN/studies/NAME` with the files of a stage, once, and returns its losses, scores and costs."""
-        with self.claim(self.run / "studies" / name):
-            return self._fit(name, stage, overrides)
-
-    def _fit(self, name: str, stage: str, overrides: Row) -> Row:
+        """Train `RUN/studies/NAME` with the files of a stage, once, and return its losses, scores and costs."""
         folder = self.run / "studies" / name
-        argv = self.fit_argv(stage, f"studies/{name}", overrides)
-        hash = config_hash(resolved_config(argv))
-        kept = folder / "scores.json"
-        if kept.exists() and (found := read_json(kept))["hash"] == hash:
-            return found["row"]
-        self.check_time()
-        done = read_result(folder)
-        if done is None or done["hash"] != hash:
-            run_fit([*argv, "--ckpt_path", "none", "--manifest.hash", hash])
-            done = read_result(folder)
-        assert done is not None
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        row = _losses(done) | self.score(folder / "model")
-        write_json(kept, {"hash": hash, "row": row})
-        return row
+        config = self.fit_config(stage, f"studies/{name}", overrides | {"ckpt_path": "last"})
+
+        def work() -> Result:
+            self.check_time()
+            result = fit(config)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            scores = {f"score/{name}": value for name, value in self.score(folder / "model").items()}
+            return replace(result, metrics={**result.metrics, **scores})
+
+        with self.claim(folder):
+            return _row(once(folder, resolved_config(config), work))
 
     def passing_fit(self, name: str, stage: str, **overrides: Any) -> Row:
         """A fit whose weights nothing needs any more."""
@@ -113,37 +101,43 @@ class Lab:
 
     def held_out(self, name: str, model: Path) -> float:
         """The model's next-token loss on the held-out blocks of text, generated documents left out, nats per token."""
-        argv = self.fit_argv("stage2", f"studies/held_out/{name}", {})
-        corpora = resolved_config(argv)["data"]["init_args"]["corpora"]
-        text = [corpus for corpus in corpora if Path(corpus["path"]).name not in GENERATORS]
-        options = _options(
-            {
-                "model.init_args.student": str(model),
-                "model.init_args.compile": False,
-                "data.init_args.corpora": json.dumps(text),
-            }
-        )
-        cli = run_fit(["validate", *argv[1:], *options, "--ckpt_path", "none"])
+        folder = f"studies/held_out/{name}"
+        corpora = resolved_config(self.fit_config("stage2", folder, {}))["data"]["init_args"]["corpora"]
+        overrides = {
+            "model.init_args.student": model,
+            "model.init_args.compile": False,
+            "data.init_args.corpora": [one for one in corpora if Path(one["path"]).name not in GENERATORS],
+            "ckpt_path": "none",
+        }
+        cli = FitCLI(self.fit_config("stage2", folder, overrides))
+        cli.evaluate("validate")
         return float(cli.trainer.callback_metrics["val/loss"])
 
     def score(self, model: Path) -> Row:
         """Accuracy on each task of the report, and the mean."""
-        scores = task_scores(load_model(model, device="auto"), build_tasks(self.tasks, self.teacher()))
-        return {
-            name: entry["value"] for name, entry in scores.items() if name.endswith(("accuracy", "accuracy_stderr"))
-        }
+        scores = score_tasks(load_model(model, device="auto"), tasks_for(self.tasks or [], self.teacher()))
+        return {name: value for name, value in scores.items() if name.endswith(("accuracy", "accuracy_stderr"))}
 
-    def verb(self, function: Callable[..., None], configs: list[str], out: Path, *options: str) -> None:
-        """Runs a verb of the command line unless `out` holds its result."""
-        if read_result(out) is None:
+    def stage(self, run: Callable[[Any], Result], config: Any) -> None:
+        """Run a stage unless its out_dir holds a result."""
+        if read_result(config.out_dir) is None:
             self.check_time()
-            argv = [part for name in configs for part in self.verb_argv(name)]
-            call(function, [*argv, "--run_dir", str(self.run), "--out_dir", str(out), *options])
+            once(config.out_dir, config.values(), lambda: run(config))
 
-    def candidates(self) -> str:
-        """The option that lets a search train its candidates with the additional files, too."""
-        files = [str(CONFIGS / "common.yaml"), str(CONFIGS / "candidate.yaml"), *self._fit_configs]
-        return f"--fit_configs={json.dumps(files)}"
+    def stage_config(self, kind: type, *names: str, **overrides: Any) -> Any:
+        """Return a stage's config from the files of these names."""
+        files = [
+            path
+            for name in names
+            for path in (CONFIGS / f"{name}.yaml", *self._stage_configs)
+            if Path(path).stem == name
+        ]
+        values = {name: str(value) if isinstance(value, Path) else value for name, value in overrides.items()}
+        return load_config(kind, merge_configs(files, {"run_dir": str(self.run)} | values), names[0])
+
+    def candidates(self) -> list[str]:
+        """The files that a search's candidates are trained with, the additional ones too."""
+        return [str(CONFIGS / "common.yaml"), str(CONFIGS / "candidate.yaml"), *self._fit_configs]
 
     def table(self, name: str, title: str, jobs: list[Job], notes: str = "") -> Iterator[list[Row]]:
         """Does the jobs that no other process does, waits for theirs; reports and yields all rows at each new one."""
@@ -165,26 +159,21 @@ class Lab:
         for _ in self.table(name, title, jobs, notes):
             pass
 
-    def verb_argv(self, name: str) -> list[str]:
-        return [part for path in self._verb_configs[name] for part in ("--config", path)]
-
-    def fit_argv(self, stage: str, folder: str, overrides: dict[str, Any]) -> list[str]:
+    def fit_config(self, stage: str, folder: str, overrides: dict[str, Any]) -> FitConfig:
+        """The fit of a stage's files into a folder of the run."""
         files = [str(CONFIGS / "common.yaml"), str(CONFIGS / f"{stage}.yaml"), *self._fit_configs]
         options = {"run_dir": self.run, "stage": folder, **overrides}
         if self.steps is not None:
             options["trainer.max_steps"] = self.steps
-        return ["fit", *(part for file in files for part in ("--config", file)), *_options(options)]
+        return FitConfig(
+            files, {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+        )
 
 
-def _options(options: dict[str, Any]) -> Iterator[str]:
-    for name, value in options.items():
-        yield f"--{name}={value}"
-
-
-def _losses(result: dict[str, Any]) -> Row:
+def _row(result: Result) -> Row:
     names = {"val/loss": "held-out loss", "val/kl": "held-out KL", "tokens_seen": "tokens"}
     names["training_tokens_per_s"] = "training tokens/s"
-    metrics = result["metrics"]
-    return {title: metrics[name]["value"] for name, title in names.items() if name in metrics} | {
-        "seconds": result["seconds"]
-    }
+    row: Row = {title: result.metrics[name] for name, title in names.items() if name in result.metrics}
+    row["seconds"] = result.seconds
+    scores = {name: value for name, value in result.metrics.items() if name.startswith("score/")}
+    return row | {name.removeprefix("score/"): value for name, value in scores.items()}

@@ -62,7 +62,13 @@ def once(
 def is_finished(folder: Path, hash: str) -> bool:
     """Return whether the folder holds the result of this hash."""
     result = read_result(folder)
-    return _is_ours(result) and result["hash"] == hash and _marked(folder) == hash
+    return result is not None and _is_ours(result) and result["hash"] == hash and _marked(folder) == hash
+
+
+def keep_marker(folder: str | Path, successor: Path) -> None:
+    """Copy the marker to a folder that is about to take the place of `folder`, where `once` calls for that."""
+    if (Path(folder) / MARKER).exists():
+        shutil.copyfile(Path(folder) / MARKER, successor / MARKER)
 
 
 def _is_ours(result: Any) -> bool:

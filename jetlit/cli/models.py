@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 from rich.console import Console
@@ -49,7 +50,7 @@ def bench_training(config: bench.TrainingConfig) -> None:
     _show_measured(bench.bench_training(config).metrics)
 
 
-def _show_measured(metrics: dict[str, float]) -> None:
+def _show_measured(metrics: Mapping[str, float]) -> None:
     rows = [[name, f"{value:,.0f}", unit_of(name)] for name, value in metrics.items()]
     _show((["measured", "value", "unit"], rows))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from jetlit.errors import UserError
+from jetlit.files import atomic_folder
 from jetlit.models import export as writing
 from jetlit.models import load_model
+from jetlit.once import keep_marker
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result
 
@@ -18,7 +21,7 @@ from jetlit.results import Result
 class ExportConfig(StageConfig):
     """Write a Hugging Face directory (safetensors, tokenizer) that AutoModelForCausalLM loads after `import jetlit`.
 
-    The directory is loaded again and compared with the model before the command ends.
+    The files are loaded again and compared with the model before they take the directory's place.
 
     Attributes:
         run_dir: folder of the whole run.
@@ -44,17 +47,22 @@ def export(config: ExportConfig) -> Result:
         UserError: they differ.
     """
     source = load_model(config.model).eval()
-    writing.export(source, config.tokenizer or config.model, config.out_dir, config.format)
-    written = AutoModelForCausalLM.from_pretrained(config.out_dir).eval()
-    generator = torch.Generator().manual_seed(config.seed)
-    ids = torch.randint(source.config.vocab_size, (1, 16), generator=generator)
-    with torch.inference_mode():
-        difference = float((written(ids).logits.float() - source(ids).logits.float()).abs().max())
-    if difference != 0.0:
-        raise UserError(
-            f"The model written to {config.out_dir} differs from {config.model} (logits by {difference:.2g}): do not "
-            "use it, and export again."
-        )
+    with atomic_folder(config.out_dir) as written:
+        writing.export(source, config.tokenizer or config.model, written, config.format)
+        difference = _largest_difference(source, AutoModelForCausalLM.from_pretrained(written).eval(), config.seed)
+        if difference != 0.0:
+            raise UserError(
+                f"The exported model would differ from {config.model} (logits by {difference:.2g}), so that "
+                f"{config.out_dir} was not written: report this with the model's config.json."
+            )
+        keep_marker(config.out_dir, written)
     parameters = sum(parameter.numel() for parameter in source.parameters())
     metrics = {"parameters": parameters, "largest_logit_difference": difference}
     return Result("export", config.values(), metrics, {"model": "."}, config.seed)
+
+
+@torch.inference_mode()
+def _largest_difference(one: Any, other: Any, seed: int) -> float:
+    """Return the largest difference of two models' logits on random tokens."""
+    ids = torch.randint(one.config.vocab_size, (1, 16), generator=torch.Generator().manual_seed(seed))
+    return float((one(ids).logits.float() - other(ids).logits.float()).abs().max())

@@ -62,7 +62,7 @@ class HardwareConfig(CandidatesConfig):
 
 def search_hardware(config: HardwareConfig) -> Result:
     """Search the shape; the decision holds block, shape and the block's arguments."""
-    conv_sizes = config.conv_sizes or [None]
+    conv_sizes = config.conv_sizes or (None,)
     rows = state_size_rows(
         config.state_size, config.key_dims, config.value_dims, config.heads, conv_sizes, config.tolerance
     )

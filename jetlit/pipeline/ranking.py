@@ -58,7 +58,8 @@ def rank_layers(config: RankingConfig) -> Result:
     distil = CandidateFits(config.run_dir, config.fit_configs, config.distil_overrides or {}, config.seed)
     start = {"model.init_args.student": str(folder / "distilled" / "all_linear" / "model")}
     restore = CandidateFits(config.run_dir, config.fit_configs, start | (config.restore_overrides or {}), config.seed)
-    settings = {"distil": distil.settings(), "restore": restore.settings(), "run_dir": config.run_dir}
+    trained = restore.settings()
+    settings = {"distil": distil.settings(), "restore": trained, "run_dir": config.run_dir}
     bare = Architecture([config.linear] * layers, {config.linear: block_config} if block_config else {})
     shared = partial(evaluate_candidates, settings=settings, metric=ranking.RANKED_BY)
     first = shared({"all_linear": bare}, folder / "distilled", distil.train, lambda _: {})["all_linear"]
@@ -72,7 +73,7 @@ def rank_layers(config: RankingConfig) -> Result:
         config.values() | settings,
         {"search_tokens": first["tokens_seen"] + found.tokens, "all_linear/held_out_kl": first["held_out_kl"]},
         {"order": list(found.order)},
-        settings["restore"]["seed_everything"],
+        trained["seed_everything"],
     )
 
 

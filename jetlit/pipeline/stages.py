@@ -116,9 +116,9 @@ def plan(
     if not names:
         raise UserError(f"No stage has a configuration: name YAML files under stages, for {', '.join(NAMES)}.")
     given = {kind: path for kind, path in (("teacher", teacher), ("architecture", architecture)) if path is not None}
-    for stage, kind in (("teacher", "teacher"), ("placement", "architecture")):
-        if stage in names and kind in given:
-            raise UserError(f"The stage {stage!r} would make the {kind} that is given: leave one of the two out.")
+    for name, kind in (("teacher", "teacher"), ("placement", "architecture")):
+        if name in names and kind in given:
+            raise UserError(f"The stage {name!r} would make the {kind} that is given: leave one of the two out.")
     order = (*_PRETRAINED, *STAGES[2:]) if pretrained else STAGES
     sources: dict[str, tuple[str | None, str]] = {kind: (None, path) for kind, path in given.items()}
     planned = []

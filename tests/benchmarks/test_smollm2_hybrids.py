@@ -1,26 +1,26 @@
 """benchmarks/smollm2_hybrids.py: which fits its studies ask for and share, and what their rows say of them."""
 
-import functools
 import importlib
 import json
 from pathlib import Path
 
 import pytest
 
-from jetlit.cli.fit import open_fit
+from jetlit.pipeline.fit import resolved_config
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 BLOCK = 64 * 1024  # tokens of a step, by the configs
 
 
-@functools.cache
-def _parsed(*argv):
-    return open_fit(argv[1:], build=False).resolved()
+KNOWN = {}
 
 
-def parsed(argv):
-    """The resolved config of a command line, read once."""
-    return _parsed(*argv)
+def parsed(config):
+    """The resolved config of a fit, read once."""
+    key = json.dumps([config.configs, dict(config.overrides)])
+    if key not in KNOWN:
+        KNOWN[key] = resolved_config(config)
+    return KNOWN[key]
 
 
 class Fits:
@@ -30,7 +30,7 @@ class Fits:
         self.lab, self.configs = lab, {}
 
     def __call__(self, name, stage, **overrides):
-        config = parsed(self.lab.fit_argv(stage, f"studies/{name}", overrides))
+        config = parsed(self.lab.fit_config(stage, f"studies/{name}", overrides))
         if name not in self.configs:
             self.write(f"studies/{name}", config["trainer"]["max_steps"], loss=len(self.configs))
         assert self.configs.setdefault(name, config) == config, "two fits of one name"
@@ -61,7 +61,7 @@ def studied(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         hybrids = importlib.import_module("smollm2_hybrids")
-        patch.setattr(hybrids, "resolved", parsed)
+        patch.setattr(hybrids, "resolved_config", parsed)
         lab = hybrids.Lab.__new__(hybrids.Lab)
         lab.run = tmp_path_factory.mktemp("run")
         lab.out, lab.seeds, lab.steps, lab._fit_configs, lab._end = lab.run / "out", [0, 1], None, [], float("inf")

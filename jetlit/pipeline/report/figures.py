@@ -19,8 +19,9 @@ def placement_figures(placement: Mapping[str, Any]) -> dict[str, Figure]:
     Returns:
         By file name: the heatmap of fig. 5a and the curve of fig. 5b.
     """
-    scores = [placement[name] for name in ("heatmap", "linear_scores", "full_scores")]
-    drawn = {"heatmap.png": heatmap(*scores, placement["full_attention"], placement["objectives"])}
+    kept, units = placement["full_attention"], placement["objectives"]
+    rows, linear, full = (placement[name] for name in ("heatmap", "linear_scores", "full_scores"))
+    drawn = {"heatmap.png": heatmap(rows, linear, full, kept, units)}
     if placement["searched"]:
         drawn["curve.png"] = curve(placement["searched"], placement["uniform"], placement["budget"])
     return drawn
