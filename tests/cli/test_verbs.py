@@ -112,7 +112,7 @@ def test_a_stage_nobody_knows_is_named(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--budget", "4"], "choose 0 to 3"),
+        (["--budget", "4"], "set it between 0 and 3"),
         (["--budget", "1", "--curve_budgets", "[9]"], "budget of 9"),
         (["--budget", "1", "--linear", "jet"], "no linear path 'jet': it offers gla"),
         (["--budget", "1", "--weights", '{"mmlu": 1}'], "no task 'mmlu'"),
