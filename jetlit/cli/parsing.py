@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import typing
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
 
 from jetlit.errors import UserError
 from jetlit.pipeline.configs import arguments_parser, load_config, merge_configs, parse_config
 
+T = TypeVar("T")
 
-@dataclasses.dataclass
+
+@dataclass
 class CommandLine:
     """A command line taken apart.
 
@@ -61,43 +63,42 @@ def split(argv: list[str]) -> CommandLine:
     return found
 
 
-def call(function: Callable[..., None], argv: list[str], name: str = "") -> None:
-    """Run a subcommand with the arguments of a command line and of its `--config` files.
+def call(function: Callable[[Any], None], argv: list[str], name: str = "") -> None:
+    """Run a subcommand.
 
     Args:
-        function: takes one config dataclass, or typed arguments; documented in Google style.
-        argv: options. A word in front of them is the first argument's value, where that is required text
-            (`jetlit teacher smollm2`).
-        name: of the subcommand, for help.
-
-    Raises:
-        UserError: an argument is unknown, missing or of a wrong type.
+        function: takes a config dataclass, which its annotation names.
+        argv: the command line, see `parse`.
+        name: name of the subcommand, for help.
     """
-    hints = [hint for key, hint in typing.get_type_hints(function).items() if key != "return"]
-    if len(hints) == 1 and dataclasses.is_dataclass(hints[0]):
-        function(parse(hints[0], argv, name))  # type: ignore[arg-type]
-    else:
-        parse(function, argv, name)  # which calls it
+    kind = next(hint for key, hint in typing.get_type_hints(function).items() if key != "return")
+    function(parse(kind, argv, name))
 
 
-def parse(kind: Callable[..., Any], argv: list[str], name: str = "") -> Any:
-    """Call a config dataclass, or a function, with the arguments of a command line.
+def parse(kind: type[T], argv: list[str], name: str = "") -> T:
+    """Return the config of a command line and of its `--config` files.
+
+    Args:
+        kind: a config dataclass.
+        argv: options. A word in front of them is the first field's value, where that is required text
+            (`jetlit teacher smollm2`).
+        name: name of the subcommand, for help.
 
     Raises:
         SystemExit: after `--help` or `--print_config`.
         UserError: an argument is unknown, missing or of a wrong type.
     """
-    first = next(iter(inspect.signature(kind).parameters.values()), None)
-    takes_text = first is not None and first.annotation in (str, "str") and first.default is first.empty
-    if first and takes_text and argv and not argv[0].startswith("-"):
+    first = next(iter(inspect.signature(kind).parameters.values()))
+    takes_text = first.annotation in (str, "str") and first.default is first.empty
+    if takes_text and argv and not argv[0].startswith("-"):
         argv = [f"--{first.name}", *argv]
     line = split(argv)
-    parser = arguments_parser(kind, name)
-    if any(not flag.startswith("--print_config") for flag in line.flags):
-        parser.add_argument("--config", help="A YAML file of the arguments above; of several, later ones win.")
-        parser.add_argument("--print_config", help="Print the arguments as YAML and exit.")
-        parser.parse_args([flag for flag in line.flags if not flag.startswith("--print_config")])
     if line.flags:
+        parser = arguments_parser(kind, name)
+        if any(flag.startswith("--help") for flag in line.flags):
+            parser.add_argument("--config", help="A YAML file of the arguments above; of several, later ones win.")
+            parser.add_argument("--print_config", help="Print the arguments as YAML and exit.")
+            parser.parse_args(["--help"])
         print_config(parser, parse_config(parser, line.merged()), line.flags)
     return load_config(kind, line.merged(), name)
 

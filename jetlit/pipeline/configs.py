@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,23 +83,15 @@ def parse_config(parser: ArgumentParser, config: Mapping[str, Any]) -> Any:
         raise UserError(one_sentence(str(error))) from None
 
 
-def arguments_parser(function: Callable[..., Any], name: str) -> ArgumentParser:
-    """Make the parser of a function's or a dataclass's arguments."""
+def arguments_parser(kind: type, name: str) -> ArgumentParser:
+    """Make the parser of a config dataclass, for the subcommand of that name."""
     parser = ArgumentParser(prog=f"jetlit {name}", parser_mode="omegaconf+", exit_on_error=False)
-    if isinstance(function, type):
-        parser.add_class_arguments(function, instantiate=False)
-    else:
-        parser.add_function_arguments(function)
+    parser.add_class_arguments(kind, instantiate=False)
     return parser
 
 
-def load_config(kind: Callable[..., T], config: Mapping[str, Any], name: str = "") -> T:
-    """Make an instance of a config dataclass.
-
-    Args:
-        kind: the dataclass.
-        config: its arguments, see `merge_configs`.
-        name: of the subcommand, for messages.
+def load_config(kind: type[T], config: Mapping[str, Any], name: str = "") -> T:
+    """Make a config dataclass of its arguments, see `merge_configs`.
 
     Raises:
         UserError: a key, a value or a reference is wrong.
