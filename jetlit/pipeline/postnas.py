@@ -107,7 +107,7 @@ def _prepare(planned: PlannedStage, config: PostnasConfig) -> tuple[dict[str, An
     overrides = {"run_dir": str(folder), "out_dir": str(folder / stage.name)}
     if config.seed is not None:
         overrides["seed"] = config.seed
-    loaded = load_config(stage.config, merge_configs(files, overrides), stage.name)
+    loaded: Any = load_config(stage.config, merge_configs(files, overrides), stage.name)
     named = {name: paths[value] for name, value in vars(loaded).items() if isinstance(value, str) and value in paths}
     loaded = replace(loaded, **named)
     values = loaded.values()
