@@ -3,8 +3,8 @@
     git worktree add /tmp/before COMMIT
     python benchmarks/compare_trees.py /tmp/before .
 
-Each tree runs twice, in processes of their own, in the order before, after, after, before. Every linear block at the 2B's
-size (8x4096 tokens, bf16), and a random Jet-Nemotron-2B in the engine.
+Each tree runs twice, in processes of their own, in the order before, after, after, before. They time every linear block
+at the 2B's size (8x4096 tokens, bf16), and a random Jet-Nemotron-2B in the engine.
 """
 
 import argparse
