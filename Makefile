@@ -43,8 +43,9 @@ types: install ## mypy
 docs: $(VENV)/.docs ## build the documentation site into build/site, warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
+# Not `.[docs]`: that would bring torchvision back.
 $(VENV)/.docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt mkdocs-material 'mkdocstrings[python]'
 	@touch $@
 
 clean: ## remove the environment and caches (runs/ stays)
