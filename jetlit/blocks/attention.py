@@ -12,37 +12,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
 from jetlit.blocks.banded import banded_attention, runs_banded
-from jetlit.blocks.base import MaskKind, TokenMixer
+from jetlit.blocks.base import AttentionCache, MaskKind, TokenMixer, register_block
 from jetlit.blocks.masks import attention_mask_for
 from jetlit.blocks.projections import project
 from jetlit.blocks.rms_norm import RMSNorm
-from jetlit.blocks.state import AttentionCache
-from jetlit.blocks.table import register_block
 from jetlit.errors import UserError
-
-
-@dataclass(frozen=True)
-class AttentionSettings:
-    """Settings of attention."""
-
-    hidden_size: int
-    num_heads: int  # query heads
-    num_kv_heads: int  # key/value heads; each serves num_heads / num_kv_heads query heads
-    head_dim: int  # D, even
-    qkv_bias: bool = True  # on the query, key and value projections (Qwen2)
-    output_bias: bool = False  # on the output projection (Llama with `attention_bias`)
-    qk_norm: bool = False  # RMSNorm over D on queries and keys before the rotation (Qwen3)
-    norm_eps: float | str = 1e-6  # of that norm
-    dropout: float = 0.0  # on the attention weights, in training only
-
-    def __post_init__(self) -> None:
-        if self.num_heads % self.num_kv_heads:
-            raise UserError(
-                f"{self.num_heads} attention heads cannot share {self.num_kv_heads} key/value heads evenly: "
-                "make num_attention_heads a multiple of num_key_value_heads."
-            )
-        if self.head_dim % 2:
-            raise UserError(f"head_dim must be even for rotary positions, not {self.head_dim}: correct the config.")
 
 
 @register_block("attn")
@@ -53,8 +27,30 @@ class Attention(TokenMixer):
     attaches (`config._attn_implementation`); a block without one uses sdpa.
     """
 
-    Settings: ClassVar[type[AttentionSettings]] = AttentionSettings
-    settings: AttentionSettings
+    @dataclass(frozen=True)
+    class Settings:
+        """Settings of attention."""
+
+        hidden_size: int
+        num_heads: int  # query heads
+        num_kv_heads: int  # key/value heads; each serves num_heads / num_kv_heads query heads
+        head_dim: int  # D, even
+        qkv_bias: bool = True  # on the query, key and value projections (Qwen2)
+        output_bias: bool = False  # on the output projection (Llama with `attention_bias`)
+        qk_norm: bool = False  # RMSNorm over D on queries and keys before the rotation (Qwen3)
+        norm_eps: float | str = 1e-6  # of that norm
+        dropout: float = 0.0  # on the attention weights, in training only
+
+        def __post_init__(self) -> None:
+            if self.num_heads % self.num_kv_heads:
+                raise UserError(
+                    f"{self.num_heads} attention heads cannot share {self.num_kv_heads} key/value heads evenly: "
+                    "make num_attention_heads a multiple of num_key_value_heads."
+                )
+            if self.head_dim % 2:
+                raise UserError(f"head_dim must be even for rotary positions, not {self.head_dim}: correct the config.")
+
+    settings: Settings
     mask_kind: ClassVar[MaskKind] = "causal"
     window_size: int | None = None
     is_causal = True
@@ -65,8 +61,7 @@ class Attention(TokenMixer):
         self.hidden_size, self.head_dim = own.hidden_size, own.head_dim
         self.num_heads, self.num_kv_heads = own.num_heads, own.num_kv_heads
         self.num_key_value_groups = own.num_heads // own.num_kv_heads
-        self.scaling = own.head_dim**-0.5
-        self.dropout = own.dropout
+        self.scaling, self.dropout = own.head_dim**-0.5, own.dropout
         self.config: PreTrainedConfig | None = None
         queries, keys = own.num_heads * own.head_dim, own.num_kv_heads * own.head_dim
         self.q_proj = nn.Linear(own.hidden_size, queries, bias=own.qkv_bias)
@@ -85,11 +80,7 @@ class Attention(TokenMixer):
         cu_seqlens: torch.Tensor | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """See `TokenMixer.forward`.
-
-        Without an attention_mask every token is real, and a mask is made where one is needed
-        (`jetlit.blocks.masks.attention_mask_for`). Without position_embeddings nothing is rotated.
-        """
+        """See `TokenMixer.forward`. Without position_embeddings nothing is rotated."""
         batch, length, _ = hidden_states.shape
         query, key, value = self.project(hidden_states, position_embeddings)
         if attention_mask is None and cache is None and cu_seqlens is None and self._runs_banded(query):
@@ -156,14 +147,10 @@ class Attention(TokenMixer):
     def from_attention(cls, attention: Attention, **block_kwargs: Any) -> Self:
         """Make an attention block of this class with the same shapes and the same weights.
 
-        Args:
-            attention: the teacher's layer.
-            **block_kwargs: settings that the teacher's layer does not decide (a window size).
-
         Raises:
-            UserError: an argument changes a shape, so that the weights cannot be kept.
+            UserError: one of `block_kwargs` changes a shape, so that the weights cannot be kept.
         """
-        sizes = {field.name: getattr(attention.settings, field.name) for field in fields(AttentionSettings)}
+        sizes = {field.name: getattr(attention.settings, field.name) for field in fields(Attention.Settings)}
         changed = {name: value for name, value in block_kwargs.items() if name in sizes and sizes[name] != value}
         if changed:
             raise UserError(

@@ -14,17 +14,7 @@ from transformers.masking_utils import (
     sliding_window_causal_mask_function,
 )
 
-
-def sequence_index(cu_seqlens: torch.Tensor, length: int) -> torch.Tensor:
-    """Return for each of `length` packed tokens the index of its sequence, [length] int64."""
-    positions = torch.arange(length, device=cu_seqlens.device)
-    return torch.bucketize(positions, cu_seqlens[1:].to(torch.int64), right=True)
-
-
-def packed_positions(cu_seqlens: torch.Tensor, length: int) -> torch.Tensor:
-    """Return the position of each of `length` packed tokens within its sequence, [length] int64."""
-    start = cu_seqlens[:-1].to(torch.int64)[sequence_index(cu_seqlens, length)]
-    return torch.arange(length, device=cu_seqlens.device) - start
+from jetlit.blocks.packing import sequence_index
 
 
 def attention_mask_for(
@@ -48,12 +38,12 @@ def attention_mask_for(
         implementation: transformers' name: "eager" gives an additive mask, "sdpa" a boolean one (True = visible),
             flash attention the padding mask.
         batch: B.
-        q_length: number of queries.
+        q_length: number of queries, of which the first stands at `q_offset`.
         dtype: of an additive mask.
         device: of the mask.
-        kv_length: number of keys; None means `q_length`.
-        q_offset: position of the first query.
-        kv_offset: position of the first key.
+        kv_length: number of keys, of which the first stands at `kv_offset`; None means `q_length`.
+        q_offset: see above.
+        kv_offset: see above.
         window: a token sees this many tokens, itself included; None means all.
         padding: [B, seen tokens] bool, True at real tokens.
         cu_seqlens: [N + 1] bounds of packed sequences; tokens of different sequences do not see each other.
