@@ -7,9 +7,8 @@ from jetlit_data.corpus import read_corpus
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
-from jetlit.tasks.base import Task, summarize_choices
+from jetlit.tasks.base import Task, register_task, summarize_choices
 from jetlit.tasks.batches import Row, make_batches
-from jetlit.tasks.registry import register_task
 
 
 @register_task("continuation")
