@@ -24,7 +24,7 @@ class Attention(TokenMixer):
     """Softmax attention of the Llama, Qwen2 and Qwen3 families.
 
     The implementation (eager, sdpa, flash attention) is transformers', chosen by the configuration that the model
-    attaches (`config._attn_implementation`); a block without one uses sdpa.
+    attaches (`config._attn_implementation`). A block without one uses sdpa.
     """
 
     @dataclass(frozen=True)
@@ -83,22 +83,22 @@ class Attention(TokenMixer):
         """See `TokenMixer.forward`. Without position_embeddings nothing is rotated."""
         batch, length, _ = hidden_states.shape
         query, key, value = self.project(hidden_states, position_embeddings)
-        if attention_mask is None and cache is None and cu_seqlens is None and self._runs_banded(query):
-            assert self.window_size is not None
-            output = banded_attention(query, key, value, self.window_size, self.scaling)
-            return self.o_proj(output.flatten(2))
+        implementation = (self.config and self.config._attn_implementation) or "sdpa"
+        dropout = self.dropout if self.training else 0.0
+        plain = implementation == "sdpa" and not dropout and attention_mask is None and cache is None
+        if self.window_size is not None and plain and cu_seqlens is None and runs_banded(query.device, query.dtype):
+            return self.o_proj(banded_attention(query, key, value, self.window_size, self.scaling).flatten(2))
         if cache is not None:
             key, value = cache.update(key, value)
-        implementation = self.implementation
         if attention_mask is None and (cu_seqlens is not None or length > 1 or implementation == "eager"):
             attention_mask = attention_mask_for(
                 implementation,
-                batch=batch,
+                window=self.window_size,
+                cu_seqlens=cu_seqlens,
+                batch_size=batch,
                 q_length=length,
                 kv_length=key.shape[2],
                 q_offset=key.shape[2] - length,
-                window=self.window_size,
-                cu_seqlens=cu_seqlens,
                 dtype=query.dtype,
                 device=query.device,
             )
@@ -109,7 +109,7 @@ class Attention(TokenMixer):
             key,
             value,
             attention_mask,
-            dropout=self.dropout if self.training else 0.0,
+            dropout=dropout,
             scaling=self.scaling,
             sliding_window=self.window_size,
             **_flash_bounds(implementation, cu_seqlens),
@@ -128,15 +128,6 @@ class Attention(TokenMixer):
         if position_embeddings is not None:
             query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         return query, key, value
-
-    def _runs_banded(self, query: torch.Tensor) -> bool:
-        plain = self.window_size is not None and self.implementation == "sdpa" and not (self.training and self.dropout)
-        return plain and runs_banded(query.device, query.dtype)
-
-    @property
-    def implementation(self) -> str:
-        """The attention implementation in use, by transformers' name."""
-        return (self.config and self.config._attn_implementation) or "sdpa"
 
     def state_bytes(self, batch: int, context: int, dtype: torch.dtype) -> int:
         """Return the bytes of keys and values of `batch` sequences of `context` tokens."""

@@ -12,14 +12,10 @@ from torch.autograd.function import once_differentiable
 
 
 def project(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
-    """Apply several linear layers to one input; the result is that of `[layer(x) for layer in layers]`.
+    """Apply several linear layers to one input [..., H]; the result is that of `[layer(x) for layer in layers]`.
 
     With gradients, autocast casts the input once. Its gradient is summed inside the products that make it, in their
     dtype and in a fixed order. Layers that are not plain (adapters, quantized layers, hooks) are called.
-
-    Args:
-        x: [..., H].
-        layers: from H to any widths.
 
     Returns:
         One tensor [..., width] for each layer; those of narrow layers (at most H / 2 wide) may be slices of one tensor.

@@ -164,7 +164,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
             kv_length, kv_offset = (length, 0) if cache is None else cache.mask_sizes(kind, length)
             return attention_mask_for(
                 implementation,
-                batch=batch,
+                batch_size=batch,
                 q_length=length,
                 kv_length=kv_length,
                 q_offset=seen,

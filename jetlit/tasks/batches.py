@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
@@ -97,24 +98,19 @@ def make_batches(rows: list[Row], batch_tokens: int = 8192) -> list[TaskBatch]:
 
 
 def _pad(rows: list[Row]) -> TaskBatch:
-    shape = (len(rows), max(map(len, rows)))
-    input_ids = torch.zeros(shape, dtype=torch.int64)
-    labels = torch.full(shape, IGNORED)
-    answer = torch.full(shape, -1)
-    group: list[int] = []
-    correct: list[bool] = []
-    for number, row in enumerate(rows):
-        start = 0
+    tokens, answers = [], []
+    owners: list[Row] = []  # the row of each answer
+    for row in rows:
+        numbers: list[int] = []
         for ids, is_answer in row.pieces:
-            place = slice(start, start + len(ids))
-            start += len(ids)
-            input_ids[number, place] = torch.tensor(ids, dtype=torch.int64)
-            if is_answer:
-                labels[number, place] = input_ids[number, place]
-                answer[number, place] = len(group)
-                group.append(row.group)
-                correct.append(row.correct)
-    return TaskBatch(input_ids, labels, answer, torch.tensor(group), torch.tensor(correct))
+            numbers += [len(owners) if is_answer else -1] * len(ids)
+            owners += [row] * is_answer
+        tokens.append(torch.tensor([token for ids, _ in row.pieces for token in ids]))
+        answers.append(torch.tensor(numbers))
+    input_ids, answer = pad_sequence(tokens, True), pad_sequence(answers, True, padding_value=-1)
+    group = torch.tensor([row.group for row in owners])
+    correct = torch.tensor([row.correct for row in owners])
+    return TaskBatch(input_ids, input_ids.where(answer >= 0, IGNORED), answer, group, correct)
 
 
 def answer_scores(logits: Tensor, batch: TaskBatch) -> tuple[Tensor, Tensor]:
