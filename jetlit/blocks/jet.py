@@ -18,7 +18,7 @@ from jetlit.blocks.rms_norm import GatedRMSNorm
 from jetlit.errors import UserError
 
 
-class KernelGenerator(nn.Module):
+class _KernelGenerator(nn.Module):
     """Makes a convolution's kernels from each token: w2(SiLU(w1 x)), of channels times taps outputs."""
 
     def __init__(self, hidden_size: int, rank: int, outputs: int) -> None:
@@ -27,7 +27,6 @@ class KernelGenerator(nn.Module):
         self.w2 = nn.Linear(rank, outputs, bias=True)
 
     def hidden(self, x: torch.Tensor) -> torch.Tensor:
-        """Return SiLU(w1 x): [B, T, rank]."""
         return F.silu(self.w1(x))
 
 
@@ -40,7 +39,7 @@ class DynamicConvolution(BlockPart):
     def __init__(self, hidden_size: int, channels: int, taps: int, reduction: int, initializer_range: float) -> None:
         super().__init__()
         self.channels, self.taps, self.initializer_range = channels, taps, initializer_range
-        self.kernel_generator = KernelGenerator(hidden_size, channels // reduction, channels * taps)
+        self.kernel_generator = _KernelGenerator(hidden_size, channels // reduction, channels * taps)
 
     def init_weights(self) -> None:
         """Set the generator's weights to zero and draw its bias: a static convolution at first."""

@@ -24,7 +24,7 @@ def _default_rank(factor: float, hidden_size: int) -> int:
     return max(32, round(factor * math.sqrt(hidden_size) / 32) * 32)
 
 
-class LowRank(nn.Module):
+class _LowRank(nn.Module):
     """The paper's loramlp: f(x A) B plus a bias where asked; A has `rank` columns, f is the activation."""
 
     def __init__(self, hidden_size: int, rank: int, outputs: int, activation: nn.Module, bias: bool) -> None:
@@ -34,7 +34,6 @@ class LowRank(nn.Module):
         self.up = nn.Linear(rank, outputs, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [B, T, hidden] to [B, T, outputs]."""
         return self.up(self.activation(self.down(x)))
 
 
@@ -66,9 +65,9 @@ class RWKV7(LinearMixer):
         super().__init__(*args, **settings)
         own, hidden = self.settings, self.hidden_size
         rank, gate_rank = _default_rank(2.5, hidden), own.gate_rank or _default_rank(5, hidden)
-        self.w_lora = LowRank(hidden, own.decay_rank or rank, self.key_dim, nn.Tanh(), bias=True)
-        self.a_lora = LowRank(hidden, own.rate_rank or rank, self.key_dim, nn.Identity(), bias=True)
-        self.g_lora = LowRank(hidden, gate_rank, self.value_dim, nn.Sigmoid(), bias=False)
+        self.w_lora = _LowRank(hidden, own.decay_rank or rank, self.key_dim, nn.Tanh(), bias=True)
+        self.a_lora = _LowRank(hidden, own.rate_rank or rank, self.key_dim, nn.Identity(), bias=True)
+        self.g_lora = _LowRank(hidden, gate_rank, self.value_dim, nn.Sigmoid(), bias=False)
         self.x_mix = nn.Parameter(torch.empty(6, hidden))  # of r, w, k, v, a and g
         self.k_k = nn.Parameter(torch.empty(self.key_dim))
         self.k_a = nn.Parameter(torch.empty(self.key_dim))

@@ -15,8 +15,6 @@ from jetlit.generation.sampling import Sampling
 from jetlit.models import JetNemotronForCausalLM
 from jetlit.tasks.batches import Row, make_batches, score_batch
 
-_Request = tuple[tuple[str, str], list[int], list[int]]
-
 
 class HarnessModel(TemplateLM):
     """Scores and generates for lm-evaluation-harness.
@@ -64,7 +62,7 @@ class HarnessModel(TemplateLM):
         ids = self.tokenizer(string, add_special_tokens=add_special_tokens is not False)["input_ids"]
         return ids[:-1] if ids and ids[-1] == self.eot_token_id else ids
 
-    def _loglikelihood_tokens(self, requests: list[_Request], **kwargs: Any) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
         results = self._score([(context, continuation) for _, context, continuation in requests])
         for (texts, _, _), result in zip(requests, results):
             self.cache_hook.add_partial("loglikelihood", texts, result)
