@@ -30,8 +30,8 @@ from jetlit_kernels.gated_norm import reference as gated_norm
 from reporting import RESULTS, report, with_earlier
 from timing import ceilings, milliseconds
 
+from jetlit.blocks.base import CarriedState
 from jetlit.blocks.jet import JetBlock
-from jetlit.blocks.state import CarriedState
 
 DIMS: dict[str, dict[str, Any]] = {
     "2B": {"hidden_size": 1536, "num_heads": 12, "head_dim": 96, "expand_v": 2.6666666667},

@@ -2,9 +2,23 @@
 
 from jetlit.blocks import delta_net, gated_delta_net, gla, jet, mamba2, retnet, rwkv7, sliding_window  # noqa: F401
 from jetlit.blocks.attention import Attention
-from jetlit.blocks.base import LinearMixer, LinearSettings, MaskKind, TokenMixer
-from jetlit.blocks.state import AttentionCache, BlockPart, CarriedState, StateCache, StateSpec
-from jetlit.blocks.table import BLOCKS, build_block, check_block_config, get_block, is_attention, register_block
+from jetlit.blocks.base import (
+    BLOCKS,
+    AttentionCache,
+    BlockPart,
+    CarriedState,
+    LinearMixer,
+    LinearSettings,
+    MaskKind,
+    StateCache,
+    StateSpec,
+    TokenMixer,
+    build_block,
+    check_block_config,
+    get_block,
+    is_attention,
+    register_block,
+)
 
 __all__ = [
     "BLOCKS",

@@ -12,37 +12,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
 from jetlit.blocks.banded import banded_attention, runs_banded
-from jetlit.blocks.base import MaskKind, TokenMixer
+from jetlit.blocks.base import AttentionCache, MaskKind, TokenMixer, register_block
 from jetlit.blocks.masks import attention_mask_for
 from jetlit.blocks.projections import project
 from jetlit.blocks.rms_norm import RMSNorm
-from jetlit.blocks.state import AttentionCache
-from jetlit.blocks.table import register_block
 from jetlit.errors import UserError
-
-
-@dataclass(frozen=True)
-class AttentionSettings:
-    """Settings of attention."""
-
-    hidden_size: int
-    num_heads: int  # query heads
-    num_kv_heads: int  # key/value heads; each serves num_heads / num_kv_heads query heads
-    head_dim: int  # D, even
-    qkv_bias: bool = True  # on the query, key and value projections (Qwen2)
-    output_bias: bool = False  # on the output projection (Llama with `attention_bias`)
-    qk_norm: bool = False  # RMSNorm over D on queries and keys before the rotation (Qwen3)
-    norm_eps: float | str = 1e-6  # of that norm
-    dropout: float = 0.0  # on the attention weights, in training only
-
-    def __post_init__(self) -> None:
-        if self.num_heads % self.num_kv_heads:
-            raise UserError(
-                f"{self.num_heads} attention heads cannot share {self.num_kv_heads} key/value heads evenly: "
-                "make num_attention_heads a multiple of num_key_value_heads."
-            )
-        if self.head_dim % 2:
-            raise UserError(f"head_dim must be even for rotary positions, not {self.head_dim}: correct the config.")
 
 
 @register_block("attn")
@@ -50,11 +24,33 @@ class Attention(TokenMixer):
     """Softmax attention of the Llama, Qwen2 and Qwen3 families.
 
     The implementation (eager, sdpa, flash attention) is transformers', chosen by the configuration that the model
-    attaches (`config._attn_implementation`); a block without one uses sdpa.
+    attaches (`config._attn_implementation`). A block without one uses sdpa.
     """
 
-    Settings: ClassVar[type[AttentionSettings]] = AttentionSettings
-    settings: AttentionSettings
+    @dataclass(frozen=True)
+    class Settings:
+        """Settings of attention."""
+
+        hidden_size: int
+        num_heads: int  # query heads
+        num_kv_heads: int  # key/value heads; each serves num_heads / num_kv_heads query heads
+        head_dim: int  # D, even
+        qkv_bias: bool = True  # on the query, key and value projections (Qwen2)
+        output_bias: bool = False  # on the output projection (Llama with `attention_bias`)
+        qk_norm: bool = False  # RMSNorm over D on queries and keys before the rotation (Qwen3)
+        norm_eps: float | str = 1e-6  # of that norm
+        dropout: float = 0.0  # on the attention weights, in training only
+
+        def __post_init__(self) -> None:
+            if self.num_heads % self.num_kv_heads:
+                raise UserError(
+                    f"{self.num_heads} attention heads cannot share {self.num_kv_heads} key/value heads evenly: "
+                    "make num_attention_heads a multiple of num_key_value_heads."
+                )
+            if self.head_dim % 2:
+                raise UserError(f"head_dim must be even for rotary positions, not {self.head_dim}: correct the config.")
+
+    settings: Settings
     mask_kind: ClassVar[MaskKind] = "causal"
     window_size: int | None = None
     is_causal = True
@@ -65,8 +61,7 @@ class Attention(TokenMixer):
         self.hidden_size, self.head_dim = own.hidden_size, own.head_dim
         self.num_heads, self.num_kv_heads = own.num_heads, own.num_kv_heads
         self.num_key_value_groups = own.num_heads // own.num_kv_heads
-        self.scaling = own.head_dim**-0.5
-        self.dropout = own.dropout
+        self.scaling, self.dropout = own.head_dim**-0.5, own.dropout
         self.config: PreTrainedConfig | None = None
         queries, keys = own.num_heads * own.head_dim, own.num_kv_heads * own.head_dim
         self.q_proj = nn.Linear(own.hidden_size, queries, bias=own.qkv_bias)
@@ -85,29 +80,25 @@ class Attention(TokenMixer):
         cu_seqlens: torch.Tensor | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """See `TokenMixer.forward`.
-
-        Without an attention_mask every token is real, and a mask is made where one is needed
-        (`jetlit.blocks.masks.attention_mask_for`). Without position_embeddings nothing is rotated.
-        """
+        """See `TokenMixer.forward`. Without position_embeddings nothing is rotated."""
         batch, length, _ = hidden_states.shape
         query, key, value = self.project(hidden_states, position_embeddings)
-        if attention_mask is None and cache is None and cu_seqlens is None and self._runs_banded(query):
-            assert self.window_size is not None
-            output = banded_attention(query, key, value, self.window_size, self.scaling)
-            return self.o_proj(output.flatten(2))
+        implementation = (self.config and self.config._attn_implementation) or "sdpa"
+        dropout = self.dropout if self.training else 0.0
+        plain = implementation == "sdpa" and not dropout and attention_mask is None and cache is None
+        if self.window_size is not None and plain and cu_seqlens is None and runs_banded(query.device, query.dtype):
+            return self.o_proj(banded_attention(query, key, value, self.window_size, self.scaling).flatten(2))
         if cache is not None:
             key, value = cache.update(key, value)
-        implementation = self.implementation
         if attention_mask is None and (cu_seqlens is not None or length > 1 or implementation == "eager"):
             attention_mask = attention_mask_for(
                 implementation,
-                batch=batch,
+                window=self.window_size,
+                cu_seqlens=cu_seqlens,
+                batch_size=batch,
                 q_length=length,
                 kv_length=key.shape[2],
                 q_offset=key.shape[2] - length,
-                window=self.window_size,
-                cu_seqlens=cu_seqlens,
                 dtype=query.dtype,
                 device=query.device,
             )
@@ -118,7 +109,7 @@ class Attention(TokenMixer):
             key,
             value,
             attention_mask,
-            dropout=self.dropout if self.training else 0.0,
+            dropout=dropout,
             scaling=self.scaling,
             sliding_window=self.window_size,
             **_flash_bounds(implementation, cu_seqlens),
@@ -138,15 +129,6 @@ class Attention(TokenMixer):
             query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         return query, key, value
 
-    def _runs_banded(self, query: torch.Tensor) -> bool:
-        plain = self.window_size is not None and self.implementation == "sdpa" and not (self.training and self.dropout)
-        return plain and runs_banded(query.device, query.dtype)
-
-    @property
-    def implementation(self) -> str:
-        """The attention implementation in use, by transformers' name."""
-        return (self.config and self.config._attn_implementation) or "sdpa"
-
     def state_bytes(self, batch: int, context: int, dtype: torch.dtype) -> int:
         """Return the bytes of keys and values of `batch` sequences of `context` tokens."""
         kept = context if self.window_size is None else min(context, self.window_size)
@@ -156,14 +138,10 @@ class Attention(TokenMixer):
     def from_attention(cls, attention: Attention, **block_kwargs: Any) -> Self:
         """Make an attention block of this class with the same shapes and the same weights.
 
-        Args:
-            attention: the teacher's layer.
-            **block_kwargs: settings that the teacher's layer does not decide (a window size).
-
         Raises:
-            UserError: an argument changes a shape, so that the weights cannot be kept.
+            UserError: one of `block_kwargs` changes a shape, so that the weights cannot be kept.
         """
-        sizes = {field.name: getattr(attention.settings, field.name) for field in fields(AttentionSettings)}
+        sizes = {field.name: getattr(attention.settings, field.name) for field in fields(Attention.Settings)}
         changed = {name: value for name, value in block_kwargs.items() if name in sizes and sizes[name] != value}
         if changed:
             raise UserError(

@@ -36,15 +36,8 @@ def banded_attention(
 ) -> torch.Tensor:
     """Compute causal softmax attention in which a token sees `window` tokens, itself included.
 
-    Args:
-        query: [B, heads, T, D].
-        key: [B, KV heads, T, D]; each head serves heads / KV heads query heads.
-        value: like the keys.
-        window: tokens seen.
-        scaling: of the scores.
-
-    Returns:
-        [B, T, heads, D].
+    Queries are [B, heads, T, D], keys and values [B, KV heads, T, D], the result [B, T, heads, D]. The scores are
+    multiplied by `scaling`.
     """
     attend = _windowed_flash()
     assert attend is not None, "ask runs_banded first"

@@ -1,21 +1,22 @@
-"""The contract of every token mixer, and what the linear ones share: settings, projections, padding."""
+"""The contract of token mixers, their open table, and what the linear ones share: state, projections, padding."""
 
 from __future__ import annotations
 
 import inspect
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from jetlit.blocks.inheritance import AttentionLayer, inherit_projections
-from jetlit.blocks.padding import pack, unpack
+from jetlit.blocks.inheritance import inherit_projections
 from jetlit.blocks.projections import project
-from jetlit.blocks.state import BlockPart, CarriedState, StateCache, StateSpec
 from jetlit.errors import UserError
+from jetlit.registry import Registry
 
 MaskKind = Literal["causal", "sliding", "padding"]
 
@@ -62,8 +63,8 @@ class TokenMixer(nn.Module, ABC):
 
         Args:
             hidden_states: [B, T, hidden], already normalized.
-            cache: the layer's cache (`AttentionCache` or `StateCache`), which is read and advanced. None: the
-                sequences start and end here.
+            cache: the layer's `AttentionCache` or `StateCache`, which is read and advanced. None: the sequences start
+                and end here.
             attention_mask: of the kind that `mask_kind` names, or None when no token is padding.
             cu_seqlens: [N + 1] integers, the bounds of N sequences packed into one row (B is 1).
             position_embeddings: (cos, sin), each [B or 1, T, head_dim]; only attention uses them.
@@ -80,6 +81,130 @@ class TokenMixer(nn.Module, ABC):
     @abstractmethod
     def from_attention(cls, attention: Any, **block_kwargs: Any) -> Self:
         """Make a block that starts from the weights of a pre-trained `jetlit.blocks.attention.Attention`."""
+
+
+Block = TypeVar("Block", bound=type[TokenMixer])
+
+BLOCKS: Registry[type[TokenMixer]] = Registry("block", "jetlit.blocks")
+
+
+def register_block(name: str) -> Callable[[Block], Block]:
+    """Return a decorator that enters a block's class in `BLOCKS`.
+
+    Raises:
+        UserError: another block has this name.
+    """
+    return BLOCKS.register(name)  # type: ignore[return-value]
+
+
+def get_block(name: str) -> type[TokenMixer]:
+    """Return the class of a block; an unknown name is a UserError."""
+    return BLOCKS.get_or_refuse(name)
+
+
+def is_attention(name: str) -> bool:
+    """Return whether a block keeps keys and values, all of them or a window, and no state of constant size."""
+    return get_block(name).mask_kind != "padding"
+
+
+def build_block(name: str, hidden_size: int, **config: Any) -> TokenMixer:
+    """Build a block from its settings in a YAML or JSON file, which `check_block_config` checks."""
+    check_block_config(name, config | {"hidden_size": hidden_size})
+    return get_block(name)(hidden_size=hidden_size, **config)
+
+
+def check_block_config(name: str, config: dict[str, Any], *, partial: bool = False) -> None:
+    """Check the names of a block's settings.
+
+    Args:
+        name: a name in `BLOCKS`.
+        config: settings and their values.
+        partial: settings may be missing, because they will come from an attention layer.
+
+    Raises:
+        UserError: the block's name or a setting is unknown, or a setting is missing.
+    """
+    settings = inspect.signature(get_block(name)).parameters
+    unknown = sorted(set(config) - set(settings))
+    if unknown:
+        raise UserError(f"Block {name!r} has no setting {', '.join(map(repr, unknown))}; it has {', '.join(settings)}.")
+    missing = [p.name for p in settings.values() if p.default is p.empty and p.name not in config]
+    if missing and not partial:
+        raise UserError(f"Block {name!r} needs {', '.join(map(repr, missing))}: add it to the block's configuration.")
+
+
+class AttentionCache(Protocol):
+    """What an attention block needs of its layer's cache."""
+
+    def update(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append keys and values [B, Hkv, T, D]; return those to attend to."""
+
+
+class StateCache(Protocol):
+    """What a linear block needs of its layer's cache: named tensors [N, ...] with the sequence in front."""
+
+    def read(self, name: str) -> torch.Tensor | None:
+        """Return the stored tensor itself (a block may update it in place), or None before the first write."""
+
+    def write(self, name: str, tensor: torch.Tensor) -> None:
+        """Store a tensor; once a tensor of that name is allocated, copy into it."""
+
+
+class StateSpec(NamedTuple):
+    """Shape of one sequence's carried tensor; `dtype` None is the dtype of the activations."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None
+
+
+class CarriedState:
+    """What a block carries from one call to the next: the tensors of the layer's cache, or nothing without a cache.
+
+    Attributes:
+        kept: whether there is a cache to write final states to.
+    """
+
+    def __init__(self, cache: StateCache | None) -> None:
+        self._cache = cache
+        self.kept = cache is not None
+
+    def read(self, name: str) -> torch.Tensor | None:
+        """Return the carried tensor [N, ...], or None at the start of a sequence."""
+        return None if self._cache is None else self._cache.read(name)
+
+    def write(self, name: str, tensor: torch.Tensor | None) -> None:
+        """Store a final state; do nothing without a cache."""
+        if self._cache is not None and tensor is not None:
+            self._cache.write(name, tensor)
+
+    def recur(self, operator: Callable[..., Any], *inputs: torch.Tensor | None, **options: Any) -> torch.Tensor:
+        """Run a recurrence of `jetlit_kernels` that starts from, and advances, the carried state "recurrent".
+
+        Args:
+            operator: takes `initial_state` and `output_final_state`, returns the output and the final state.
+            *inputs: the operator's tensors.
+            **options: the operator's other arguments.
+
+        Returns:
+            The output [B, T, h, V].
+        """
+        o, final = operator(*inputs, initial_state=self.read("recurrent"), output_final_state=self.kept, **options)
+        self.write("recurrent", final)
+        return o
+
+
+class BlockPart(nn.Module):
+    """A module that blocks are composed of and that brings its own state and initialization."""
+
+    def state_specs(self) -> dict[str, StateSpec]:
+        """Return name, shape and dtype of what the module carries, for one sequence."""
+        return {}
+
+    def init_weights(self) -> None:
+        """Initialize the module's parameters."""
+
+    def pass_through(self) -> None:
+        """Let what comes from a pre-trained attention's projections pass unchanged, where that is possible."""
 
 
 @dataclass(frozen=True)
@@ -145,14 +270,13 @@ class LinearMixer(TokenMixer):
         q, k, v = project(hidden, [self.q_proj, self.k_proj, self.v_proj])
         return self.split_heads(q), self.split_heads(k), self.split_heads(v)
 
-    def parts(self) -> list[BlockPart]:
-        """Return the modules with state or initialization of their own that the block is composed of."""
+    def _parts(self) -> list[BlockPart]:
         return [module for module in self.modules() if isinstance(module, BlockPart)]
 
     def state_specs(self) -> dict[str, StateSpec]:
         """Return name, shape and dtype of everything the block carries, for one sequence."""
         specs = {"recurrent": StateSpec((self.num_heads, self.head_dim, self.value_head_dim), torch.float32)}
-        for part in self.parts():
+        for part in self._parts():
             specs |= part.state_specs()
         return specs
 
@@ -161,12 +285,12 @@ class LinearMixer(TokenMixer):
 
         Constructors call it; a model that initializes its linear layers again calls it afterwards.
         """
-        for part in self.parts():
+        for part in self._parts():
             part.init_weights()
 
     def after_inheriting(self) -> None:
         """Adjust the block's own parameters to projections that come from attention."""
-        for part in self.parts():
+        for part in self._parts():
             part.pass_through()
 
     def forward(
@@ -194,8 +318,10 @@ class LinearMixer(TokenMixer):
             return self.mix(hidden_states, state, None)
         if not bool(real.any()):
             return torch.zeros_like(hidden_states)
-        packed, bounds = pack(hidden_states, real)
-        return unpack(self.mix(packed, state, bounds), real)
+        # The real tokens of all rows as one packed sequence [1, total, hidden]; a row may be empty.
+        lengths = real.sum(1, dtype=torch.int32)
+        mixed = self.mix(hidden_states[real][None], state, F.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0)))
+        return mixed.new_zeros(hidden_states.shape).masked_scatter(real[..., None], mixed)
 
     def state_bytes(self, batch: int, context: int, dtype: torch.dtype) -> int:
         """Return the bytes of state of `batch` sequences; the context does not matter."""
@@ -203,10 +329,8 @@ class LinearMixer(TokenMixer):
         return batch * sum(math.prod(spec.shape) * (spec.dtype or dtype).itemsize for spec in specs)
 
     @classmethod
-    def from_attention(cls, attention: AttentionLayer, **block_kwargs: Any) -> Self:
+    def from_attention(cls, attention: Any, **block_kwargs: Any) -> Self:
         """Make a block whose q, k, v and o projections start from a pre-trained attention layer.
-
-        `jetlit.blocks.inheritance` says what is inherited when sizes differ.
 
         Args:
             attention: the teacher's layer.

@@ -10,18 +10,9 @@ import torch.nn.functional as F
 from jetlit_kernels import gated_delta_rule
 from torch import nn
 
-from jetlit.blocks.base import LinearMixer, LinearSettings
+from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, register_block
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.blocks.short_convolution import ShortConvolution
-from jetlit.blocks.state import CarriedState
-from jetlit.blocks.table import register_block
-
-
-@dataclass(frozen=True)
-class DeltaNetSettings(LinearSettings):
-    """Settings of DeltaNet beside those of every linear block."""
-
-    conv_size: int = 4  # W, taps of the convolutions
 
 
 @register_block("delta_net")
@@ -32,8 +23,13 @@ class DeltaNet(LinearMixer):
     (section 3.4 of the paper).
     """
 
-    Settings = DeltaNetSettings
-    settings: DeltaNetSettings
+    @dataclass(frozen=True)
+    class Settings(LinearSettings):
+        """Settings beside those of every linear block."""
+
+        conv_size: int = 4  # W, taps of the convolutions
+
+    settings: Settings
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)

@@ -10,20 +10,10 @@ import torch.nn.functional as F
 from jetlit_kernels import gated_delta_rule, log_decay_and_beta
 from torch import nn
 
-from jetlit.blocks.base import LinearMixer, LinearSettings
+from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, register_block
 from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
-from jetlit.blocks.rms_norm import GatedNorm
+from jetlit.blocks.rms_norm import GatedRMSNorm
 from jetlit.blocks.short_convolution import ShortConvolution
-from jetlit.blocks.state import CarriedState
-from jetlit.blocks.table import register_block
-
-
-@dataclass(frozen=True)
-class GatedDeltaNetSettings(LinearSettings):
-    """Settings of Gated DeltaNet beside those of every linear block."""
-
-    expand_v: float = 2.0
-    conv_size: int = 4  # W, taps of the convolutions
 
 
 @register_block("gated_delta_net")
@@ -34,8 +24,14 @@ class GatedDeltaNet(LinearMixer):
     output (section 3.4 of the paper).
     """
 
-    Settings = GatedDeltaNetSettings
-    settings: GatedDeltaNetSettings
+    @dataclass(frozen=True)
+    class Settings(LinearSettings):
+        """Settings beside those of every linear block."""
+
+        expand_v: float = 2.0
+        conv_size: int = 4  # W, taps of the convolutions
+
+    settings: Settings
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -48,11 +44,11 @@ class GatedDeltaNet(LinearMixer):
         self.A_log = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
         self.dt_bias = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
         self.g_proj = nn.Linear(self.hidden_size, self.value_dim, bias=False)
-        self.o_norm = GatedNorm(self.value_head_dim, self.norm_eps)
+        self.o_norm = GatedRMSNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Initialize convolutions, norm and decays."""
+        """Initialize convolutions and decays."""
         super().init_weights()
         init_decay(self.A_log, self.dt_bias)
 

@@ -38,8 +38,7 @@ def spread_memory(count: int, like: torch.Tensor, shortest: float = 16.0) -> tor
 def spread_decay(A_log: torch.Tensor, dt_bias: torch.Tensor) -> None:
     """Let heads that start from attention, which forgets nothing, remember from 16 to 1,024 tokens.
 
-    The usual random decays (`init_decay`) mostly forget within a dozen tokens, and with few heads perhaps all do.
-    A_log and dt_bias, both [h], are changed in place.
+    The random decays of `init_decay` mostly forget within a dozen tokens, and with few heads perhaps all do.
     """
     A_log.zero_()
     dt_bias.copy_((-spread_memory(len(dt_bias), dt_bias)).expm1().log())

@@ -11,19 +11,9 @@ from jetlit_kernels import linear_attention
 from torch import nn
 from transformers import initialization as init
 
-from jetlit.blocks.base import LinearMixer, LinearSettings
+from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, register_block
 from jetlit.blocks.gates import at_least_float32, no_weight_decay, spread_memory
-from jetlit.blocks.rms_norm import GatedNorm
-from jetlit.blocks.state import CarriedState
-from jetlit.blocks.table import register_block
-
-
-@dataclass(frozen=True)
-class GLASettings(LinearSettings):
-    """Settings of GLA beside those of every linear block."""
-
-    gate_rank: int = 16  # rank of the decay's projection
-    gate_normalizer: float = 16.0  # what the log decay is divided by
+from jetlit.blocks.rms_norm import GatedRMSNorm
 
 
 @register_block("gla")
@@ -34,8 +24,14 @@ class GLA(LinearMixer):
     the paper). The gate's bias starts so that, within each head, rows remember from 16 to 1,024 tokens.
     """
 
-    Settings = GLASettings
-    settings: GLASettings
+    @dataclass(frozen=True)
+    class Settings(LinearSettings):
+        """Settings beside those of every linear block."""
+
+        gate_rank: int = 16  # rank of the decay's projection
+        gate_normalizer: float = 16.0  # what the log decay is divided by
+
+    settings: Settings
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -45,11 +41,11 @@ class GLA(LinearMixer):
         )
         no_weight_decay(self.gk_proj.get_parameter("1.bias"))
         self.g_proj = nn.Linear(self.hidden_size, self.value_dim, bias=False)
-        self.o_norm = GatedNorm(self.value_head_dim, self.norm_eps)
+        self.o_norm = GatedRMSNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Spread the decays over the rows of each head; initialize the norm."""
+        """Spread the decays over the rows of each head."""
         super().init_weights()
         bias = self.gk_proj.get_parameter("1.bias")
         decay = spread_memory(self.head_dim, bias) * self.gate_normalizer

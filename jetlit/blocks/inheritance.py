@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,43 +11,17 @@ from torch import nn
 logger = logging.getLogger(__name__)
 
 
-class Projections(Protocol):
-    """A layer that projects to h heads and back."""
-
-    hidden_size: int
-    num_heads: int
-    q_proj: nn.Linear
-    k_proj: nn.Linear
-    v_proj: nn.Linear
-    o_proj: nn.Linear
-
-
-class AttentionLayer(Projections, Protocol):
-    """What is read of a pre-trained attention layer."""
-
-    num_kv_heads: int
-    head_dim: int
-    q_norm: nn.Module
-
-
-def inherited_heads(num_heads: int, attention: AttentionLayer) -> torch.Tensor:
-    """Return the attention's query head that each new head starts from: [h], int64.
-
-    Equal counts map one to one, fewer heads take an even selection, more heads repeat neighbors.
-    """
-    return torch.arange(num_heads) * attention.num_heads // num_heads
-
-
-def inherit_projections(block: Projections, attention: AttentionLayer) -> None:
+def inherit_projections(block: Any, attention: Any) -> None:
     """Write the attention's projections into the block's q, k, v and o.
 
-    With grouped-query attention, query head j reads key/value head j // (H / Hkv); whole heads are repeated in that
-    order. Of each head the leading channels are inherited. In a wider head the additional query rows are zero, so that
-    the inner product with the keys is unchanged, and so are the additional columns of the output projection.
+    With equal numbers of heads, head i starts from query head i. Fewer heads take an even selection, more heads repeat
+    neighbors. With grouped-query attention, query head j reads key/value head j // (H / Hkv); whole heads are repeated
+    in that order. Of each head the leading channels are inherited. In a wider head the additional query rows are zero,
+    so that the inner product with the keys is unchanged, and so are the additional columns of the output projection.
 
     Args:
-        block: freshly initialized; its other parameters stay.
-        attention: the teacher's layer.
+        block: a freshly initialized `LinearMixer`; its other parameters stay.
+        attention: the teacher's `Attention`.
 
     Raises:
         ValueError: the two belong to models of different hidden size.
@@ -56,12 +30,12 @@ def inherit_projections(block: Projections, attention: AttentionLayer) -> None:
         raise ValueError(
             f"A block of hidden size {block.hidden_size} cannot inherit from attention of {attention.hidden_size}."
         )
-    query_heads = inherited_heads(block.num_heads, attention)
+    query_heads = torch.arange(block.num_heads) * attention.num_heads // block.num_heads
     kv_heads = query_heads // (attention.num_heads // attention.num_kv_heads)
     _copy_heads(block.q_proj, attention.q_proj, query_heads, attention.head_dim)
     _copy_heads(block.k_proj, attention.k_proj, kv_heads, attention.head_dim)
     _copy_heads(block.v_proj, attention.v_proj, kv_heads, attention.head_dim)
-    for tensor in filter(lambda t: t is not None, (block.q_proj.weight, block.q_proj.bias)):
+    for tensor in block.q_proj.parameters():
         tensor.unflatten(0, (block.num_heads, -1))[:, attention.head_dim :] = 0
     _share_output(block, attention, query_heads)
     _log_what_is_dropped(block, attention)
@@ -69,20 +43,17 @@ def inherit_projections(block: Projections, attention: AttentionLayer) -> None:
 
 def _copy_heads(new: nn.Linear, old: nn.Linear, heads: torch.Tensor, old_dim: int) -> None:
     """Copy the leading rows (and biases) of the selected old heads to the leading rows of each new head."""
-
-    def leading(tensor: torch.Tensor, count: int) -> torch.Tensor:
-        return tensor.unflatten(0, (count, -1))[:, :width]
-
     width = min(new.out_features // len(heads), old_dim)
-    old_count = old.out_features // old_dim
-    leading(new.weight, len(heads)).copy_(leading(old.weight, old_count)[heads])
+    pairs = [(new.weight, old.weight)]
     if new.bias is not None:
         new.bias.zero_()
         if old.bias is not None:
-            leading(new.bias, len(heads)).copy_(leading(old.bias, old_count)[heads])
+            pairs.append((new.bias, old.bias))
+    for target, source in pairs:
+        target.unflatten(0, (len(heads), -1))[:, :width] = source.unflatten(0, (-1, old_dim))[heads, :width]
 
 
-def _share_output(block: Projections, attention: AttentionLayer, heads: torch.Tensor) -> None:
+def _share_output(block: Any, attention: Any, heads: torch.Tensor) -> None:
     """Copy the output projection's columns of each inherited head, divided among the heads that repeat it."""
     new = block.o_proj.weight.unflatten(1, (block.num_heads, -1))
     width = min(new.shape[2], attention.head_dim)
@@ -92,7 +63,7 @@ def _share_output(block: Projections, attention: AttentionLayer, heads: torch.Te
     new[..., :width] = old / repeats[:, None].to(old)
 
 
-def _log_what_is_dropped(block: Projections, attention: AttentionLayer) -> None:
+def _log_what_is_dropped(block: Any, attention: Any) -> None:
     dropped = []
     if attention.q_proj.bias is not None and block.q_proj.bias is None:
         dropped.append("the biases of q, k and v (keep them with qkv_bias=True)")

@@ -11,39 +11,14 @@ from jetlit_kernels import dynamic_conv, gated_delta_rule, jet_decode_step, log_
 from torch import nn
 from transformers import initialization as init
 
-from jetlit.blocks.base import LinearMixer, LinearSettings
+from jetlit.blocks.base import BlockPart, CarriedState, LinearMixer, LinearSettings, StateSpec, register_block
 from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
 from jetlit.blocks.projections import project
-from jetlit.blocks.rms_norm import GatedNorm
-from jetlit.blocks.state import BlockPart, CarriedState, StateSpec
-from jetlit.blocks.table import register_block
+from jetlit.blocks.rms_norm import GatedRMSNorm
 from jetlit.errors import UserError
 
 
-@dataclass(frozen=True)
-class JetBlockSettings(LinearSettings):
-    """Settings of JetBlock beside those of every linear block; the released models have no qkv_bias."""
-
-    expand_v: float = 2.0
-    conv_size: int = 4  # W, taps of the dynamic convolution, 2 to 8
-    dconv_generator_reduction: int = 8  # the kernel generator's rank is h · V // this
-    initializer_range: float = 0.02  # standard deviation of the kernels at the start
-    mode: str = "chunk"  # how the released code computes; no effect here, where the operators choose by length
-    dconv_implementation: str = "triton"  # the same for its convolution; here the device decides
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 2 <= self.conv_size <= 8:
-            raise UserError(f"JetBlock needs conv_size from 2 to 8, not {self.conv_size}: correct the config.")
-        values = self.num_heads * self.value_head_dim
-        if not 1 <= self.dconv_generator_reduction <= values:
-            raise UserError(
-                f"JetBlock needs dconv_generator_reduction from 1 to {values} (heads times value size), not "
-                f"{self.dconv_generator_reduction}: correct the config."
-            )
-
-
-class KernelGenerator(nn.Module):
+class _KernelGenerator(nn.Module):
     """Makes a convolution's kernels from each token: w2(SiLU(w1 x)), of channels times taps outputs."""
 
     def __init__(self, hidden_size: int, rank: int, outputs: int) -> None:
@@ -52,25 +27,19 @@ class KernelGenerator(nn.Module):
         self.w2 = nn.Linear(rank, outputs, bias=True)
 
     def hidden(self, x: torch.Tensor) -> torch.Tensor:
-        """Return SiLU(w1 x): [B, T, rank]."""
         return F.silu(self.w1(x))
 
 
 class DynamicConvolution(BlockPart):
-    """A causal convolution on values, then SiLU, whose kernels a generator makes from the block's input.
+    """A causal convolution of D channels of values, then SiLU; a generator makes its kernels from the block's input.
 
-    Args:
-        hidden_size: of the model.
-        channels: D.
-        taps: W.
-        reduction: the generator's rank is D // reduction.
-        initializer_range: standard deviation of the kernels at the start.
+    The generator's rank is D // reduction, the standard deviation of the kernels at the start `initializer_range`.
     """
 
     def __init__(self, hidden_size: int, channels: int, taps: int, reduction: int, initializer_range: float) -> None:
         super().__init__()
         self.channels, self.taps, self.initializer_range = channels, taps, initializer_range
-        self.kernel_generator = KernelGenerator(hidden_size, channels // reduction, channels * taps)
+        self.kernel_generator = _KernelGenerator(hidden_size, channels // reduction, channels * taps)
 
     def init_weights(self) -> None:
         """Set the generator's weights to zero and draw its bias: a static convolution at first."""
@@ -107,8 +76,29 @@ class DynamicConvolution(BlockPart):
 class JetBlock(LinearMixer):
     """Gated DeltaNet's time mixing with a dynamic convolution on values and none on queries and keys."""
 
-    Settings = JetBlockSettings
-    settings: JetBlockSettings
+    @dataclass(frozen=True)
+    class Settings(LinearSettings):
+        """Settings beside those of every linear block; the released models have no qkv_bias."""
+
+        expand_v: float = 2.0
+        conv_size: int = 4  # W, taps of the dynamic convolution, 2 to 8
+        dconv_generator_reduction: int = 8  # the kernel generator's rank is h · V // this
+        initializer_range: float = 0.02  # standard deviation of the kernels at the start
+        mode: str = "chunk"  # how the released code computes; no effect here, where the operators choose by length
+        dconv_implementation: str = "triton"  # the same for its convolution; here the device decides
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not 2 <= self.conv_size <= 8:
+                raise UserError(f"JetBlock needs conv_size from 2 to 8, not {self.conv_size}: correct the config.")
+            values = self.num_heads * self.value_head_dim
+            if not 1 <= self.dconv_generator_reduction <= values:
+                raise UserError(
+                    f"JetBlock needs dconv_generator_reduction from 1 to {values} (heads times value size), not "
+                    f"{self.dconv_generator_reduction}: correct the config."
+                )
+
+    settings: Settings
     inherits_bias: ClassVar[bool] = False  # the released format has no place for them
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -122,11 +112,11 @@ class JetBlock(LinearMixer):
             hidden, self.value_dim, own.conv_size, own.dconv_generator_reduction, own.initializer_range
         )
         self.g_proj = nn.Linear(hidden, self.value_dim, bias=False)
-        self.o_norm = GatedNorm(self.value_head_dim, self.norm_eps)
+        self.o_norm = GatedRMSNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Initialize the kernel generator, the norm and the decays as the released code does."""
+        """Initialize the kernel generator and the decays as the released code does."""
         super().init_weights()
         init_decay(self.A_log, self.dt_bias)
 
@@ -137,8 +127,10 @@ class JetBlock(LinearMixer):
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
-        if self._decodes_in_place(hidden, state, cu_seqlens):
-            return self._decode(hidden, state)
+        one_token = hidden.shape[1] == 1 and cu_seqlens is None and not torch.is_grad_enabled()
+        conv_state, recurrent_state = state.read("conv"), state.read("recurrent")
+        if one_token and conv_state is not None and recurrent_state is not None:
+            return self._decode(hidden[:, 0], conv_state, recurrent_state)
         w1 = self.dynamic_conv1d.kernel_generator.w1
         q, k, v, gate, rank, a, b = project(
             hidden, [self.q_proj, self.k_proj, self.v_proj, self.g_proj, w1, self.a_proj, self.b_proj]
@@ -149,16 +141,8 @@ class JetBlock(LinearMixer):
         o = state.recur(gated_delta_rule, q, k, v, g, beta, cu_seqlens=cu_seqlens, qk_activation="silu")
         return self.o_proj(self.o_norm(o, gate))
 
-    @staticmethod
-    def _decodes_in_place(hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> bool:
-        one_token = hidden.shape[1] == 1 and cu_seqlens is None and not torch.is_grad_enabled()
-        return one_token and state.read("recurrent") is not None and state.read("conv") is not None
-
-    def _decode(self, hidden: torch.Tensor, state: CarriedState) -> torch.Tensor:
-        """Mix one token a sequence; update both states in place."""
-        x = hidden[:, 0]
-        conv_state, recurrent_state = state.read("conv"), state.read("recurrent")
-        assert conv_state is not None and recurrent_state is not None
+    def _decode(self, x: torch.Tensor, conv_state: torch.Tensor, recurrent_state: torch.Tensor) -> torch.Tensor:
+        """Mix one token a sequence, [B, hidden] to [B, 1, hidden]; update both states in place."""
         generator = self.dynamic_conv1d.kernel_generator
         o = jet_decode_step(
             self.split_heads(self.q_proj(x)),

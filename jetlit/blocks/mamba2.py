@@ -11,20 +11,10 @@ from jetlit_kernels import linear_attention
 from torch import nn
 from transformers import initialization as init
 
-from jetlit.blocks.base import LinearMixer, LinearSettings
+from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, register_block
 from jetlit.blocks.gates import at_least_float32, init_decay, no_weight_decay, spread_decay
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.blocks.short_convolution import ShortConvolution
-from jetlit.blocks.state import CarriedState
-from jetlit.blocks.table import register_block
-
-
-@dataclass(frozen=True)
-class Mamba2Settings(LinearSettings):
-    """Settings of Mamba2 beside those of every linear block; K is the paper's state size N, V its head size P."""
-
-    expand_v: float = 2.0
-    conv_size: int = 4  # W, taps of the convolutions
 
 
 @register_block("mamba2")
@@ -36,8 +26,14 @@ class Mamba2(LinearMixer):
     bias and SiLU; the output is gated, then RMS-normalized for each head.
     """
 
-    Settings = Mamba2Settings
-    settings: Mamba2Settings
+    @dataclass(frozen=True)
+    class Settings(LinearSettings):
+        """Settings beside those of every linear block; K is the paper's state size N, V its head size P."""
+
+        expand_v: float = 2.0
+        conv_size: int = 4  # W, taps of the convolutions
+
+    settings: Settings
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)

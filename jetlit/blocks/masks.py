@@ -14,50 +14,29 @@ from transformers.masking_utils import (
     sliding_window_causal_mask_function,
 )
 
-
-def sequence_index(cu_seqlens: torch.Tensor, length: int) -> torch.Tensor:
-    """Return for each of `length` packed tokens the index of its sequence, [length] int64."""
-    positions = torch.arange(length, device=cu_seqlens.device)
-    return torch.bucketize(positions, cu_seqlens[1:].to(torch.int64), right=True)
-
-
-def packed_positions(cu_seqlens: torch.Tensor, length: int) -> torch.Tensor:
-    """Return the position of each of `length` packed tokens within its sequence, [length] int64."""
-    start = cu_seqlens[:-1].to(torch.int64)[sequence_index(cu_seqlens, length)]
-    return torch.arange(length, device=cu_seqlens.device) - start
+from jetlit.blocks.packing import sequence_index
 
 
 def attention_mask_for(
     implementation: str,
     *,
-    batch: int,
-    q_length: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    kv_length: int | None = None,
-    q_offset: int | torch.Tensor = 0,
-    kv_offset: int = 0,
     window: int | None = None,
     padding: torch.Tensor | None = None,
     cu_seqlens: torch.Tensor | None = None,
     explicit: bool = False,
+    **shape: Any,
 ) -> torch.Tensor | None:
     """Build a causal mask, optionally of a sliding window, of packed sequences, or with padding.
 
     Args:
         implementation: transformers' name: "eager" gives an additive mask, "sdpa" a boolean one (True = visible),
             flash attention the padding mask.
-        batch: B.
-        q_length: number of queries.
-        dtype: of an additive mask.
-        device: of the mask.
-        kv_length: number of keys; None means `q_length`.
-        q_offset: position of the first query.
-        kv_offset: position of the first key.
         window: a token sees this many tokens, itself included; None means all.
         padding: [B, seen tokens] bool, True at real tokens.
         cu_seqlens: [N + 1] bounds of packed sequences; tokens of different sequences do not see each other.
         explicit: return a mask even where sdpa's own causal one would do, because some keys are not written yet.
+        **shape: batch_size, q_length, kv_length, q_offset and kv_offset (positions of the first query and key),
+            dtype and device, as transformers' functions take them.
 
     Returns:
         [B, 1, q_length, kv_length], [B, kv_length] for flash attention, or None where no mask is needed.
@@ -67,17 +46,12 @@ def attention_mask_for(
         return None
     visible = causal_mask_function if window is None else sliding_window_causal_mask_function(window)
     if cu_seqlens is not None:
-        visible = and_masks(visible, packed_sequence_mask_function(sequence_index(cu_seqlens, q_length)[None]))
+        owner = sequence_index(cu_seqlens, shape["q_length"])
+        visible = and_masks(visible, packed_sequence_mask_function(owner[None]))
     return build(
-        batch_size=batch,
-        q_length=q_length,
-        kv_length=q_length if kv_length is None else kv_length,
-        q_offset=q_offset,
-        kv_offset=kv_offset,
         mask_function=visible,
         attention_mask=padding,
         local_size=window,
         allow_is_causal_skip=cu_seqlens is None and not explicit,
-        dtype=dtype,
-        device=device,
+        **shape,
     )

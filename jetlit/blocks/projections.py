@@ -12,14 +12,10 @@ from torch.autograd.function import once_differentiable
 
 
 def project(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
-    """Apply several linear layers to one input; the result is that of `[layer(x) for layer in layers]`.
+    """Apply several linear layers to one input [..., H]; the result is that of `[layer(x) for layer in layers]`.
 
     With gradients, autocast casts the input once. Its gradient is summed inside the products that make it, in their
     dtype and in a fixed order. Layers that are not plain (adapters, quantized layers, hooks) are called.
-
-    Args:
-        x: [..., H].
-        layers: from H to any widths.
 
     Returns:
         One tensor [..., width] for each layer; those of narrow layers (at most H / 2 wide) may be slices of one tensor.
@@ -42,20 +38,16 @@ def project(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
     return [outputs[layer] for layer in layers]
 
 
-def _is_narrow(layer: nn.Linear) -> bool:
-    """Return whether a layer shares a product: at most half as wide as its input, it leaves most of a GPU idle alone.
-
-    Wider outputs would pay for being slices: the kernels that read them copy them first.
-    """
-    return 2 * layer.out_features <= layer.in_features
-
-
 def _groups(layers: Sequence[nn.Linear]) -> list[list[nn.Linear]]:
-    """Group layers by product: each wide one alone, narrow ones with and without biases together."""
-    wide = [[layer] for layer in layers if not _is_narrow(layer)]
-    narrow = [layer for layer in layers if _is_narrow(layer)]
-    biased = [layer for layer in narrow if layer.bias is not None]
+    """Group layers by product: each wide one alone, narrow ones with and without biases together.
+
+    A narrow layer, at most half as wide as its input, leaves most of a GPU idle alone. Wide outputs would pay for
+    being slices: the kernels that read them copy them first.
+    """
+    wide = [[layer] for layer in layers if 2 * layer.out_features > layer.in_features]
+    narrow = [layer for layer in layers if 2 * layer.out_features <= layer.in_features]
     plain = [layer for layer in narrow if layer.bias is None]
+    biased = [layer for layer in narrow if layer.bias is not None]
     return [*wide, *(group for group in (plain, biased) if group)]
 
 

@@ -9,27 +9,13 @@ from typing import Any
 import torch
 from jetlit_kernels import linear_attention
 from torch import nn
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from jetlit.blocks.base import LinearMixer, LinearSettings
+from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, StateSpec, register_block
 from jetlit.blocks.gates import at_least_float32
-from jetlit.blocks.masks import packed_positions, sequence_index
-from jetlit.blocks.rms_norm import GatedNorm
-from jetlit.blocks.state import CarriedState, StateSpec
-from jetlit.blocks.table import register_block
+from jetlit.blocks.packing import packed_positions, sequence_index
+from jetlit.blocks.rms_norm import GatedRMSNorm
 from jetlit.errors import UserError
-
-
-@dataclass(frozen=True)
-class RetNetSettings(LinearSettings):
-    """Settings of RetNet beside those of every linear block; head_dim must be even."""
-
-    expand_v: float = 2.0
-    rope_theta: float = 10000.0  # base of the rotation's wavelengths
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.head_dim % 2:
-            raise UserError(f"RetNet rotates pairs of channels: head_dim must be even, not {self.head_dim}.")
 
 
 @register_block("retnet")
@@ -41,14 +27,24 @@ class RetNet(LinearMixer):
     positions itself and carries them.
     """
 
-    Settings = RetNetSettings
-    settings: RetNetSettings
+    @dataclass(frozen=True)
+    class Settings(LinearSettings):
+        """Settings beside those of every linear block; head_dim must be even."""
+
+        expand_v: float = 2.0
+        rope_theta: float = 10000.0  # base of the rotation's wavelengths
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.head_dim % 2:
+                raise UserError(f"RetNet rotates pairs of channels: head_dim must be even, not {self.head_dim}.")
+
+    settings: Settings
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.rope_theta = self.settings.rope_theta
         self.g_proj = nn.Linear(self.hidden_size, self.value_dim, bias=False)
-        self.o_norm = GatedNorm(self.value_head_dim, self.norm_eps)
+        self.o_norm = GatedRMSNorm(self.value_head_dim, self.norm_eps)
 
     def log_decay(self, device: torch.device) -> torch.Tensor:
         """Return log γ of each head: [h], float64."""
@@ -61,14 +57,19 @@ class RetNet(LinearMixer):
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
         q, k, v = self.heads(hidden)
-        positions = count_positions(hidden, state, cu_seqlens)
-        q, k = rotate(q, positions, self.rope_theta), rotate(k, positions, self.rope_theta)
+        positions = _count_positions(hidden, state, cu_seqlens)
+        channel = torch.arange(self.head_dim // 2, dtype=torch.float64, device=q.device)
+        frequency = torch.exp(channel * (-math.log(self.settings.rope_theta) / len(channel)))
+        angle = (positions[..., None] * frequency).repeat(1, 1, 2)
+        exact_q, exact_k = at_least_float32(q), at_least_float32(k)
+        cos, sin = angle.cos().to(exact_q.dtype), angle.sin().to(exact_q.dtype)
+        q, k = (x.to(v.dtype) for x in apply_rotary_pos_emb(exact_q, exact_k, cos, sin, unsqueeze_dim=2))
         g = self.log_decay(hidden.device).to(torch.promote_types(q.dtype, torch.float32))
         o = state.recur(linear_attention, q, k, v, g.expand(*hidden.shape[:2], -1), cu_seqlens=cu_seqlens)
         return self.o_proj(self.o_norm(o, self.g_proj(hidden)))
 
 
-def count_positions(hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
+def _count_positions(hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
     """Return each token's position in its sequence, [B or 1, T] int64; advance the count carried as "position"."""
     batch, length = hidden.shape[:2]
     if cu_seqlens is None:
@@ -84,14 +85,3 @@ def count_positions(hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch
         positions, lengths = positions + seen[owner], lengths + seen
     state.write("position", lengths)
     return positions
-
-
-def rotate(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tensor:
-    """Rotate the pairs (i, i + K/2) of [B, T, h, K] by position · theta^(−2i/K)."""
-    half = x.shape[-1] // 2
-    frequency = torch.exp(torch.arange(half, dtype=torch.float64, device=x.device) * (-math.log(theta) / half))
-    angle = positions[..., None, None] * frequency
-    exact = at_least_float32(x)
-    cos, sin = angle.cos().to(exact.dtype), angle.sin().to(exact.dtype)
-    first, second = exact.chunk(2, -1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)

@@ -6,19 +6,13 @@ import torch
 import torch.nn.functional as F
 from jetlit_kernels import gated_rms_norm
 from torch import nn
-from transformers import initialization as init
-
-from jetlit.blocks.state import BlockPart
 
 
 class RMSNorm(nn.Module):
     """Root mean square norm over the last dimension, computed in float32 (float64 stays float64).
 
     weight · x / sqrt(mean(x²) + eps), multiplied before the cast back to the input's dtype, as the released code does.
-
-    Args:
-        size: of the last dimension.
-        eps: added to the mean square; released configurations may write it as a string.
+    Released configurations may write `eps` as a string.
     """
 
     def __init__(self, size: int, eps: float | str = 1e-6) -> None:
@@ -39,23 +33,9 @@ class RMSNorm(nn.Module):
         return f"{self.weight.shape[0]}, eps={self.eps}"
 
 
-class GatedNorm(BlockPart):
-    """RMSNorm(o) · SiLU(gate) of each head.
+class GatedRMSNorm(RMSNorm):
+    """RMSNorm(o) · SiLU(gate) of each head."""
 
-    Args:
-        size: V.
-        eps: added to the mean square.
-    """
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def init_weights(self) -> None:
-        """Set the weights to one."""
-        init.ones_(self.weight)
-
-    def forward(self, o: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    def forward(self, o: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Normalize and gate o [B, T, h, V] by gate [B, T, h · V]; return [B, T, h · V]."""
         return gated_rms_norm(o, gate.unflatten(-1, o.shape[2:]), self.weight, self.eps).flatten(2)

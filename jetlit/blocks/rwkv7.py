@@ -12,22 +12,19 @@ from jetlit_kernels import dplr_delta_rule
 from torch import nn
 from transformers import initialization as init
 
-from jetlit.blocks.base import LinearMixer, LinearSettings
+from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, StateSpec, register_block
 from jetlit.blocks.gates import at_least_float32, no_weight_decay, spread_memory
-from jetlit.blocks.history import SequencesWithHistory
-from jetlit.blocks.state import CarriedState, StateSpec
-from jetlit.blocks.table import register_block
+from jetlit.blocks.packing import SequencesWithHistory
 
 # The paper's bound of the decay: w = exp(−e^(−0.5) σ(d)).
 DECAY_BOUND = math.exp(-0.5)
 
 
-def default_rank(factor: float, hidden_size: int) -> int:
-    """Return the rank of a low-rank projection as in the paper: factor · √hidden in steps of 32, at least 32."""
+def _default_rank(factor: float, hidden_size: int) -> int:
     return max(32, round(factor * math.sqrt(hidden_size) / 32) * 32)
 
 
-class LowRank(nn.Module):
+class _LowRank(nn.Module):
     """The paper's loramlp: f(x A) B plus a bias where asked; A has `rank` columns, f is the activation."""
 
     def __init__(self, hidden_size: int, rank: int, outputs: int, activation: nn.Module, bias: bool) -> None:
@@ -37,21 +34,7 @@ class LowRank(nn.Module):
         self.up = nn.Linear(rank, outputs, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [B, T, hidden] to [B, T, outputs]."""
         return self.up(self.activation(self.down(x)))
-
-
-@dataclass(frozen=True)
-class RWKV7Settings(LinearSettings):
-    """Settings of RWKV-7 beside those of every linear block.
-
-    The paper has expand_v 1. As there, norm_eps is for each channel of a head: the group norm's epsilon is
-    V · norm_eps.
-    """
-
-    decay_rank: int | None = None  # rank of the decay's projection; None: max(32, 2.5 √hidden), in steps of 32
-    rate_rank: int | None = None  # rank of the in-context learning rate's; None: the same
-    gate_rank: int | None = None  # rank of the output gate's; None: max(32, 5 √hidden), in steps of 32
 
 
 @register_block("rwkv7")
@@ -64,18 +47,28 @@ class RWKV7(LinearMixer):
     across layers is left out: a block knows no other layer. `q_proj` is the paper's receptance.
     """
 
-    Settings = RWKV7Settings
-    settings: RWKV7Settings
-    STREAMS = ("r", "w", "k", "v", "a", "g")
+    @dataclass(frozen=True)
+    class Settings(LinearSettings):
+        """Settings beside those of every linear block.
+
+        The paper has expand_v 1. As there, norm_eps is for each channel of a head: the group norm's epsilon is
+        V · norm_eps.
+        """
+
+        decay_rank: int | None = None  # rank of the decay's projection; None: max(32, 2.5 √hidden), in steps of 32
+        rate_rank: int | None = None  # rank of the in-context learning rate's; None: the same
+        gate_rank: int | None = None  # rank of the output gate's; None: max(32, 5 √hidden), in steps of 32
+
+    settings: Settings
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         own, hidden = self.settings, self.hidden_size
-        rank, gate_rank = default_rank(2.5, hidden), own.gate_rank or default_rank(5, hidden)
-        self.w_lora = LowRank(hidden, own.decay_rank or rank, self.key_dim, nn.Tanh(), bias=True)
-        self.a_lora = LowRank(hidden, own.rate_rank or rank, self.key_dim, nn.Identity(), bias=True)
-        self.g_lora = LowRank(hidden, gate_rank, self.value_dim, nn.Sigmoid(), bias=False)
-        self.x_mix = nn.Parameter(torch.empty(len(self.STREAMS), hidden))
+        rank, gate_rank = _default_rank(2.5, hidden), own.gate_rank or _default_rank(5, hidden)
+        self.w_lora = _LowRank(hidden, own.decay_rank or rank, self.key_dim, nn.Tanh(), bias=True)
+        self.a_lora = _LowRank(hidden, own.rate_rank or rank, self.key_dim, nn.Identity(), bias=True)
+        self.g_lora = _LowRank(hidden, gate_rank, self.value_dim, nn.Sigmoid(), bias=False)
+        self.x_mix = nn.Parameter(torch.empty(6, hidden))  # of r, w, k, v, a and g
         self.k_k = nn.Parameter(torch.empty(self.key_dim))
         self.k_a = nn.Parameter(torch.empty(self.key_dim))
         self.r_k = nn.Parameter(torch.empty(self.num_heads, self.head_dim))
@@ -111,7 +104,10 @@ class RWKV7(LinearMixer):
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
-        x_r, x_w, x_k, x_v, x_a, x_g = self.shifted(hidden, state, cu_seqlens)
+        # Mix every token with the one before it, once for each stream.
+        sequences = SequencesWithHistory(hidden, state, "shift", 1, cu_seqlens)
+        difference = sequences.at_tokens(sequences.rows, 1) - hidden
+        x_r, x_w, x_k, x_v, x_a, x_g = torch.addcmul(hidden, difference, self.x_mix[:, None, None])
         r, k, v = (self.split_heads(p(x)) for p, x in ((self.q_proj, x_r), (self.k_proj, x_k), (self.v_proj, x_v)))
         log_decay = -DECAY_BOUND * at_least_float32(self.split_heads(self.w_lora(x_w))).sigmoid()
         rate = self.split_heads(self.a_lora(x_a)).sigmoid()
@@ -121,9 +117,3 @@ class RWKV7(LinearMixer):
         o = self.g_norm(o.flatten(0, 1).flatten(1)).unflatten(0, hidden.shape[:2])
         bonus = (r * k * self.r_k).sum(-1, keepdim=True) * v
         return self.o_proj((o + bonus.flatten(2)) * self.g_lora(x_g))
-
-    def shifted(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
-        """Mix every token with the one before it, once for each stream: [6, B, T, hidden]."""
-        sequences = SequencesWithHistory(hidden, state, "shift", 1, cu_seqlens)
-        difference = sequences.at_tokens(sequences.rows, 1) - hidden
-        return torch.addcmul(hidden, difference, self.x_mix[:, None, None])

@@ -9,19 +9,15 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 
-from jetlit.blocks.history import SequencesWithHistory
-from jetlit.blocks.state import BlockPart, CarriedState, StateSpec
+from jetlit.blocks.base import BlockPart, CarriedState, StateSpec
+from jetlit.blocks.packing import SequencesWithHistory
 from jetlit.errors import UserError
 
 
 class ShortConvolution(BlockPart):
-    """A causal convolution of each channel over its last W inputs.
+    """A causal convolution of each of D channels over its last W inputs.
 
-    Args:
-        state_name: under which the last W inputs are carried, [N, D, W].
-        channels: D.
-        taps: W.
-        bias: whether each channel has a bias.
+    The inputs are carried as `state_name`, [N, D, W].
 
     Raises:
         UserError: there are fewer than two taps.

@@ -25,10 +25,7 @@ class Mixture(CombinedStreamingDataset):
     - A position is the number of blocks that a process has drawn, the same on every rank. litdata saves the counts of
       one rank's corpora, and reads them as if blocks had been dealt to the workers in whole batches.
 
-    Args:
-        datasets: the corpora, opened with drop_last.
-        weights: shares of the blocks; they need not add up to 1.
-        seed: seed of the draws.
+    The corpora are opened with drop_last. Weights need not add up to 1.
     """
 
     def __init__(self, datasets: list[StreamingDataset], weights: list[float], seed: int) -> None:
@@ -37,20 +34,16 @@ class Mixture(CombinedStreamingDataset):
 
     def epoch_batches(self, batch_size: int, num_workers: int) -> int:
         """Return the batches of an epoch on each rank. Raises UserError if a process has none."""
-        key = batch_size, max(num_workers, 1)
-        if key not in self._epochs:
-            self._epochs[key] = self._count_batches(*key)
-        return self._epochs[key]
-
-    def _count_batches(self, batch_size: int, workers: int) -> int:
-        shares = [self._shares(batch_size, workers, worker) for worker in range(workers)]
-        ranks = self._datasets[0].distributed_env.world_size
-        # Worker b % workers makes batch b of a rank.
-        batches = min(
-            len(self._draws(rank, worker, shares[worker])) // batch_size * workers + worker
-            for rank in range(ranks)
-            for worker in range(workers)
-        )
+        workers = max(num_workers, 1)
+        if (batch_size, workers) not in self._epochs:
+            ranks = self._datasets[0].distributed_env.world_size
+            # Worker b % workers makes batch b of a rank.
+            self._epochs[batch_size, workers] = min(
+                len(self._draws(rank, worker, workers, batch_size)) // batch_size * workers + worker
+                for rank in range(ranks)
+                for worker in range(workers)
+            )
+        batches = self._epochs[batch_size, workers]
         if batches == 0:
             raise UserError(
                 "The smallest corpus of the mixture is used up before each loading process has made a batch: prepare "
@@ -58,21 +51,16 @@ class Mixture(CombinedStreamingDataset):
             )
         return batches
 
-    def _shares(self, batch_size: int, workers: int, worker: int) -> list[int]:
-        """Return the blocks of each corpus that litdata deals to a worker: whole batches, as equally as possible."""
-        shares = []
+    def _draws(self, rank: int, worker: int, workers: int, batch_size: int) -> np.ndarray:
+        """Return the corpus of each block of a process, until its share of one corpus is used up."""
+        assert self._weights is not None
+        shares = []  # litdata deals whole batches to the workers, as equally as possible
         for dataset in self._datasets:
             batches, rest = divmod(dataset.get_len(workers, batch_size) // batch_size, workers)
             shares.append((batches + (worker < rest)) * batch_size)
-        return shares
-
-    def _draws(self, rank: int, worker: int, shares: list[int]) -> np.ndarray:
-        """Return the corpus of each block of a process, until one corpus' share is used up."""
-        assert self._weights is not None
         bounds = np.cumsum(self._weights)[:-1]
-        generator = np.random.RandomState(
-            [self._seed, rank, worker]
-        )  # its stream is the same in every version of NumPy
+        # The stream of RandomState is the same in every version of NumPy.
+        generator = np.random.RandomState([self._seed, rank, worker])
         drawn = np.searchsorted(bounds, generator.random_sample(sum(shares)), side="right")
         ends = [np.flatnonzero(drawn == corpus)[share:][:1] for corpus, share in enumerate(shares)]
         return drawn[: min((int(end[0]) for end in ends if len(end)), default=len(drawn))]
@@ -80,7 +68,7 @@ class Mixture(CombinedStreamingDataset):
     def __iter__(self) -> Iterator[Any]:
         worker = _WorkerEnv.detect()
         rank = self._datasets[0].distributed_env.global_rank
-        draws = self._draws(rank, worker.rank, self._shares(self.batch_size, worker.world_size, worker.rank))
+        draws = self._draws(rank, worker.rank, worker.world_size, self.batch_size)
         done = 0 if self._num_samples_yielded is None else sum(self._num_samples_yielded.get(worker.rank, ()))
         counts = np.bincount(draws[:done], minlength=len(self._datasets)).tolist()
         if self._num_samples_yielded is not None:
@@ -90,25 +78,15 @@ class Mixture(CombinedStreamingDataset):
                 batches, rest = divmod(count, dataset.batch_size)
                 total = (batches * worker.world_size + worker.rank) * dataset.batch_size + rest
                 dataset._state_dict = {**dataset._state_dict, "num_samples_yielded": total}
-        self._iterator = _DrawnBlocks(self, draws[done:], counts)
-        return self._iterator
-
-
-class _DrawnBlocks(_CombinedDatasetIterator):
-    """litdata's iterator over a mixture, with `draws`: the corpus of each block. `counts` blocks came before."""
-
-    def __init__(self, mixture: Mixture, draws: np.ndarray, counts: list[int]) -> None:
-        super().__init__(
-            mixture._datasets,
-            mixture._seed,
-            mixture._weights or (),
-            mixture._use_streaming_dataloader,
+        self._iterator = _CombinedDatasetIterator(
+            self._datasets,
+            self._seed,
+            self._weights or (),
+            self._use_streaming_dataloader,
             None,
-            mixture.batch_size,
-            mixture._batching_method,
+            self.batch_size,
+            self._batching_method,
         )
-        self._num_samples_yielded = counts
-        self._draws = iter(draws.tolist())
-
-    def _get_dataset_index(self) -> int:
-        return next(self._draws)
+        self._iterator._num_samples_yielded = counts
+        self._iterator._get_dataset_index = iter(draws[done:].tolist()).__next__  # type: ignore[method-assign]
+        return self._iterator

@@ -10,8 +10,6 @@ from litdata import StreamingDataLoader, StreamingDataset
 from jetlit.datamodules.mixture import Mixture
 from jetlit.errors import UserError
 
-_ERROR_NAME = f"{UserError.__name__}: "
-
 
 class ResumableLoader(StreamingDataLoader):
     """litdata's loader, with two faults corrected:
@@ -21,11 +19,7 @@ class ResumableLoader(StreamingDataLoader):
     - A weighted mixture has no length. Lightning then fetches a batch ahead, which the saved position counts, and a
       resume would skip it. This loader always has a length.
 
-    Args:
-        dataset: a StreamingDataset opened with drop_last, or a mixture of such.
-        batch_size: blocks of a batch.
-        num_workers: loading processes.
-        fingerprint: identifies the data; a position in other data is refused.
+    The dataset is opened with drop_last. A position in data of another `fingerprint` is refused.
     """
 
     def __init__(
@@ -55,7 +49,8 @@ class ResumableLoader(StreamingDataLoader):
                 if self._batches_done >= length:
                     return
         except UserError as error:
-            raise _without_worker_traceback(error) from None
+            # An error of a worker process arrives as the text of its traceback: raise its sentence alone.
+            raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position of the next batch, for Lightning's checkpoints."""
@@ -74,7 +69,15 @@ class ResumableLoader(StreamingDataLoader):
                 "The checkpoint's position belongs to other training data: resume with the same corpora and weights, "
                 "prepared as they were, or start a new run from the exported model."
             )
-        self._point_to_current_folders(state["dataset"])
+        # The corpora may have been moved; litdata refuses other paths than the saved ones.
+        if isinstance(self.dataset, Mixture):
+            datasets = self.dataset._datasets
+            saved = [state["dataset"][str(number)] for number in range(len(datasets))]
+        else:
+            datasets, saved = [self.dataset], [state["dataset"]]
+        for dataset, position in zip(datasets, saved):
+            position["input_dir_path"] = dataset.input_dir.path
+            position["input_dir_url"] = dataset.input_dir.url
         try:
             super().load_state_dict(state)
         except (ValueError, RuntimeError) as error:
@@ -86,18 +89,3 @@ class ResumableLoader(StreamingDataLoader):
             # Another number of ranks or workers or batch size: litdata redistributes the rest of the epoch and ends it.
             self._batches_done = 0
         self._resume = self.restore
-
-    def _point_to_current_folders(self, state: dict[str, Any]) -> None:
-        """Let a run whose corpora were moved resume: litdata refuses other paths than the saved ones."""
-        if isinstance(self.dataset, Mixture):
-            pairs = [(state[str(number)], dataset) for number, dataset in enumerate(self.dataset._datasets)]
-        else:
-            pairs = [(state, self.dataset)]
-        for child, dataset in pairs:
-            child["input_dir_path"] = dataset.input_dir.path
-            child["input_dir_url"] = dataset.input_dir.url
-
-
-def _without_worker_traceback(error: UserError) -> UserError:
-    """Return the sentence alone: an error of a worker process arrives as the text of its traceback."""
-    return UserError(str(error).strip().rpartition(_ERROR_NAME)[2])

@@ -63,9 +63,9 @@ class TokenDataModule(LightningDataModule):
         self.seed = seed
         self.val_batches = val_batches
         self.vocab_size = vocab_size
-        for name in ("block_size", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: give a positive number.")
+        for name, value in (("block_size", block_size), ("batch_size", batch_size)):
+            if value < 1:
+                raise UserError(f"{name} is {value}: give a positive number.")
 
     def setup(self, stage: str | None = None) -> None:
         """Refuse a corpus that is not finished and whole, or does not fit the block size or vocabulary (UserError)."""
@@ -106,12 +106,11 @@ class TokenDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """Return the loader of the same blocks in the same order every time; Lightning deals them to the ranks."""
-        blocks = self.val_batches * self.batch_size
         total = sum(corpus.weight for corpus in self.corpora)
         parts = []
         for corpus in self.corpora:
             dataset = open_split(corpus.path, "val", self.block_size, shuffle=False)
-            count = max(1, round(blocks * corpus.weight / total))
+            count = max(1, round(self.val_batches * self.batch_size * corpus.weight / total))
             parts.append(Subset(dataset, range(min(count, len(dataset)))))
         # No workers: validation starts often and reads little.
         return DataLoader(ConcatDataset(parts), batch_size=self.batch_size, pin_memory=torch.cuda.is_available())
@@ -130,8 +129,8 @@ class TokenDataModule(LightningDataModule):
                     f"({largest}): prepare the corpus with larger chunk_tokens or more text, or shorten block_size."
                 )
         blocks = sum(chunk.tokens // self.block_size for chunk in info.splits["train"].chunks)
-        world = self.trainer.world_size if self.trainer is not None else 1
-        needed = self.batch_size * max(self.num_workers, 1) * world
+        world_size = self.trainer.world_size if self.trainer is not None else 1
+        needed = self.batch_size * max(self.num_workers, 1) * world_size
         if blocks < needed:
             raise UserError(
                 f"{path} has {blocks} blocks of {self.block_size} tokens to train on, and one batch for each loading "

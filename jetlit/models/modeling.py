@@ -15,7 +15,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from jetlit.blocks.banded import runs_banded
 from jetlit.blocks.base import LinearMixer, MaskKind
-from jetlit.blocks.masks import attention_mask_for, packed_positions
+from jetlit.blocks.masks import attention_mask_for
+from jetlit.blocks.packing import packed_positions
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.errors import UserError
 from jetlit.models.cache import HybridCache
@@ -163,7 +164,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
             kv_length, kv_offset = (length, 0) if cache is None else cache.mask_sizes(kind, length)
             return attention_mask_for(
                 implementation,
-                batch=batch,
+                batch_size=batch,
                 q_length=length,
                 kv_length=kv_length,
                 q_offset=seen,

@@ -1,13 +1,20 @@
-"""What a task is: batches of answers, and how their scores become metrics."""
+"""What a task is, the open table of kinds of task, and a model's scores."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from jetlit_data.options import build
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
-from jetlit.tasks.batches import TaskBatch
+from jetlit.errors import UserError
+from jetlit.registry import Registry
+from jetlit.tasks.batches import TaskBatch, score_batch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,6 @@ class Task:
         }
         return self.summary(Scores(logprob=logprob.float().cpu(), greedy=greedy.cpu(), **gathered))
 
-    @property
-    def tokens(self) -> int:
-        """Number of tokens that a model reads, padding included."""
-        return sum(batch.input_ids.numel() for batch in self.batches)
-
 
 def summarize_answers(scores: Scores) -> TaskScore:
     """Return the accuracy of greedy answers, and the loss in nats per answer token. The objective is the accuracy.
@@ -81,7 +83,7 @@ def summarize_answers(scores: Scores) -> TaskScore:
     """
     documents = [scores.group == group for group in scores.group.unique()]
     token_loss = -scores.logprob.double() / scores.lengths
-    metrics = means_with_errors(
+    metrics = _means_with_errors(
         accuracy=(float(scores.greedy[own].float().mean()) for own in documents),
         loss=(float(token_loss[own].mean()) for own in documents),
     )
@@ -100,7 +102,7 @@ def summarize_choices(scores: Scores) -> TaskScore:
     def picks_right(score: Tensor) -> Iterator[float]:
         return (float(scores.correct[own[score[own].argmax()]]) for own in questions)
 
-    metrics = means_with_errors(
+    metrics = _means_with_errors(
         loss=(-per_token[scores.correct]).tolist(),
         accuracy=picks_right(scores.logprob),
         accuracy_norm=picks_right(per_token),
@@ -108,14 +110,82 @@ def summarize_choices(scores: Scores) -> TaskScore:
     return TaskScore(-metrics["loss"], metrics | {"questions": float(len(questions))})
 
 
-def means_with_errors(**samples: Iterable[float]) -> dict[str, float]:
-    """Return the mean of each metric's independent samples, and its standard error as "NAME_stderr".
-
-    The error of a single sample counts as 0.
-    """
+def _means_with_errors(**samples: Iterable[float]) -> dict[str, float]:
+    """Return the mean of each metric's independent samples, and its standard error, 0 for a single sample."""
     metrics = {}
     for name, values in samples.items():
         numbers = torch.tensor(list(values), dtype=torch.float64)
         metrics[name] = float(numbers.mean())
         metrics[f"{name}_stderr"] = float(numbers.std() / math.sqrt(len(numbers))) if len(numbers) > 1 else 0.0
     return metrics
+
+
+TASKS: Registry[Any] = Registry("kind of task", "jetlit.tasks")
+
+
+def register_task(kind: str) -> Callable[[T], T]:
+    """Return a decorator that makes a dataclass of settings the kind of task `kind`.
+
+    The class has a method `build(name, tokenizer) -> Task`. Its fields are the keys of the task in configuration
+    files. Packages register theirs by the entry point group `jetlit.tasks`.
+    """
+    return TASKS.register(kind)
+
+
+def build_task(spec: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Task:
+    """Build a task.
+
+    Args:
+        spec: "kind", an entry of `TASKS`; "name", by default the kind; and the kind's own settings (docs/tasks.md).
+        tokenizer: the model's.
+
+    Raises:
+        UserError: the kind or a setting is unknown or wrong, or a file is missing.
+    """
+    settings = dict(spec)
+    kind = settings.pop("kind", None)
+    name = settings.pop("name", kind)
+    return build(TASKS.get_or_refuse(kind), f'Task kind "{kind}"', settings).build(name, tokenizer)
+
+
+def build_tasks(specs: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[Task]:
+    """Build at least one task, all of different names (else UserError); see `build_task`."""
+    if not specs:
+        raise UserError("No task is named: list at least one under tasks, such as {kind: recall}.")
+    tasks = [build_task(spec, tokenizer) for spec in specs]
+    names = [task.name for task in tasks]
+    if len(set(names)) < len(names):
+        raise UserError(f"Each task needs a name of its own, but the names are {', '.join(names)}: set name on them.")
+    return tasks
+
+
+@torch.no_grad()
+def evaluate_task(model: nn.Module, task: Task) -> TaskScore:
+    """Score a model on a task in evaluation mode; the mode it had is restored.
+
+    Args:
+        model: a `JetNemotronForCausalLM`, or a `SuperNetwork` (its active path).
+        task: the task.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        scores = [score_batch(model, batch.to(device)) for batch in task.batches]
+    finally:
+        model.train(was_training)
+    return task.summarize(*map(torch.cat, zip(*scores)))
+
+
+def score_tasks(model: nn.Module, tasks: Sequence[Task]) -> dict[str, float]:
+    """Score a model on tasks.
+
+    Returns:
+        Every metric as "TASK/METRIC", the accuracy of blind guessing as "TASK/chance", and "accuracy", the mean over
+        the tasks.
+    """
+    scores: dict[str, float] = {}
+    for task in tasks:
+        scores |= {f"{task.name}/{name}": value for name, value in evaluate_task(model, task).metrics.items()}
+        scores[f"{task.name}/chance"] = task.chance
+    return scores | {"accuracy": sum(scores[f"{task.name}/accuracy"] for task in tasks) / len(tasks)}

@@ -1,20 +1,21 @@
 """Teacher-forced answers: texts to rows, rows to batches, logits to scores."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
 
 IGNORED = -100
-_BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a task: pieces of token ids, some of which are answers.
+    """One row of a task.
 
     Attributes:
         pieces: token ids, and whether they are an answer. The first piece is not.
@@ -26,9 +27,7 @@ class Row:
     group: int
     correct: bool = True
 
-    @property
-    def length(self) -> int:
-        """Number of tokens."""
+    def __len__(self) -> int:
         return sum(len(ids) for ids, _ in self.pieces)
 
 
@@ -79,12 +78,8 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str | N
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def make_batches(rows: list[Row], batch_tokens: int = _BATCH_TOKENS) -> list[TaskBatch]:
-    """Batch rows of similar length.
-
-    Args:
-        rows: of the whole task.
-        batch_tokens: largest number of tokens in a batch, padding included. A longer row is a batch by itself.
+def make_batches(rows: list[Row], batch_tokens: int = 8192) -> list[TaskBatch]:
+    """Batch the rows of a task by length, with at most `batch_tokens` tokens in a batch of several, padding included.
 
     Raises:
         UserError: there is no row, or a prompt or an answer is empty.
@@ -95,40 +90,31 @@ def make_batches(rows: list[Row], batch_tokens: int = _BATCH_TOKENS) -> list[Tas
         if not row.pieces[0][0] or any(is_answer and not ids for ids, is_answer in row.pieces) or row.pieces[0][1]:
             raise UserError(f"Question {row.group + 1} of a task has an empty prompt or answer: fill or remove it.")
     batches: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: row.length):  # stable: the order is always the same
-        if not batches or (len(batches[-1]) + 1) * row.length > batch_tokens:
+    for row in sorted(rows, key=len):  # stable: the order is always the same
+        if not batches or (len(batches[-1]) + 1) * len(row) > batch_tokens:
             batches.append([])
         batches[-1].append(row)
     return [_pad(batch) for batch in batches]
 
 
 def _pad(rows: list[Row]) -> TaskBatch:
-    shape = (len(rows), max(row.length for row in rows))
-    input_ids = torch.zeros(shape, dtype=torch.int64)
-    labels = torch.full(shape, IGNORED)
-    answer = torch.full(shape, -1)
-    group: list[int] = []
-    correct: list[bool] = []
-    for number, row in enumerate(rows):
-        start = 0
+    tokens, answers = [], []
+    owners: list[Row] = []  # the row of each answer
+    for row in rows:
+        numbers: list[int] = []
         for ids, is_answer in row.pieces:
-            place = slice(start, start + len(ids))
-            start += len(ids)
-            input_ids[number, place] = torch.tensor(ids, dtype=torch.int64)
-            if is_answer:
-                labels[number, place] = input_ids[number, place]
-                answer[number, place] = len(group)
-                group.append(row.group)
-                correct.append(row.correct)
-    return TaskBatch(input_ids, labels, answer, torch.tensor(group), torch.tensor(correct))
+            numbers += [len(owners) if is_answer else -1] * len(ids)
+            owners += [row] * is_answer
+        tokens.append(torch.tensor([token for ids, _ in row.pieces for token in ids]))
+        answers.append(torch.tensor(numbers))
+    input_ids, answer = pad_sequence(tokens, True), pad_sequence(answers, True, padding_value=-1)
+    group = torch.tensor([row.group for row in owners])
+    correct = torch.tensor([row.correct for row in owners])
+    return TaskBatch(input_ids, input_ids.where(answer >= 0, IGNORED), answer, group, correct)
 
 
 def answer_scores(logits: Tensor, batch: TaskBatch) -> tuple[Tensor, Tensor]:
-    """Score a batch's answers.
-
-    Args:
-        logits: [P, V] at the positions that predict answer tokens, in the order of `TaskBatch.gather`.
-        batch: the batch.
+    """Score a batch's answers from logits [P, V] at the positions that `TaskBatch.gather` selects.
 
     Returns:
         Log-probability of each answer in nats, float32 [A], and whether greedy decoding gives it, bool [A].
@@ -141,3 +127,9 @@ def answer_scores(logits: Tensor, batch: TaskBatch) -> tuple[Tensor, Tensor]:
     misses = torch.zeros(len(batch.group), dtype=torch.int64, device=logits.device)
     misses.index_add_(0, answer, (logits.argmax(-1) != targets).long())
     return logprob, misses == 0
+
+
+def score_batch(model: Any, batch: TaskBatch) -> tuple[Tensor, Tensor]:
+    """Return `answer_scores` of a model, which computes logits at answer tokens alone."""
+    hidden = model.model(batch.input_ids, use_cache=False).last_hidden_state
+    return answer_scores(model.lm_head(batch.gather(hidden)), batch)

@@ -7,9 +7,8 @@ from jetlit_data.corpus import read_corpus
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
-from jetlit.tasks.base import Task, summarize_choices
+from jetlit.tasks.base import Task, register_task, summarize_choices
 from jetlit.tasks.batches import Row, make_batches
-from jetlit.tasks.registry import register_task
 
 
 @register_task("continuation")
@@ -52,14 +51,12 @@ class Continuation:
         order = list(range(len(blocks)))
         random.Random(f"places/{self.seed}").shuffle(order)
         needed = max(self.questions, 4)
-        places: list[list[int]] = []
-        seen: set[tuple[int, ...]] = set()  # repeated text would give a question two right answers
+        # One for each continuation: repeated text would give a question two right answers.
+        places: dict[tuple[int, ...], list[int]] = {}
         for index in order:
             tokens = blocks[index]["input_ids"].tolist()
-            continuation = tuple(tokens[self.context :])
-            if eos not in tokens and continuation not in seen:
-                seen.add(continuation)
-                places.append(tokens)
+            if eos not in tokens:
+                places.setdefault(tuple(tokens[self.context :]), tokens)
             if len(places) == 4 * needed:
                 break
         if len(places) < needed:
@@ -67,4 +64,4 @@ class Continuation:
                 f"The held-out text of {self.corpus} has room for {len(places)} questions of "
                 f"{self.context} + {self.length} tokens, not {needed}: ask fewer or shorter ones, or prepare more text."
             )
-        return places
+        return list(places.values())

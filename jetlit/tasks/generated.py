@@ -10,9 +10,8 @@ from jetlit_data.options import build
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
-from jetlit.tasks.base import Task, summarize_answers
+from jetlit.tasks.base import Task, register_task, summarize_answers
 from jetlit.tasks.batches import Row, encode_answer, encode_prompt, make_batches
-from jetlit.tasks.registry import TASKS
 
 
 @dataclass(frozen=True)
@@ -45,4 +44,4 @@ def _kind(name: str, generator: Callable[..., Generator]) -> Callable[..., Gener
 
 
 for _name, _generator in GENERATORS.items():
-    TASKS.register(_name)(_kind(_name, _generator))
+    register_task(_name)(_kind(_name, _generator))

@@ -1,11 +1,11 @@
 """Our models in lm-evaluation-harness (optional: pip install 'jetlit[eval]')."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.models.utils import Collator, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from rich.progress import track
 from transformers import PreTrainedTokenizerBase
@@ -13,10 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from jetlit.generation import GenerationEngine
 from jetlit.generation.sampling import Sampling
 from jetlit.models import JetNemotronForCausalLM
-from jetlit.tasks.batches import Row, make_batches
-from jetlit.tasks.scoring import score_batch
-
-_Request = tuple[tuple[str, str], list[int], list[int]]
+from jetlit.tasks.batches import Row, make_batches, score_batch
 
 
 class HarnessModel(TemplateLM):
@@ -31,7 +28,6 @@ class HarnessModel(TemplateLM):
         max_length: tokens of the longest row. Longer contexts lose their beginning.
         batch_tokens: tokens of a batch of log-likelihoods.
         batch_size: prompts generated together.
-        max_new_tokens: tokens of the longest answer, unless the task says.
     """
 
     def __init__(
@@ -41,7 +37,6 @@ class HarnessModel(TemplateLM):
         max_length: int = 4096,
         batch_tokens: int = 16384,
         batch_size: int = 16,
-        max_new_tokens: int = 256,
     ) -> None:
         super().__init__()
         self.model = model.eval()
@@ -49,13 +44,7 @@ class HarnessModel(TemplateLM):
         self.max_length = max_length
         self.batch_tokens = batch_tokens
         self.batch_size = batch_size
-        self.max_new_tokens = max_new_tokens
         self._device = model.lm_head.weight.device
-
-    @property
-    def tokenizer_name(self) -> str:
-        """Name of the tokenizer, for the harness' records."""
-        return self.tokenizer.name_or_path
 
     @property
     def eot_token_id(self) -> int:
@@ -73,19 +62,16 @@ class HarnessModel(TemplateLM):
         ids = self.tokenizer(string, add_special_tokens=add_special_tokens is not False)["input_ids"]
         return ids[:-1] if ids and ids[-1] == self.eot_token_id else ids
 
-    def _loglikelihood_tokens(self, requests: list[_Request], **kwargs: Any) -> list[tuple[float, bool]]:
-        rows = [self._row(number, context, continuation) for number, (_, context, continuation) in enumerate(requests)]
-        scored = self._score([row for row in rows if row.pieces[-1][0]])
-        found = {number: (logprob, greedy) for number, logprob, greedy in scored}
-        results = []
-        for number, (texts, _, _) in enumerate(requests):
-            results.append(found.get(number, (0.0, True)))  # an empty continuation is certain
-            self.cache_hook.add_partial("loglikelihood", texts, results[-1])
+    def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
+        results = self._score([(context, continuation) for _, context, continuation in requests])
+        for (texts, _, _), result in zip(requests, results):
+            self.cache_hook.add_partial("loglikelihood", texts, result)
         return results
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Return the log-probability of whole texts, in windows of `max_length` tokens that predict each token once."""
-        rows: list[Row] = []
+        owners: list[int] = []
+        pairs: list[tuple[list[int], list[int]]] = []
         for number, request in enumerate(requests):
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0], add_special_tokens=False),
@@ -93,58 +79,61 @@ class HarnessModel(TemplateLM):
                 max_seq_len=self.max_length - 1,
                 context_len=1,
             )
-            rows += [self._row(number, *make_disjoint_window(window)) for window in windows]
+            pairs += map(make_disjoint_window, windows)
+            owners += [number] * (len(pairs) - len(owners))
         totals = [0.0] * len(requests)
-        for number, logprob, _ in self._score(rows):
+        for number, (logprob, _) in zip(owners, self._score(pairs)):
             totals[number] += logprob
         return totals
 
-    def _row(self, number: int, context: list[int], continuation: list[int]) -> Row:
-        continuation = continuation[-(self.max_length - 1) :]
-        room = self.max_length - len(continuation)
-        return Row([(context[-room:], False), (continuation, True)], number)
-
     @torch.inference_mode()
-    def _score(self, rows: list[Row]) -> list[tuple[int, float, bool]]:
-        """Return group, log-probability and greedy match of each row's continuation."""
-        found: list[tuple[int, float, bool]] = []
-        batches = make_batches(rows, self.batch_tokens) if rows else []
-        for batch in track(batches, "Log-likelihoods", transient=True):
+    def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        """Return log-probability and greedy match of each continuation after its context."""
+        rows = []
+        for number, (context, continuation) in enumerate(pairs):
+            continuation = continuation[-(self.max_length - 1) :]
+            if continuation:
+                room = self.max_length - len(continuation)
+                rows.append(Row([(context[-room:], False), (continuation, True)], number))
+        results = [(0.0, True)] * len(pairs)  # an empty continuation is certain
+        for batch in track(make_batches(rows, self.batch_tokens) if rows else [], "Log-likelihoods", transient=True):
             logprob, greedy = score_batch(self.model, batch.to(self._device))
-            found += zip(batch.group.tolist(), logprob.tolist(), greedy.tolist())
-        return found
+            for number, *result in zip(batch.group.tolist(), logprob.tolist(), greedy.tolist()):
+                results[number] = (result[0], result[1])
+        return results
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Generate until a stop string, EOS or the longest answer. The stop string is left out."""
-        answers = [""] * len(requests)
-        batches = list(self._generation_batches(requests))
-        for numbers, prompts, settings in track(batches, "Generating", transient=True):
-            for number, answer in zip(numbers, self._generate(prompts, settings)):
-                answers[number] = answer
-                self.cache_hook.add_partial("generate_until", requests[number].args, answer)
-        return answers
+        # The engine takes prompts of equal length, and settings that all of them share.
+        groups = Collator(
+            [(self._prompt(*request.args), request.args) for request in requests],
+            group_fn=lambda each: (len(each[0]), repr(sorted(each[1][1].items()))),
+            sort_fn=lambda each: 0,
+            group_by="gen_kwargs",
+        )
+        answers: list[str] = []
+        for batch in track(list(groups.get_batched(n=self.batch_size)), "Generating", transient=True):
+            prompts, arguments = zip(*batch)
+            found = self._generate(torch.tensor(prompts), arguments[0][1])
+            for pair, answer in zip(arguments, found):
+                self.cache_hook.add_partial("generate_until", pair, answer)
+            answers += found
+        return groups.get_original(answers)
 
-    def _generation_batches(self, requests: list[Any]) -> Iterator[tuple[list[int], torch.Tensor, dict[str, Any]]]:
-        """Yield numbers of requests, their prompts [B, T] of equal length and their common settings."""
-        groups: dict[tuple[int, str], list[tuple[int, list[int]]]] = {}
-        for number, request in enumerate(requests):
-            context, settings = request.args
-            longest = self.max_length - normalize_gen_kwargs(settings, self.max_new_tokens)["max_gen_toks"]
-            ids = (self.tok_encode(context) or [self.prefix_token_id])[-max(longest, 1) :]
-            groups.setdefault((len(ids), repr(sorted(settings.items()))), []).append((number, ids))
-        for _, members in sorted(groups.items()):
-            settings = dict(normalize_gen_kwargs(requests[members[0][0]].args[1], self.max_new_tokens))
-            for start in range(0, len(members), self.batch_size):
-                part = members[start : start + self.batch_size]
-                yield [number for number, _ in part], torch.tensor([ids for _, ids in part]), settings
+    def _prompt(self, context: str, settings: dict[str, Any]) -> list[int]:
+        """Return the end of a context that leaves room for the answer."""
+        room = self.max_length - normalize_gen_kwargs(settings)["max_gen_toks"]
+        return (self.tok_encode(context) or [self.prefix_token_id])[-max(room, 1) :]
 
     @torch.inference_mode()
     def _generate(self, prompts: torch.Tensor, settings: dict[str, Any]) -> list[str]:
+        """Return the answers to prompts [B, T]."""
+        settings = dict(normalize_gen_kwargs(settings))
         batch, length = prompts.shape
         limit = int(settings["max_gen_toks"])
         stops = [stop for stop in settings["until"] if stop]
         engine = GenerationEngine(self.model, batch, length + limit)
-        sampling = Sampling(float(settings.get("temperature") or 0.0), float(settings.get("top_p", 1.0)), None)
+        sampling = Sampling(float(settings.get("temperature") or 0.0), float(settings.get("top_p", 1.0)))
         logits = engine.prefill(prompts.to(self._device))
         tokens: list[list[int]] = [[] for _ in range(batch)]
         texts, finished = [""] * batch, [False] * batch

@@ -11,20 +11,14 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
-from jetlit.tasks.base import Task, summarize_answers, summarize_choices
+from jetlit.tasks.base import Task, register_task, summarize_answers, summarize_choices
 from jetlit.tasks.batches import Row, encode_answer, encode_prompt, make_batches
-from jetlit.tasks.registry import register_task
 
 
 @register_task("exact_answer")
 @dataclass(frozen=True)
 class ExactAnswer:
-    """Questions of a JSONL file with lines {"prompt": ..., "answer": ...}.
-
-    Attributes:
-        path: the file, or the name of one that the package brings.
-        limit: ask only the first `limit` questions.
-    """
+    """Questions of a JSONL file with lines {"prompt": ..., "answer": ...}; see `read_records` for path and limit."""
 
     path: str
     limit: int | None = None
@@ -36,8 +30,7 @@ class ExactAnswer:
             prompt, answer = record.get("prompt"), record.get("answer")
             if not isinstance(prompt, str) or not isinstance(answer, str):
                 raise UserError(f'{where} needs a text under "prompt" and one under "answer".')
-            pieces = [(encode_prompt(tokenizer, prompt), False), (encode_answer(tokenizer, answer, prompt), True)]
-            rows.append(Row(pieces, number))
+            rows.append(_row(tokenizer, prompt, answer, number))
         return Task(name, "accuracy", 0.0, make_batches(rows), summarize_answers)
 
 
@@ -46,9 +39,7 @@ class ExactAnswer:
 class MultipleChoice:
     """Questions of a JSONL file with lines {"prompt": ..., "choices": [...], "answer": index of the right choice}.
 
-    Attributes:
-        path: the file, or the name of one that the package brings.
-        limit: ask only the first `limit` questions.
+    See `read_records` for path and limit.
     """
 
     path: str
@@ -59,25 +50,22 @@ class MultipleChoice:
         rows: list[Row] = []
         chances = []
         for number, (record, where) in enumerate(read_records(self.path, self.limit)):
-            prompt, choices, right = _choices(record, where)
+            prompt, choices, right = record.get("prompt"), record.get("choices"), record.get("answer")
+            if not isinstance(prompt, str):
+                raise UserError(f'{where} needs a text under "prompt".')
+            if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(text, str) for text in choices):
+                raise UserError(f'{where} needs a list of two texts or more under "choices".')
+            if not isinstance(right, int) or isinstance(right, bool) or not 0 <= right < len(choices):
+                raise UserError(f'{where} needs under "answer" the index of the right choice, 0 to {len(choices) - 1}.')
             chances.append(1 / len(choices))
-            context = encode_prompt(tokenizer, prompt)
-            for index, choice in enumerate(choices):
-                pieces = [(context, False), (encode_answer(tokenizer, choice, prompt), True)]
-                rows.append(Row(pieces, number, correct=index == right))
+            rows += [_row(tokenizer, prompt, text, number, index == right) for index, text in enumerate(choices)]
         batches = make_batches(rows)
         return Task(name, "-loss", sum(chances) / len(chances), batches, summarize_choices)
 
 
-def _choices(record: dict, where: str) -> tuple[str, list[str], int]:
-    prompt, choices, right = record.get("prompt"), record.get("choices"), record.get("answer")
-    if not isinstance(prompt, str):
-        raise UserError(f'{where} needs a text under "prompt".')
-    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(choice, str) for choice in choices):
-        raise UserError(f'{where} needs a list of two texts or more under "choices".')
-    if not isinstance(right, int) or isinstance(right, bool) or not 0 <= right < len(choices):
-        raise UserError(f'{where} needs under "answer" the index of the right choice, 0 to {len(choices) - 1}.')
-    return prompt, choices, right
+def _row(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, number: int, correct: bool = True) -> Row:
+    pieces = [(encode_prompt(tokenizer, prompt), False), (encode_answer(tokenizer, answer, prompt), True)]
+    return Row(pieces, number, correct)
 
 
 def read_records(path: str, limit: int | None) -> Iterator[tuple[dict[str, Any], str]]:
@@ -88,7 +76,7 @@ def read_records(path: str, limit: int | None) -> Iterator[tuple[dict[str, Any],
         limit: largest number of objects.
 
     Raises:
-        UserError: there is no such file, a line is not a JSON object, or the limit is negative.
+        UserError: there is no such file, a line is not a JSON object, or the limit is not positive.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}: give a positive number of questions, or null for all.")

@@ -70,7 +70,7 @@ def run_suite(
     Args:
         model: the model, on its device.
         tokenizer: the model's.
-        suite: what to score it on.
+        suite: the tasks.
         limit: largest number of questions of each task.
         local_data: folder of task files (YAML) that replace the harness' own of the same name, so that tasks can read
             local files where the hub is out of reach.
@@ -96,19 +96,11 @@ def run_suite(
             raise UserError(f'lm-evaluation-harness knows no task "{task.task}": see lm_eval --tasks list.')
     # All tasks are loaded before the first is scored: what one lacks shows at once, not after hours.
     loaded = [_load(manager, task.task) for task in suite.tasks]
-    report: dict[str, dict[str, float]] = {}
-    for task, ready in zip(suite.tasks, loaded, strict=True):
-        found = simple_evaluate(
-            model=harness,
-            tasks=[ready],
-            num_fewshot=task.num_fewshot,
-            limit=limit,
-            task_manager=manager,
-            bootstrap_iters=1000,
-            log_samples=False,
-        )
-        report[task.task] = _report(task, found)
-    return report
+    options = {"limit": limit, "task_manager": manager, "bootstrap_iters": 1000, "log_samples": False}
+    return {
+        task.task: _report(task, simple_evaluate(harness, tasks=[ready], num_fewshot=task.num_fewshot, **options))
+        for task, ready in zip(suite.tasks, loaded, strict=True)
+    }
 
 
 @cache

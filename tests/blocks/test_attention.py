@@ -3,7 +3,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from jetlit.blocks.attention import Attention
-from jetlit.blocks.masks import packed_positions, sequence_index
+from jetlit.blocks.packing import packed_positions, sequence_index
 from jetlit.errors import UserError
 from tests.blocks.attention_reference import reference_attention, rotary
 
