@@ -224,7 +224,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
             if output_hidden_states:
                 states.append(hidden)
         if cache is not None:
-            cache.advance(hidden.shape[1])
+            cache.seen_tokens += hidden.shape[1]
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden),
             past_key_values=cache,
