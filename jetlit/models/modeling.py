@@ -74,19 +74,19 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
         Raises:
             UserError: tensors are missing, unexpected or of another shape than in the configuration.
         """
-        cls._check_before_loading(pretrained_model_name_or_path, kwargs.get("config"))
+        source = str(pretrained_model_name_or_path)
+        cls._check_before_loading(Path(source), kwargs.get("config"))
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs.setdefault("use_safetensors", True)
         kwargs["ignore_mismatched_sizes"] = True
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, info = loaded
-        check_loading(str(pretrained_model_name_or_path), info)
+        check_loading(source, info)
         return (model, info) if wants_info else model
 
     @classmethod
-    def _check_before_loading(cls, source: Any, config: Any) -> None:
+    def _check_before_loading(cls, folder: Path, config: Any) -> None:
         """Compare a local checkpoint's headers with the configuration before a tensor is read."""
-        folder = Path(str(source))
         # A decoder without a head may be loaded from a checkpoint with one, which transformers resolves.
         tied = getattr(cls, "_tied_weights_keys", None)
         if not folder.is_dir() or tied is None:
@@ -99,11 +99,7 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
 
 
 class JetNemotronModel(JetNemotronPreTrainedModel):
-    """Embedding, decoder layers and final norm.
-
-    Args:
-        config: of the model.
-    """
+    """Embedding, decoder layers and final norm."""
 
     def __init__(self, config: JetNemotronConfig) -> None:
         super().__init__(config)
@@ -251,11 +247,9 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
                 f"This model needs a HybridCache, not a {type(given).__name__}: leave past_key_values out, "
                 "or pass model.new_cache()."
             )
-        if cu_seqlens is not None:
-            if given is not None:
-                raise UserError("Packed sequences cannot continue from a cache: pass cu_seqlens or a cache, not both.")
-            return None
-        if given is not None:
+        if given is not None and cu_seqlens is not None:
+            raise UserError("Packed sequences cannot continue from a cache: pass cu_seqlens or a cache, not both.")
+        if given is not None or cu_seqlens is not None:
             return given
         if use_cache is None:
             # Training reads no cache, which would keep every layer's state alive.
@@ -264,11 +258,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
 
 
 class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
-    """The decoder with its language model head, tied to the embedding if the configuration says so.
-
-    Args:
-        config: of the model.
-    """
+    """The decoder with its language model head, tied to the embedding if the configuration says so."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
 
@@ -292,23 +282,15 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         return_dict: bool | None = None,
     ) -> CausalLMOutputWithPast:
-        """Predict the next token at every position.
+        """Predict the next token at every position; the other arguments are those of `JetNemotronModel.forward`.
 
         Args:
-            input_ids: [B, T]; this and the next four as in `JetNemotronModel.forward`.
-            attention_mask: [B, seen + T].
-            position_ids: [B or 1, T].
-            past_key_values: the cache.
-            inputs_embeds: [B, T, H].
-            labels: [B, T], not shifted; −100 is ignored. With labels the output has `loss`, mean nats per token.
-            use_cache: as in `JetNemotronModel.forward`, like the next.
-            output_hidden_states: whether to return them.
-            cu_seqlens: [N + 1]; the first token of each packed sequence is no target.
+            labels: [B, T], not shifted; −100 and the first token of each packed sequence are ignored.
             logits_to_keep: number of last positions whose logits are computed, or their indices; 0 means all.
             return_dict: ignored; the output is always an object.
 
         Returns:
-            Loss if there are labels, logits [B, T, V], cache, and hidden states on request.
+            Loss (mean nats per token) if there are labels, logits [B, T, V], cache, and hidden states on request.
         """
         output = self.model(
             input_ids=input_ids,
