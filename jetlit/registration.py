@@ -9,8 +9,8 @@ from transformers.configuration_utils import PreTrainedConfig
 class LazyConfig(PreTrainedConfig):
     """Stands for `JetNemotronConfig` in transformers' table until a configuration of this type is read.
 
-    The real class cannot be imported yet: it needs modules of transformers that may be in the middle of their own
-    import. Reading a configuration imports `jetlit.models`, which registers configuration and model in its place.
+    The real class needs modules of transformers that may be in the middle of their own import. Reading a configuration
+    imports `jetlit.models`, which registers the real configuration and model.
     """
 
     model_type = "jet_nemotron"

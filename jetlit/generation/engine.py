@@ -29,12 +29,9 @@ class CacheDoesNotFit(UserError):
 
 
 class CapturedStep:
-    """A function of fixed tensors, captured once in a CUDA graph and replayed.
+    """A function of tensors that stay in place, captured once in a CUDA graph and replayed.
 
-    Args:
-        run: reads and writes tensors that stay in place, and returns its result. It runs a few times before the
-            capture, so the state it changes must be reset afterwards.
-        rewind: called before each of these runs.
+    It runs a few times before the capture, each time after `rewind`; the state it changes must be reset afterwards.
     """
 
     def __init__(self, run: Callable[[], torch.Tensor], rewind: Callable[[], None]) -> None:
@@ -53,7 +50,7 @@ class CapturedStep:
 
 
 class GenerationEngine:
-    """Generate with a hybrid or a full-attention model, the same tokens as `model.generate`.
+    """Generate the same tokens as `model.generate`, with a hybrid or a full-attention model.
 
     On CUDA a decode step is one captured graph, which reads the position from the device and so serves every length.
 
@@ -82,7 +79,14 @@ class GenerationEngine:
             raise UserError("max_batch, max_context and prefill_chunk must all be at least 1.")
         self.max_batch, self.max_context, self.prefill_chunk = max_batch, max_context, prefill_chunk
         self.device = self.model.lm_head.weight.device
-        self.uses_graphs, self._insists_on_graphs = self._decide_on_graphs(cuda_graph), cuda_graph is True
+        rope_type = (self.model.config.rope_parameters or {}).get("rope_type", "default")
+        possible = self.device.type == "cuda" and rope_type not in _ROPE_OF_CHANGING_LENGTH
+        if cuda_graph is True and not possible:
+            raise UserError(
+                f"A CUDA graph needs a CUDA device and fixed rotary frequencies, not {self.device.type} and "
+                f'{rope_type!r}: leave cuda_graph at "auto".'
+            )
+        self.uses_graphs, self._insists_on_graphs = possible and cuda_graph is not False, cuda_graph is True
         needed, free = computed_cache_bytes(self.model, max_batch, max_context), free_bytes(self.device)
         if free is not None and needed > free:
             raise CacheDoesNotFit(
@@ -241,16 +245,6 @@ class GenerationEngine:
             return None
         finally:
             clock.capturing = False
-
-    def _decide_on_graphs(self, wish: bool | Literal["auto"]) -> bool:
-        rope_type = (self.model.config.rope_parameters or {}).get("rope_type", "default")
-        possible = self.device.type == "cuda" and rope_type not in _ROPE_OF_CHANGING_LENGTH
-        if wish is True and not possible:
-            raise UserError(
-                f"A CUDA graph needs a CUDA device and fixed rotary frequencies, not {self.device.type} and "
-                f'{rope_type!r}: leave cuda_graph at "auto".'
-            )
-        return possible and wish is not False
 
     def _check_request(self, input_ids: torch.Tensor, new_tokens: int) -> int:
         """Return the batch of a request, or refuse one that does not fit."""

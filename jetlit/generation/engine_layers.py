@@ -182,9 +182,14 @@ class _Delta(_Mixer):
             kernels: [B, h·V, W], kernels of the values' convolution.
         """
         block = self.block
+        q, k, v, gate = (block.split_heads(x) for x in heads[:4])
         o = jet_decode_step(
-            *(block.split_heads(x) for x in heads[:4]),
-            *heads[4:],
+            q,
+            k,
+            v,
+            gate,
+            heads[4],
+            heads[5],
             kernels,
             block.A_log,
             block.dt_bias,
