@@ -19,20 +19,13 @@ Store = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Clock:
-    """The position in the sequences, which all layers share: tensors for a captured graph, a number for the host.
-
-    Attributes:
-        position: [1] int64, position of the next token.
-        count: [1] int64, number of tokens visible to it, itself included.
-        seen: number of tokens before it, equal to `position` between steps.
-        capturing: whether the step is being captured and must not depend on `seen`.
-    """
+    """The position in the sequences, which all layers share: tensors for a captured graph, a number for the host."""
 
     def __init__(self, device: torch.device) -> None:
-        self.position = torch.zeros(1, dtype=torch.int64, device=device)
-        self.count = torch.ones(1, dtype=torch.int64, device=device)
-        self.seen = 0
-        self.capturing = False
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)  # of the next token
+        self.count = torch.ones(1, dtype=torch.int64, device=device)  # of the tokens visible to it, itself included
+        self.seen = 0  # number of tokens before it, equal to `position` between steps
+        self.capturing = False  # whether the step is being captured and must not depend on `seen`
 
     def tick(self) -> None:
         """Move the tensors to the next token; the caller of the step moves `seen`."""

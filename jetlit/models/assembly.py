@@ -34,14 +34,9 @@ def replace_mixers(model: JetNemotronForCausalLM, mixer: Callable[[int], nn.Modu
 
 
 def fill(model: JetNemotronForCausalLM, tensors: dict[str, torch.Tensor], origin: str) -> None:
-    """Give a model from `empty_model` its tensors, which become its parameters without a copy.
+    """Give a model from `empty_model` tensors by name, which become its parameters without a copy.
 
-    Token mixers on a real device keep their tensors.
-
-    Args:
-        model: the model.
-        tensors: tensors by name.
-        origin: where they come from, for the message.
+    Token mixers on a real device keep their tensors. Messages name the `origin` of the tensors.
 
     Raises:
         UserError: tensors are missing, unexpected or of the wrong shape.
@@ -65,12 +60,9 @@ def fill(model: JetNemotronForCausalLM, tensors: dict[str, torch.Tensor], origin
 def assemble(
     config: JetNemotronConfig, source: JetNemotronForCausalLM, mixer: Callable[[int], nn.Module]
 ) -> JetNemotronForCausalLM:
-    """Return a new model with copies of `source`'s embedding, MLPs, norms and head, and new token mixers.
+    """Return a new model with copies of `source`'s embedding, MLPs, norms and head, and the token mixer of each index.
 
-    Args:
-        config: configuration of the new model, equal to the source's outside the token mixers.
-        source: the model to copy from; it does not change.
-        mixer: returns the token mixer of a layer.
+    The configurations may differ in the token mixers alone.
     """
     model = empty_model(config)
     replace_mixers(model, mixer)

@@ -20,10 +20,7 @@ IGNORED_TENSORS = r"rotary_emb\.inv_freq$"
 def check_files(folder: Path, expected: Mapping[str, torch.Tensor], tied: Iterable[str]) -> None:
     """Compare the names and shapes in a folder's safetensors with a model's, without reading a tensor.
 
-    Args:
-        folder: folder of a checkpoint; transformers refuses one without safetensors.
-        expected: the model's state, on any device.
-        tied: names that a checkpoint may lack.
+    The folder may lack the `tied` names. Transformers refuses a folder without safetensors.
 
     Raises:
         UserError: tensors are missing, unexpected or of the wrong shape, or a file is damaged.

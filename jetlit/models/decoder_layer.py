@@ -20,18 +20,11 @@ from jetlit.models.mixers import build_mixer
 
 @dataclass
 class LayerInputs:
-    """What all layers of one forward pass need beside the hidden states; masks are built when first used.
+    """What all layers of one forward pass need beside the hidden states; masks are built when first used."""
 
-    Attributes:
-        position_embeddings: (cos, sin), each [B or 1, T, head_dim].
-        cache: with a `layers` list for the blocks, or None.
-        cu_seqlens: [N + 1] bounds of packed sequences, or None.
-        build_mask: returns the mask of a kind.
-    """
-
-    position_embeddings: tuple[torch.Tensor, torch.Tensor]
-    cache: Any
-    cu_seqlens: torch.Tensor | None
+    position_embeddings: tuple[torch.Tensor, torch.Tensor]  # cos and sin, each [B or 1, T, head_dim]
+    cache: Any  # with a `layers` list for the blocks, or None
+    cu_seqlens: torch.Tensor | None  # [N + 1], bounds of packed sequences
     build_mask: Callable[[MaskKind], torch.Tensor | None]
     _masks: dict[MaskKind, torch.Tensor | None] = field(default_factory=dict)
 

@@ -70,7 +70,7 @@ def convert(
         teacher: folder or hub name.
         architecture: an architecture, or the JSON file of one.
         out_dir: the directory, which is returned; an existing one is replaced.
-        block: replaces the architecture's block in every layer that is not attention.
+        block: with `block_config`, replaces the architecture's block in every layer that is not attention.
         block_config: arguments of `block`.
         dtype: dtype of the weights; None keeps the teacher's.
 

@@ -128,15 +128,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         cache: HybridCache | None = None,
         cu_seqlens: torch.Tensor | None = None,
     ) -> LayerInputs:
-        """Prepare what the layers need beside the hidden states.
-
-        Args:
-            hidden: [B, T, H], for its shape, dtype and device.
-            attention_mask: [B, seen + T], 1 at real tokens; None if all are real.
-            position_ids: [B or 1, T]; by default counted from the cache, or within each packed sequence.
-            cache: cache of the tokens seen before.
-            cu_seqlens: [N + 1] bounds of sequences packed into one row.
-        """
+        """Prepare what the layers need beside the hidden states [B, T, H]; the arguments are those of `forward`."""
         batch, length, _ = hidden.shape
         seen = 0 if cache is None else cache.seen_tokens
         if position_ids is None:
@@ -189,8 +181,8 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
 
         Args:
             input_ids: [B, T].
-            attention_mask: [B, seen + T], 1 at real tokens.
-            position_ids: [B or 1, T].
+            attention_mask: [B, seen + T], 1 at real tokens; None if all are real.
+            position_ids: [B or 1, T]; by default counted from the cache, or within each packed sequence.
             past_key_values: the cache, which advances by T tokens.
             inputs_embeds: [B, T, H], in place of input_ids.
             use_cache: create a cache if none is given; by default as configured, but never for training.
