@@ -48,29 +48,19 @@ def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Lockstep:
-    """The states of a student and its teacher on one batch.
-
-    Attributes:
-        student_hidden: [B, T, H] after the student's final norm.
-        teacher_hidden: [B, T, H] after the teacher's final norm, without gradient.
-        feature_error: scalar, the mean over layers of the `relative_error` between the layers' outputs, or 0.
-    """
+    """The states of a student and its teacher on one batch, [B, T, H], after their final norms."""
 
     student_hidden: Tensor
-    teacher_hidden: Tensor
-    feature_error: Tensor
+    teacher_hidden: Tensor  # without gradient
+    feature_error: Tensor  # scalar, the mean over layers of the `relative_error` between the layers' outputs, or 0
 
 
 def run_in_lockstep(
     student: JetNemotronModel, teacher: JetNemotronModel, input_ids: Tensor, features: bool = True
 ) -> Lockstep:
-    """Run a student and its frozen teacher over a batch layer by layer, so that no teacher state is stored.
+    """Run a student and its frozen teacher over tokens [B, T] layer by layer, so that no teacher state is stored.
 
-    Args:
-        student: a decoder with as many layers as the teacher.
-        teacher: a decoder, run without gradients.
-        input_ids: [B, T].
-        features: whether to compare the outputs of each layer.
+    Both have as many layers. `features` asks for the `feature_error`.
     """
     student_hidden = student.embed(input_ids)
     student_inputs = student.layer_inputs(student_hidden)

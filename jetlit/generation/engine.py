@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection
 from typing import Literal
 
@@ -12,7 +13,6 @@ from jetlit_kernels import narrow_linear
 from jetlit.errors import UserError
 from jetlit.generation.cache import Clock, EngineCache, computed_cache_bytes
 from jetlit.generation.engine_layers import EngineLayer, build_layers
-from jetlit.generation.memory import free_bytes, ran_out_of_memory
 from jetlit.generation.sampling import Sampling
 from jetlit.models import JetNemotronForCausalLM, SuperNetwork
 
@@ -20,6 +20,8 @@ from jetlit.models import JetNemotronForCausalLM, SuperNetwork
 _ROPE_OF_CHANGING_LENGTH = ("dynamic", "longrope")
 
 _WARM_UP_STEPS = 3
+# Messages of CUDA and Triton, cuBLAS, and PyTorch's CPU allocator, which have no exception class for it.
+_OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
 
 logger = logging.getLogger("jetlit")
 
@@ -269,3 +271,27 @@ class GenerationEngine:
                 f"{self.model.config.vocab_size}, from 0: use the model's own tokenizer."
             )
         return batch
+
+
+def ran_out_of_memory(error: BaseException | None) -> bool:
+    """Say whether an error, its cause or its context means that memory ran out.
+
+    The context counts because ending a graph's capture after such an error raises another one.
+    """
+    while error is not None:
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            return True
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the bytes a cache can take: free memory of a GPU, all memory of a CPU; None if unknown."""
+    if device.type == "cuda":
+        reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reusable
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None

@@ -10,8 +10,7 @@ import torch
 
 from jetlit.errors import UserError
 from jetlit.generation.cache import computed_cache_bytes
-from jetlit.generation.engine import CacheDoesNotFit, GenerationEngine
-from jetlit.generation.memory import free_bytes, ran_out_of_memory
+from jetlit.generation.engine import CacheDoesNotFit, GenerationEngine, free_bytes, ran_out_of_memory
 from jetlit.generation.throughput import median_seconds, peak_memory_bytes, reset_peak_memory
 from jetlit.models import JetNemotronForCausalLM
 

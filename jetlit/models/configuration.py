@@ -88,21 +88,6 @@ class JetNemotronConfig(PreTrainedConfig):
         if self.efficient_attention_config is None:
             self.efficient_attention_config = {}
         super().__post_init__(**kwargs)
-        self._check_layers()
-        if self.hidden_act not in ACT2FN:
-            raise UserError(f"hidden_act {self.hidden_act!r} is no activation of transformers: use silu, for example.")
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Read a config.json's values; raise UserError if one is of the wrong type."""
-        try:
-            return super().from_dict(config_dict, **kwargs)
-        except StrictDataclassError as error:
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise UserError(f"The configuration does not make sense ({reason}): correct config.json.") from None
-
-    def _check_layers(self) -> None:
-        assert self.layer_types is not None and self.efficient_attention_config is not None
         for name in sorted(set(self.layer_types)):
             get_block(name)
         if len(self.layer_types) != self.num_hidden_layers:
@@ -120,6 +105,17 @@ class JetNemotronConfig(PreTrainedConfig):
                     "efficient_attention_config.swa.window_size must be a positive whole number of tokens, "
                     f"not {window!r}: set it to the window of the checkpoint."
                 )
+        if self.hidden_act not in ACT2FN:
+            raise UserError(f"hidden_act {self.hidden_act!r} is no activation of transformers: use silu, for example.")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Read a config.json's values; raise UserError if one is of the wrong type."""
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except StrictDataclassError as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UserError(f"The configuration does not make sense ({reason}): correct config.json.") from None
 
     def validate_layer_type(self) -> None:
         """Do nothing: transformers' check knows only its own names."""

@@ -27,7 +27,8 @@ def hybridize(
 ) -> JetNemotronForCausalLM:
     """Replace a teacher's attention by the blocks of an architecture (paper section 2.2).
 
-    Every block starts from the teacher's attention in its layer (`TokenMixer.from_attention`); all else is copied.
+    Every block starts from the teacher's attention in its layer (`TokenMixer.from_attention`); all else is copied,
+    device and dtype included.
     Settings that the architecture leaves open (heads, head size, biases) come from the attention.
 
     Args:
@@ -35,9 +36,6 @@ def hybridize(
         architecture: a block for each layer.
         student: a trained hybrid of this teacher, whose blocks are copied where they are those of the architecture.
         inherit: False leaves the linear blocks' projections random, to measure what inheriting is worth.
-
-    Returns:
-        The hybrid, with the teacher's device and dtype.
 
     Raises:
         UserError: the architecture does not fit the teacher.
