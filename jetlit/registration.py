@@ -21,7 +21,7 @@ class LazyConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Return the `JetNemotronConfig` of a config.json's values."""
+        """Return a `JetNemotronConfig` of a config.json's values."""
         return _real_config().from_dict(config_dict, **kwargs)
 
 

@@ -31,7 +31,7 @@ def measure_generation(
     depend on the cache's content.
 
     Args:
-        model: as for `GenerationEngine`, like prefill_chunk.
+        model: model in evaluation mode, with its final device and dtype.
         batch: number of sequences of the decode steps.
         context: number of tokens of a sequence.
         decode_tokens: number of steps of one timing.

@@ -71,31 +71,27 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a checkpoint as transformers does, but only from safetensors that fit the configuration.
 
+        A local checkpoint's headers are checked before a tensor is read.
+
         Raises:
             UserError: tensors are missing, unexpected or of another shape than in the configuration.
         """
-        source = str(pretrained_model_name_or_path)
-        cls._check_before_loading(Path(source), kwargs.get("config"))
+        folder, config = Path(str(pretrained_model_name_or_path)), kwargs.get("config")
+        # A decoder without a head may be loaded from a checkpoint with one, which transformers resolves.
+        tied = getattr(cls, "_tied_weights_keys", None)
+        if folder.is_dir() and tied is not None:
+            if not isinstance(config, JetNemotronConfig):
+                config = JetNemotronConfig.from_pretrained(folder)
+            with torch.device("meta"):
+                expected = cls(config).state_dict()
+            check_files(folder, expected, tied if config.tie_word_embeddings else ())
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs.setdefault("use_safetensors", True)
         kwargs["ignore_mismatched_sizes"] = True
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, info = loaded
-        check_loading(source, info)
+        check_loading(str(pretrained_model_name_or_path), info)
         return (model, info) if wants_info else model
-
-    @classmethod
-    def _check_before_loading(cls, folder: Path, config: Any) -> None:
-        """Compare a local checkpoint's headers with the configuration before a tensor is read."""
-        # A decoder without a head may be loaded from a checkpoint with one, which transformers resolves.
-        tied = getattr(cls, "_tied_weights_keys", None)
-        if not folder.is_dir() or tied is None:
-            return
-        if not isinstance(config, JetNemotronConfig):
-            config = JetNemotronConfig.from_pretrained(folder)
-        with torch.device("meta"):
-            expected = cls(config).state_dict()
-        check_files(folder, expected, tied if config.tie_word_embeddings else ())
 
 
 class JetNemotronModel(JetNemotronPreTrainedModel):

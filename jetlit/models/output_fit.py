@@ -38,8 +38,7 @@ def fit_outputs(
     Args:
         student: only the `o_proj.weight` of its linear blocks change, on all paths of a super network.
         teacher: a decoder of as many layers on the same device, with attention where the student has linear blocks.
-        batches: token ids, each [B, T]. Together they should hold several times as many tokens as a block has
-            features.
+        batches: token ids, each [B, T], together several times as many tokens as a block has features.
     """
     hidden = [teacher.embed(ids) for ids in batches]
     inputs = [teacher.layer_inputs(states) for states in hidden]

@@ -35,15 +35,12 @@ PACKAGED = {
 
 
 def prepare_teacher(name: str, out_dir: str | Path, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
-    """Write a pre-trained decoder and its tokenizer as a Hugging Face folder that appears whole or not at all.
+    """Write a pre-trained decoder and its tokenizer to a Hugging Face folder, whole or not at all; return the decoder.
 
     Args:
         name: one of `PACKAGED`, a hub name, or a folder.
         out_dir: the folder; an existing one is replaced.
         dtype: dtype of the weights.
-
-    Returns:
-        The model as transformers loads it.
 
     Raises:
         UserError: a package is missing, a checksum is wrong, or the model's family is not supported.

@@ -143,12 +143,7 @@ class SuperNetwork(nn.Module):
         return assemble(config, self.causal_lm, lambda index: copy.deepcopy(mixers[index].paths[path[index]]))
 
     def save_pretrained(self, folder: str | Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Write weights (safetensors) and, last, configuration to a folder.
-
-        Args:
-            folder: the folder.
-            state_dict: weights in place of the network's, if those are sharded.
-        """
+        """Write weights (safetensors) and, last, configuration; `state_dict` replaces weights that are sharded."""
         folder = Path(folder)
         weights = self.state_dict() if state_dict is None else state_dict
         tensors = {name.removeprefix("causal_lm."): tensor.detach().contiguous() for name, tensor in weights.items()}
