@@ -191,15 +191,13 @@ class GenerationEngine:
     def _prefill(self, input_ids: torch.Tensor) -> torch.Tensor:
         cache, decoder = self._prepare(len(input_ids)), self.model.model
         clock = cache.clock
-        *others, (last, last_cache) = zip(self._layers, cache.layers, strict=True)
         hidden = None
         for chunk in input_ids.split(self.prefill_chunk, 1):
             hidden = decoder.embed_tokens(chunk)
             positions = torch.arange(clock.seen, clock.seen + chunk.shape[1], device=self.device)[None]
             rotation = decoder.rotary(hidden, positions)
-            for layer, layer_cache in others:
-                hidden = layer.prefill(hidden, rotation, layer_cache)
-            hidden = last.prefill_last(hidden, rotation, last_cache)
+            for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
+                hidden = layer.prefill(hidden, rotation, layer_cache, only_last=layer is self._layers[-1])
             clock.move_to(clock.seen + chunk.shape[1])
         assert hidden is not None
         return self._head(hidden)

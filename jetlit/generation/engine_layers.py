@@ -52,17 +52,15 @@ class EngineLayer:
         swiglu = isinstance(layer.mlp, GatedMLP) and layer.mlp.is_swiglu
         self.mlp = _SwiGLU(layer.mlp) if swiglu else _MLP(layer.mlp)
 
-    def prefill(self, hidden: torch.Tensor, rotation: _Rotation, cache: Any) -> torch.Tensor:
-        """Run a chunk of the prompt, [B, T, H] to [B, T, H]; `rotation` is (cos, sin), each [1, T, D]."""
-        return self.mlp.chunk(self.mixer.chunk(hidden, self.mixer_norm, rotation, cache), self.mlp_norm)
-
-    def prefill_last(self, hidden: torch.Tensor, rotation: _Rotation, cache: Any) -> torch.Tensor:
-        """Run the model's last layer on a chunk; return only the last token's output [B, H]."""
+    def prefill(self, hidden: torch.Tensor, rotation: _Rotation, cache: Any, only_last: bool) -> torch.Tensor:
+        """Run a chunk of the prompt, [B, T, H] to [B, T, H], or to the last token's output [B, H]."""
         mixed = self.mixer.chunk(hidden, self.mixer_norm, rotation, cache)
-        return self.mlp.token(mixed[:, -1].contiguous(), self.mlp_norm)
+        if only_last:
+            return self.mlp.token(mixed[:, -1].contiguous(), self.mlp_norm)
+        return self.mlp.chunk(mixed, self.mlp_norm)
 
     def decode(self, hidden: torch.Tensor, rotation: _Rotation, cache: Any) -> torch.Tensor:
-        """Run one token of each sequence, [B, H] to [B, H]; `rotation` is (cos, sin), each [1, 1, D]."""
+        """Run one token of each sequence, [B, H] to [B, H]."""
         return self.mlp.token(self.mixer.token(hidden, self.mixer_norm, rotation, cache), self.mlp_norm)
 
 
