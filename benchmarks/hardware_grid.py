@@ -22,8 +22,7 @@ from timing import ceilings
 from jetlit.generation import measure_generation
 from jetlit.generation.measurements import cached_measurement
 from jetlit.models import Architecture, JetNemotronConfig
-from jetlit.models.assembly import empty_model
-from jetlit.models.parameters import count_parameters
+from jetlit.models.assembly import count_parameters, empty_model
 from jetlit.search.grid import PAPER_GRID, GridRow
 
 # Paper, table 2, tokens/s in the grid's order.

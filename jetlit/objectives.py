@@ -6,6 +6,7 @@ that nothing of that size is kept, and a frozen head costs no weight gradient. L
 accumulate them), their gradients have the dtype of the products. Losses are in nats per token.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,30 +48,19 @@ def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Lockstep:
-    """The states of a student and its teacher on one batch.
-
-    Attributes:
-        student_hidden: [B, T, H] after the student's final norm.
-        teacher_hidden: [B, T, H] after the teacher's final norm, without gradient.
-        feature_error: Scalar, the mean over layers of the `relative_error` between the layers' outputs; 0 if it was
-            not asked for.
-    """
+    """The states of a student and its teacher on one batch, [B, T, H], after their final norms."""
 
     student_hidden: Tensor
-    teacher_hidden: Tensor
-    feature_error: Tensor
+    teacher_hidden: Tensor  # without gradient
+    feature_error: Tensor  # scalar, the mean over layers of the `relative_error` between the layers' outputs, or 0
 
 
 def run_in_lockstep(
     student: JetNemotronModel, teacher: JetNemotronModel, input_ids: Tensor, features: bool = True
 ) -> Lockstep:
-    """Run a student and its frozen teacher over a batch layer by layer, so that no teacher state is stored.
+    """Run a student and its frozen teacher over tokens [B, T] layer by layer, so that no teacher state is stored.
 
-    Args:
-        student: With as many layers as the teacher.
-        teacher: Runs without gradients.
-        input_ids: [B, T].
-        features: Whether to compare the outputs of each layer.
+    Both have as many layers. `features` asks for the `feature_error`.
     """
     student_hidden = student.embed(input_ids)
     student_inputs = student.layer_inputs(student_hidden)
@@ -105,8 +95,12 @@ def chunked_cross_entropy(hidden: Tensor, head_weight: Tensor, labels: Tensor, c
     hidden, labels = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
     hidden = hidden.to(_product_dtype(hidden))
     shares = _shares(labels != IGNORED, _accumulation_dtype(hidden))
-    needs_grad = _needs_grad(hidden, head_weight)
-    return _ChunkedCrossEntropy.apply(hidden, head_weight, labels.clamp_min(0), shares, chunk, needs_grad)
+    labels = labels.clamp_min(0)
+
+    def losses(logits: Tensor, rows: slice, dtype: torch.dtype | None) -> tuple[Tensor, Any]:
+        return cross_entropy_with_gradient(logits, labels[rows], shares[rows], dtype)
+
+    return _chunked(losses, hidden, head_weight, shares, chunk)
 
 
 def chunked_kl(
@@ -142,20 +136,18 @@ def chunked_kl(
         labels_mask = torch.ones(student_hidden.shape[:2], dtype=torch.bool, device=student_hidden.device)
     student = student_hidden.flatten(0, 1).to(_product_dtype(student_hidden))
     teacher = teacher_hidden.detach().flatten(0, 1).to(_product_dtype(teacher_hidden))
+    teacher_weight = teacher_head.detach().to(teacher.dtype)
     shares = _shares(labels_mask.flatten(), _accumulation_dtype(student))
-    needs_grad = _needs_grad(student, student_head)
-    return _ChunkedKL.apply(student, student_head, teacher, teacher_head.detach(), shares, chunk, needs_grad)
+
+    def losses(logits: Tensor, rows: slice, dtype: torch.dtype | None) -> tuple[Tensor, Any]:
+        return kl_with_gradient(logits, _logits(teacher[rows], teacher_weight), shares[rows], dtype)
+
+    return _chunked(losses, student, student_head, shares, chunk)
 
 
 def _shares(counted: Tensor, dtype: torch.dtype) -> Tensor:
     """Return each row's weight in the mean, [N], on the device, so that no step waits for a count on the host."""
     return counted.to(dtype) / counted.sum().clamp_min(1)
-
-
-def _needs_grad(hidden: Tensor, weight: Tensor) -> tuple[bool, bool]:
-    """Say which of the two needs a gradient; inside `Function.forward` grad mode is always off."""
-    enabled = torch.is_grad_enabled()
-    return enabled and hidden.requires_grad, enabled and weight.requires_grad
 
 
 def _product_dtype(hidden: Tensor) -> torch.dtype:
@@ -176,30 +168,52 @@ def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
     return (hidden @ weight.T).to(accumulate)
 
 
-class _Gradients:
-    """Gradients of a sum over chunks, accumulated while its value is computed.
+# Takes a chunk's logits [n, V], its rows and the gradient's dtype (None: no gradient); returns each row's loss [n] and
+# the gradient of their weighted sum [n, V].
+_Losses = Callable[[Tensor, slice, torch.dtype | None], tuple[Tensor, Any]]
 
-    Args:
-        hidden: [N, H], the rows the sum runs over.
-        weight: [V, H], in the dtype of the products.
-        needs_grad: whether hidden and weight get one; the weight's is accumulated in float32.
-    """
 
-    def __init__(self, hidden: Tensor, weight: Tensor, needs_grad: tuple[bool, bool]) -> None:
-        self.weight = weight
-        self.of_hidden = torch.empty_like(hidden) if needs_grad[0] else None
-        accumulate = _accumulation_dtype(weight)
-        self.of_weight = torch.zeros_like(weight, dtype=accumulate) if needs_grad[1] else None
-        self.logits_dtype = hidden.dtype if any(needs_grad) else None
+def _chunked(losses: _Losses, hidden: Tensor, head: Tensor, shares: Tensor, chunk: int) -> Tensor:
+    """Sum the losses of all rows of hidden [N, H], weighted by shares [N]."""
+    enabled = torch.is_grad_enabled()  # inside `Function.forward` it never is
+    needs_grad = enabled and hidden.requires_grad, enabled and head.requires_grad
+    return _Chunked.apply(losses, hidden, head, shares, chunk, needs_grad)
 
-    def add(self, rows: slice, hidden: Tensor, of_logits: Tensor | None) -> None:
-        """Add one chunk: hidden [n, H] at `rows`, the logits' gradient [n, V] in `logits_dtype`."""
-        if of_logits is None:
-            return
-        if self.of_hidden is not None:
-            torch.mm(of_logits, self.weight, out=self.of_hidden[rows])
-        if self.of_weight is not None:
-            _add_product(self.of_weight, of_logits.T, hidden)
+
+class _Chunked(torch.autograd.Function):
+    """`_chunked`, whose gradients are computed together with the value."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        losses: _Losses,
+        hidden: Tensor,
+        head: Tensor,
+        shares: Tensor,
+        chunk: int,
+        needs_grad: tuple[bool, bool],
+    ) -> Tensor:
+        total, weight = shares.new_zeros(()), head.to(hidden.dtype)
+        dtype = hidden.dtype if any(needs_grad) else None
+        of_hidden = torch.empty_like(hidden) if needs_grad[0] else None
+        of_weight = torch.zeros_like(weight, dtype=shares.dtype) if needs_grad[1] else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(hidden), chunk):
+                rows = slice(start, start + chunk)
+                values, of_logits = losses(_logits(hidden[rows], weight), rows, dtype)
+                total += (values * shares[rows]).sum()
+                if of_hidden is not None:
+                    torch.mm(of_logits, weight, out=of_hidden[rows])
+                if of_weight is not None:
+                    _add_product(of_weight, of_logits.T, hidden[rows])
+        ctx.save_for_backward(of_hidden, None if of_weight is None else of_weight.to(head.dtype))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        of_hidden, of_head = ctx.saved_tensors
+        return None, _scaled(of_hidden, scale), _scaled(of_head, scale), None, None, None
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -208,82 +222,6 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
     else:
         total += left @ right
-
-
-def _chunks(length: int, chunk: int) -> list[slice]:
-    return [slice(start, min(start + chunk, length)) for start in range(0, length, chunk)]
-
-
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        head: Tensor,
-        labels: Tensor,
-        shares: Tensor,
-        chunk: int,
-        needs_grad: tuple[bool, bool],
-    ) -> Tensor:
-        total, weight = shares.new_zeros(()), head.to(hidden.dtype)
-        gradients = _Gradients(hidden, weight, needs_grad)
-        with torch.autocast(hidden.device.type, enabled=False):
-            for rows in _chunks(len(labels), chunk):
-                logits = _logits(hidden[rows], weight)
-                losses, of_logits = cross_entropy_with_gradient(
-                    logits, labels[rows], shares[rows], gradients.logits_dtype
-                )
-                total += (losses * shares[rows]).sum()
-                gradients.add(rows, hidden[rows], of_logits)
-        _save(ctx, gradients, head)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        of_hidden, of_head = ctx.saved_tensors
-        return _scaled(of_hidden, scale), _scaled(of_head, scale), None, None, None, None
-
-
-class _ChunkedKL(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        student: Tensor,
-        student_head: Tensor,
-        teacher: Tensor,
-        teacher_head: Tensor,
-        shares: Tensor,
-        chunk: int,
-        needs_grad: tuple[bool, bool],
-    ) -> Tensor:
-        total = shares.new_zeros(())
-        weight, teacher_weight = student_head.to(student.dtype), teacher_head.to(teacher.dtype)
-        gradients = _Gradients(student, weight, needs_grad)
-        with torch.autocast(student.device.type, enabled=False):
-            for rows in _chunks(len(student), chunk):
-                losses, of_logits = kl_with_gradient(
-                    _logits(student[rows], weight),
-                    _logits(teacher[rows], teacher_weight),
-                    shares[rows],
-                    gradients.logits_dtype,
-                )
-                total += (losses * shares[rows]).sum()
-                gradients.add(rows, student[rows], of_logits)
-        _save(ctx, gradients, student_head)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        of_student, of_head = ctx.saved_tensors
-        return _scaled(of_student, scale), _scaled(of_head, scale), None, None, None, None, None
-
-
-def _save(ctx: Any, gradients: _Gradients, head: Tensor) -> None:
-    """Save the gradients for the backward pass, the head's in the head's dtype."""
-    of_weight = gradients.of_weight
-    ctx.save_for_backward(gradients.of_hidden, None if of_weight is None else of_weight.to(head.dtype))
 
 
 class _RelativeError(torch.autograd.Function):

@@ -9,8 +9,8 @@ from transformers.configuration_utils import PreTrainedConfig
 class LazyConfig(PreTrainedConfig):
     """Stands for `JetNemotronConfig` in transformers' table until a configuration of this type is read.
 
-    The real class cannot be imported yet: it needs modules of transformers that may be in the middle of their own
-    import. Reading a configuration imports `jetlit.models`, which registers configuration and model in its place.
+    The real class needs modules of transformers that may be in the middle of their own import. Reading a configuration
+    imports `jetlit.models`, which registers the real configuration and model.
     """
 
     model_type = "jet_nemotron"
@@ -21,7 +21,7 @@ class LazyConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Return the `JetNemotronConfig` of a config.json's values."""
+        """Return a `JetNemotronConfig` of a config.json's values."""
         return _real_config().from_dict(config_dict, **kwargs)
 
 

@@ -19,20 +19,13 @@ Store = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Clock:
-    """The position in the sequences, which all layers share: tensors for a captured graph, a number for the host.
-
-    Attributes:
-        position: [1] int64, position of the next token.
-        count: [1] int64, number of tokens visible to it, itself included.
-        seen: number of tokens before it, equal to `position` between steps.
-        capturing: whether the step is being captured and must not depend on `seen`.
-    """
+    """The position in the sequences, which all layers share: tensors for a captured graph, a number for the host."""
 
     def __init__(self, device: torch.device) -> None:
-        self.position = torch.zeros(1, dtype=torch.int64, device=device)
-        self.count = torch.ones(1, dtype=torch.int64, device=device)
-        self.seen = 0
-        self.capturing = False
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)  # of the next token
+        self.count = torch.ones(1, dtype=torch.int64, device=device)  # of the tokens visible to it, itself included
+        self.seen = 0  # number of tokens before it, equal to `position` between steps
+        self.capturing = False  # whether the step is being captured and must not depend on `seen`
 
     def tick(self) -> None:
         """Move the tensors to the next token; the caller of the step moves `seen`."""
@@ -46,8 +39,8 @@ class Clock:
         self.count.fill_(position + 1)
 
 
-class KeyValueLayer:
-    """Keys and values [B, KV heads, slots, D] of one attention layer, allocated once."""
+class FullLayer:
+    """Keys and values [B, KV heads, slots, D] of one attention layer, allocated once; token t in slot t."""
 
     def __init__(self, attention: Attention, batch: int, slots: int, clock: Clock) -> None:
         weight = attention.k_proj.weight
@@ -59,7 +52,9 @@ class KeyValueLayer:
 
     def attend(self, store: Store, length: int, scaling: float) -> torch.Tensor:
         """Store a chunk of `length` tokens and return its attention [B, heads, T, D]."""
-        raise NotImplementedError
+        query = store(self.clock.position, self.keys, self.values)
+        end = self.clock.seen + length
+        return chunk_attention(query, self.keys[:, :, :end], self.values[:, :, :end], scaling)
 
     def filled(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values up to this step's token, or all slots while capturing."""
@@ -67,26 +62,12 @@ class KeyValueLayer:
         count = self.slots if self.clock.capturing else min(self.clock.seen + 1, self.slots)
         return self.keys[:, :, :count], self.values[:, :, :count]
 
-    def byte_count(self) -> int:
-        """Return the bytes held."""
-        return self.keys.nbytes + self.values.nbytes
 
-
-class FullLayer(KeyValueLayer):
-    """All tokens, token t in slot t."""
-
-    def attend(self, store: Store, length: int, scaling: float) -> torch.Tensor:
-        """See `KeyValueLayer.attend`."""
-        query = store(self.clock.position, self.keys, self.values)
-        end = self.clock.seen + length
-        return chunk_attention(query, self.keys[:, :, :end], self.values[:, :, :end], scaling)
-
-
-class RingLayer(KeyValueLayer):
+class RingLayer(FullLayer):
     """The last `slots` tokens, token t in slot t mod slots; keys are rotated, so their order does not matter."""
 
     def attend(self, store: Store, length: int, scaling: float) -> torch.Tensor:
-        """See `KeyValueLayer.attend`."""
+        """See `FullLayer.attend`."""
         seen, device = self.clock.seen, self.keys.device
         past = torch.arange(max(0, seen - self.slots + 1), seen, device=device)
         keys, values = (self._in_order(ring, past, length) for ring in (self.keys, self.values))
@@ -105,13 +86,7 @@ class RingLayer(KeyValueLayer):
 
 
 class EngineCache:
-    """The caches of all layers for a fixed number of sequences.
-
-    Args:
-        model: model whose layers are cached.
-        batch: number of sequences.
-        max_context: number of tokens of each.
-    """
+    """The caches of all layers for `batch` sequences of `max_context` tokens; their tensors stay in place."""
 
     def __init__(self, model: JetNemotronForCausalLM, batch: int, max_context: int) -> None:
         device = model.lm_head.weight.device
@@ -120,13 +95,17 @@ class EngineCache:
         self.clock = Clock(device)
         self.layers = [self._layer(mixer) for mixer in active_mixers(model)]
 
-    def _layer(self, mixer: TokenMixer) -> KeyValueLayer | StateLayer:
+    def _layer(self, mixer: TokenMixer) -> FullLayer | StateLayer:
         if isinstance(mixer, Attention):
             if mixer.window_size is None:
                 return FullLayer(mixer, self.batch, self.max_context, self.clock)
             return RingLayer(mixer, self.batch, min(mixer.window_size, self.max_context), self.clock)
         assert isinstance(mixer, LinearMixer)
-        return _zero_state(mixer, self.batch)
+        layer, weight = StateLayer(), mixer.o_proj.weight
+        for name, spec in mixer.state_specs().items():
+            shape, dtype = (self.batch, *spec.shape), spec.dtype or weight.dtype
+            layer.states[name] = torch.zeros(shape, dtype=dtype, device=weight.device)
+        return layer
 
     def reset(self) -> None:
         """Forget the past without moving a tensor; keys and values are overwritten before they are visible."""
@@ -138,7 +117,10 @@ class EngineCache:
 
     def byte_count(self) -> int:
         """Return the bytes of all layers."""
-        return sum(layer.byte_count() for layer in self.layers)
+        tensors: list[torch.Tensor] = []
+        for layer in self.layers:
+            tensors += layer.states.values() if isinstance(layer, StateLayer) else (layer.keys, layer.values)
+        return sum(tensor.nbytes for tensor in tensors)
 
 
 def active_mixers(model: JetNemotronForCausalLM) -> list[TokenMixer]:
@@ -156,23 +138,7 @@ def computed_cache_bytes(model: JetNemotronForCausalLM, batch: int, context: int
 def chunk_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
     """Attend causally from a chunk whose past comes first among the keys, without copies of shared keys.
 
-    Args:
-        query: [B, heads, T, D].
-        key: [B, KV heads, past + T, D].
-        value: [B, KV heads, past + T, D].
-        scaling: factor of the scores.
-
-    Returns:
-        [B, heads, T, D].
+    `query` and the result are [B, heads, T, D], `key` and `value` are [B, KV heads, past + T, D].
     """
     bias = causal_lower_right(query.shape[2], key.shape[2])
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scaling, enable_gqa=True)
-
-
-def _zero_state(mixer: LinearMixer, batch: int) -> StateLayer:
-    """Return the state at a sequence's beginning; its tensors stay in place for a captured graph."""
-    layer = StateLayer()
-    weight = mixer.o_proj.weight
-    for name, spec in mixer.state_specs().items():
-        layer.states[name] = torch.zeros(batch, *spec.shape, dtype=spec.dtype or weight.dtype, device=weight.device)
-    return layer

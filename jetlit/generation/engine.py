@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection
 from typing import Literal
 
@@ -12,13 +13,15 @@ from jetlit_kernels import narrow_linear
 from jetlit.errors import UserError
 from jetlit.generation.cache import Clock, EngineCache, computed_cache_bytes
 from jetlit.generation.engine_layers import EngineLayer, build_layers
-from jetlit.generation.graphs import CapturedStep
-from jetlit.generation.memory import free_bytes, ran_out_of_memory
 from jetlit.generation.sampling import Sampling
 from jetlit.models import JetNemotronForCausalLM, SuperNetwork
 
 # Their frequencies depend on the length, which a captured graph cannot follow.
 _ROPE_OF_CHANGING_LENGTH = ("dynamic", "longrope")
+
+_WARM_UP_STEPS = 3
+# Messages of CUDA and Triton, cuBLAS, and PyTorch's CPU allocator, which have no exception class for it.
+_OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
 
 logger = logging.getLogger("jetlit")
 
@@ -27,8 +30,29 @@ class CacheDoesNotFit(UserError):
     """The cache is larger than the device's free memory."""
 
 
+class CapturedStep:
+    """A function of tensors that stay in place, captured once in a CUDA graph and replayed.
+
+    It runs a few times before the capture, each time after `rewind`; the state it changes must be reset afterwards.
+    """
+
+    def __init__(self, run: Callable[[], torch.Tensor], rewind: Callable[[], None]) -> None:
+        # On the current stream: cuBLAS keeps a workspace (32 MiB on an H100) for every stream it ever ran on.
+        for _ in range(_WARM_UP_STEPS):
+            rewind()
+            run()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.result = run()
+
+    def __call__(self) -> torch.Tensor:
+        """Replay the step; the next call overwrites the result."""
+        self.graph.replay()
+        return self.result
+
+
 class GenerationEngine:
-    """Generate with a hybrid or a full-attention model, the same tokens as `model.generate`.
+    """Generate the same tokens as `model.generate`, with a hybrid or a full-attention model.
 
     On CUDA a decode step is one captured graph, which reads the position from the device and so serves every length.
 
@@ -57,8 +81,20 @@ class GenerationEngine:
             raise UserError("max_batch, max_context and prefill_chunk must all be at least 1.")
         self.max_batch, self.max_context, self.prefill_chunk = max_batch, max_context, prefill_chunk
         self.device = self.model.lm_head.weight.device
-        self.uses_graphs, self._insists_on_graphs = self._decide_on_graphs(cuda_graph), cuda_graph is True
-        self._check_memory()
+        rope_type = (self.model.config.rope_parameters or {}).get("rope_type", "default")
+        possible = self.device.type == "cuda" and rope_type not in _ROPE_OF_CHANGING_LENGTH
+        if cuda_graph is True and not possible:
+            raise UserError(
+                f"A CUDA graph needs a CUDA device and fixed rotary frequencies, not {self.device.type} and "
+                f'{rope_type!r}: leave cuda_graph at "auto".'
+            )
+        self.uses_graphs, self._insists_on_graphs = possible and cuda_graph is not False, cuda_graph is True
+        needed, free = computed_cache_bytes(self.model, max_batch, max_context), free_bytes(self.device)
+        if free is not None and needed > free:
+            raise CacheDoesNotFit(
+                f"A cache of {max_batch} sequences of {max_context} tokens needs {needed / 2**30:.1f} GiB, "
+                f"but {free / 2**30:.1f} GiB are free: use a smaller batch or a shorter context."
+            )
         self._cache: EngineCache | None = None
         self._tokens = torch.zeros(0, dtype=torch.int64, device=self.device)
         self._layers: list[EngineLayer] = []
@@ -94,11 +130,11 @@ class GenerationEngine:
         """
         batch = self._check_request(input_ids, max_new_tokens)
         sampling = Sampling(temperature, top_p, generator)
-        self._prepare(batch)
-        logits = self._prefill(input_ids.to(self.device))
+        input_ids = input_ids.to(self.device)
+        logits = self._prefill(input_ids)
         stops = torch.tensor(sorted(stop_tokens), dtype=torch.int64, device=self.device)
         finished = torch.zeros(batch, dtype=torch.bool, device=self.device)
-        steps = [input_ids.to(self.device)]
+        steps = [input_ids]
         tokens = torch.zeros(batch, dtype=torch.int64, device=self.device)
         for step in range(max_new_tokens):
             if step:
@@ -117,7 +153,7 @@ class GenerationEngine:
     @torch.inference_mode()
     def prefill(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Start new sequences: run prompts [B, T] in chunks and return the last token's logits [B, V]."""
-        self._prepare(self._check_request(input_ids, 0))
+        self._check_request(input_ids, 0)
         return self._prefill(input_ids.to(self.device))
 
     @torch.inference_mode()
@@ -146,26 +182,22 @@ class GenerationEngine:
         """
         if not (1 <= batch <= self.max_batch and 1 <= seen < self.max_context):
             raise UserError(f"{batch} sequences of {seen} tokens are too many: make max_batch or max_context larger.")
-        self._prepare(batch)
-        assert self._cache is not None
-        self._cache.clock.move_to(seen)
+        self._prepare(batch).clock.move_to(seen)
 
     def cache_bytes(self) -> int:
         """Return the bytes of the allocated cache."""
         return 0 if self._cache is None else self._cache.byte_count()
 
     def _prefill(self, input_ids: torch.Tensor) -> torch.Tensor:
-        assert self._cache is not None
-        clock, decoder = self._cache.clock, self.model.model
-        *others, (last, last_cache) = zip(self._layers, self._cache.layers, strict=True)
+        cache, decoder = self._prepare(len(input_ids)), self.model.model
+        clock = cache.clock
         hidden = None
         for chunk in input_ids.split(self.prefill_chunk, 1):
             hidden = decoder.embed_tokens(chunk)
             positions = torch.arange(clock.seen, clock.seen + chunk.shape[1], device=self.device)[None]
             rotation = decoder.rotary(hidden, positions)
-            for layer, cache in others:
-                hidden = layer.prefill(hidden, rotation, cache)
-            hidden = last.prefill_last(hidden, rotation, last_cache)
+            for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
+                hidden = layer.prefill(hidden, rotation, layer_cache, only_last=layer is self._layers[-1])
             clock.move_to(clock.seen + chunk.shape[1])
         assert hidden is not None
         return self._head(hidden)
@@ -185,7 +217,7 @@ class GenerationEngine:
         norm, head = self.model.model.norm, self.model.lm_head
         return narrow_linear(hidden, head.weight, head.bias, norm_weight=norm.weight, norm_eps=norm.eps)
 
-    def _prepare(self, batch: int) -> None:
+    def _prepare(self, batch: int) -> EngineCache:
         """Create an empty cache for `batch` sequences and a graph of its decode step, or reuse them."""
         if self._cache is None or self._cache.batch != batch or self._cache.layer_types != self.model.model.layer_types:
             self._graph = self._cache = None  # before the new ones, or both would take memory
@@ -197,6 +229,7 @@ class GenerationEngine:
                 self._graph = self._capture(cache.clock)
                 self._cache = cache
         self._cache.reset()
+        return self._cache
 
     def _capture(self, clock: Clock) -> CapturedStep | None:
         clock.capturing = True
@@ -212,16 +245,6 @@ class GenerationEngine:
             return None
         finally:
             clock.capturing = False
-
-    def _decide_on_graphs(self, wish: bool | Literal["auto"]) -> bool:
-        rope_type = (self.model.config.rope_parameters or {}).get("rope_type", "default")
-        possible = self.device.type == "cuda" and rope_type not in _ROPE_OF_CHANGING_LENGTH
-        if wish is True and not possible:
-            raise UserError(
-                f"A CUDA graph needs a CUDA device and fixed rotary frequencies, not {self.device.type} and "
-                f'{rope_type!r}: leave cuda_graph at "auto".'
-            )
-        return possible and wish is not False
 
     def _check_request(self, input_ids: torch.Tensor, new_tokens: int) -> int:
         """Return the batch of a request, or refuse one that does not fit."""
@@ -247,11 +270,26 @@ class GenerationEngine:
             )
         return batch
 
-    def _check_memory(self) -> None:
-        needed = computed_cache_bytes(self.model, self.max_batch, self.max_context)
-        free = free_bytes(self.device)
-        if free is not None and needed > free:
-            raise CacheDoesNotFit(
-                f"A cache of {self.max_batch} sequences of {self.max_context} tokens needs {needed / 2**30:.1f} GiB, "
-                f"but {free / 2**30:.1f} GiB are free: use a smaller batch or a shorter context."
-            )
+
+def ran_out_of_memory(error: BaseException | None) -> bool:
+    """Say whether an error, its cause or its context means that memory ran out.
+
+    The context counts because ending a graph's capture after such an error raises another one.
+    """
+    while error is not None:
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            return True
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the bytes a cache can take: free memory of a GPU, all memory of a CPU; None if unknown."""
+    if device.type == "cuda":
+        reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reusable
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None

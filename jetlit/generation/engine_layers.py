@@ -8,7 +8,8 @@ So projections of one input are merged, and norms, activations and residuals are
 from __future__ import annotations
 
 import functools
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +22,12 @@ from jetlit.blocks.gated_delta_net import GatedDeltaNet
 from jetlit.blocks.jet import JetBlock
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.blocks.short_convolution import ShortConvolution
-from jetlit.generation.cache import active_mixers
+from jetlit.generation.cache import Store, active_mixers
 from jetlit.generation.merging import checked, merge_linears
 from jetlit.models import JetNemotronForCausalLM
 from jetlit.models.decoder_layer import DecoderLayer, GatedMLP
 
-Rotation = tuple[torch.Tensor, torch.Tensor]
+_Rotation = tuple[torch.Tensor, torch.Tensor]  # cos and sin, each [1, T, D]
 
 
 def build_layers(model: JetNemotronForCausalLM) -> list[EngineLayer]:
@@ -47,44 +48,42 @@ class EngineLayer:
 
     def __init__(self, layer: DecoderLayer, mixer: TokenMixer) -> None:
         self.mixer_norm, self.mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
-        self.mixer = mixer_step(mixer)
+        self.mixer = _mixer(mixer)
         swiglu = isinstance(layer.mlp, GatedMLP) and layer.mlp.is_swiglu
-        self.mlp = MLPStep(layer.mlp) if swiglu else PlainMLP(layer.mlp)
+        self.mlp = _SwiGLU(layer.mlp) if swiglu else _MLP(layer.mlp)
 
-    def prefill(self, hidden: torch.Tensor, rotation: Rotation, cache: Any) -> torch.Tensor:
-        """Run a chunk of the prompt, [B, T, H] to [B, T, H]; `rotation` is (cos, sin), each [1, T, D]."""
-        return self.mlp.chunk(self.mixer.chunk(hidden, self.mixer_norm, rotation, cache), self.mlp_norm)
-
-    def prefill_last(self, hidden: torch.Tensor, rotation: Rotation, cache: Any) -> torch.Tensor:
-        """Run the model's last layer on a chunk; return only the last token's output [B, H]."""
+    def prefill(self, hidden: torch.Tensor, rotation: _Rotation, cache: Any, only_last: bool) -> torch.Tensor:
+        """Run a chunk of the prompt, [B, T, H] to [B, T, H], or to the last token's output [B, H]."""
         mixed = self.mixer.chunk(hidden, self.mixer_norm, rotation, cache)
-        return self.mlp.token(mixed[:, -1].contiguous(), self.mlp_norm)
+        if only_last:
+            return self.mlp.token(mixed[:, -1].contiguous(), self.mlp_norm)
+        return self.mlp.chunk(mixed, self.mlp_norm)
 
-    def decode(self, hidden: torch.Tensor, rotation: Rotation, cache: Any) -> torch.Tensor:
-        """Run one token of each sequence, [B, H] to [B, H]; `rotation` is (cos, sin), each [1, 1, D]."""
+    def decode(self, hidden: torch.Tensor, rotation: _Rotation, cache: Any) -> torch.Tensor:
+        """Run one token of each sequence, [B, H] to [B, H]."""
         return self.mlp.token(self.mixer.token(hidden, self.mixer_norm, rotation, cache), self.mlp_norm)
 
 
-def add_linear(hidden: torch.Tensor, x: torch.Tensor, linear: nn.Linear) -> torch.Tensor:
+def _add_linear(hidden: torch.Tensor, x: torch.Tensor, linear: nn.Linear) -> torch.Tensor:
     """Add linear(x) to `hidden` [B, T, H] in place, as part of the product."""
     hidden.flatten(0, 1).addmm_(x.flatten(0, 1), linear.weight.T)
     return hidden if linear.bias is None else hidden.add_(linear.bias)
 
 
-class PlainMLP:
-    """Any MLP, run as the model does."""
+class _MLP:
+    """Any MLP, run as the model does. Both methods return hidden + MLP(norm(hidden)) and may overwrite `hidden`."""
 
     def __init__(self, mlp: nn.Module) -> None:
         self.mlp = mlp
 
-    def chunk(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
-        """Return hidden + MLP(norm(hidden)), [B, T, H]; may overwrite `hidden`."""
+    def chunk(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:  # [B, T, H]
         return hidden + self.mlp(norm(hidden))
 
-    token = chunk  # [B, H]
+    def token(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:  # [B, H]
+        return hidden + self.mlp(norm(hidden))
 
 
-class MLPStep:
+class _SwiGLU(_MLP):
     """A gated MLP with SiLU, whose gate and up projections are one product."""
 
     def __init__(self, mlp: GatedMLP) -> None:
@@ -92,53 +91,38 @@ class MLPStep:
         self.down = checked(mlp.down_proj)
 
     def chunk(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
-        """See `PlainMLP.chunk`."""
         inner = silu_mul(*F.linear(norm(hidden), self.weight, self.bias).chunk(2, -1))
-        return add_linear(hidden, inner, self.down)
+        return _add_linear(hidden, inner, self.down)
 
     def token(self, hidden: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
-        """See `PlainMLP.token`."""
         inner = narrow_linear(hidden, self.weight, self.bias, norm_weight=norm.weight, norm_eps=norm.eps, swiglu=True)
         return narrow_linear(inner, self.down.weight, self.down.bias, add_to=hidden)
 
 
-class Mixing(Protocol):
-    """A token mixer as the engine runs it; `cache` is the layer's."""
-
-    def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
-        """Return hidden + mixer(norm(hidden)), [B, T, H]; may overwrite `hidden`."""
-
-    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
-        """Return the same for one token of each sequence, [B, H]."""
-
-
-def mixer_step(mixer: TokenMixer) -> Mixing:
-    """Return the engine's form of a token mixer."""
+def _mixer(mixer: TokenMixer) -> _Mixer:
     if isinstance(mixer, Attention):
-        return AttentionStep(mixer)
+        return _Attention(mixer)
     if isinstance(mixer, JetBlock) and mixer.q_proj.bias is None:
-        return JetStep(mixer)
+        return _Jet(mixer)
     if isinstance(mixer, GatedDeltaNet) and mixer.q_proj.bias is None:
-        return GatedDeltaNetStep(mixer)
-    return PlainMixer(mixer)
+        return _GatedDeltaNet(mixer)
+    return _Mixer(mixer)
 
 
-class PlainMixer:
-    """Any linear block, run as the model does."""
+class _Mixer:
+    """Any linear block, run as the model does. Both methods return hidden + mixer(norm(hidden)), as for `_MLP`."""
 
     def __init__(self, mixer: TokenMixer) -> None:
         self.mixer = mixer
 
-    def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
-        """See `Mixing.chunk`."""
+    def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: _Rotation, cache: Any) -> torch.Tensor:
         return hidden + self.mixer(norm(hidden), cache=cache)
 
-    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
-        """See `Mixing.token`."""
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: _Rotation, cache: Any) -> torch.Tensor:
         return self.chunk(hidden[:, None], norm, rotation, cache)[:, 0]
 
 
-class AttentionStep:
+class _Attention(_Mixer):
     """Attention whose queries, keys and values are one product, rotated and stored in one launch."""
 
     def __init__(self, attention: Attention) -> None:
@@ -148,37 +132,25 @@ class AttentionStep:
         self.norms = (norms[0].weight, norms[1].weight) if isinstance(norms[0], RMSNorm) else None
         self.norm_eps = norms[0].eps if self.norms else 0.0
 
-    def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
-        """See `Mixing.chunk`."""
+    def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: _Rotation, cache: Any) -> torch.Tensor:
         projected = F.linear(norm(hidden), self.weight, self.bias)
-        store = functools.partial(self._store, projected, rotation)
-        output = cache.attend(store, hidden.shape[1], self.scaling)
-        return add_linear(hidden, output.transpose(1, 2).flatten(2), self.out)
+        output = cache.attend(self._store(projected, rotation), hidden.shape[1], self.scaling)
+        return _add_linear(hidden, output.transpose(1, 2).flatten(2), self.out)
 
-    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
-        """See `Mixing.token`."""
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: _Rotation, cache: Any) -> torch.Tensor:
         projected = narrow_linear(hidden, self.weight, self.bias, norm_weight=norm.weight, norm_eps=norm.eps)
-        query = self._store(projected[:, None], rotation, cache.clock.position, cache.keys, cache.values)
+        query = self._store(projected[:, None], rotation)(cache.clock.position, cache.keys, cache.values)
         keys, values = cache.filled()
         output = decode_attention(query[:, :, 0], keys, values, cache.clock.count, scale=self.scaling)
         return narrow_linear(output.flatten(1), self.out.weight, self.out.bias, add_to=hidden)
 
-    def _store(
-        self,
-        projected: torch.Tensor,
-        rotation: Rotation,
-        position: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-    ) -> torch.Tensor:
+    def _store(self, projected: torch.Tensor, rotation: _Rotation) -> Store:
         cos, sin = rotation[0][0], rotation[1][0]
-        return rotate_and_store(
-            projected, cos, sin, position, keys, values, norm_weights=self.norms, norm_eps=self.norm_eps
-        )
+        return functools.partial(rotate_and_store, projected, cos, sin, norm_weights=self.norms, norm_eps=self.norm_eps)
 
 
-class DeltaStep(PlainMixer):
-    """Merged projections and state update of a gated delta rule's decode step.
+class _Delta(_Mixer):
+    """A gated delta rule, of whose decode step the projections are one product and the update of the state another.
 
     Args:
         block: the block.
@@ -197,7 +169,7 @@ class DeltaStep(PlainMixer):
         return narrow_linear(hidden, self.weight, norm_weight=norm.weight, norm_eps=norm.eps).split(self.sizes, 1)
 
     def update(
-        self, hidden: torch.Tensor, cache: Any, heads: tuple[torch.Tensor, ...], kernels: torch.Tensor
+        self, hidden: torch.Tensor, cache: Any, heads: Sequence[torch.Tensor], kernels: torch.Tensor
     ) -> torch.Tensor:
         """Update the states and add the output to `hidden`.
 
@@ -208,14 +180,14 @@ class DeltaStep(PlainMixer):
             kernels: [B, h·V, W], kernels of the values' convolution.
         """
         block = self.block
-        q, k, v, gate, beta, a = heads
+        q, k, v, gate = (block.split_heads(x) for x in heads[:4])
         o = jet_decode_step(
-            block.split_heads(q),
-            block.split_heads(k),
-            block.split_heads(v),
-            block.split_heads(gate),
-            beta,
-            a,
+            q,
+            k,
+            v,
+            gate,
+            heads[4],
+            heads[5],
             kernels,
             block.A_log,
             block.dt_bias,
@@ -227,7 +199,7 @@ class DeltaStep(PlainMixer):
         return narrow_linear(o.flatten(1), self.out.weight, add_to=hidden)
 
 
-class JetStep(DeltaStep):
+class _Jet(_Delta):
     """A JetBlock whose seven projections of its input are one product."""
 
     def __init__(self, block: JetBlock) -> None:
@@ -236,14 +208,13 @@ class JetStep(DeltaStep):
         super().__init__(block, linears, "conv")
         self.w2 = checked(generator.w2)
 
-    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
-        """See `Mixing.token`."""
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: _Rotation, cache: Any) -> torch.Tensor:
         *heads, inner = self.project(hidden, norm)
         kernels = narrow_linear(inner, self.w2.weight, self.w2.bias, silu_input=True)
-        return self.update(hidden, cache, tuple(heads), kernels.unflatten(-1, (self.block.value_dim, -1)))
+        return self.update(hidden, cache, heads, kernels.unflatten(-1, (self.block.value_dim, -1)))
 
 
-class GatedDeltaNetStep(DeltaStep):
+class _GatedDeltaNet(_Delta):
     """A Gated DeltaNet: as a JetBlock with one kernel for all tokens, and convolutions of queries and keys."""
 
     def __init__(self, block: GatedDeltaNet) -> None:
@@ -251,8 +222,7 @@ class GatedDeltaNetStep(DeltaStep):
         super().__init__(block, linears, "conv_v")
         self.convolutions = (block.q_conv1d, block.k_conv1d, block.v_conv1d)
 
-    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: Rotation, cache: Any) -> torch.Tensor:
-        """See `Mixing.token`."""
+    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: _Rotation, cache: Any) -> torch.Tensor:
         q, k, *others = self.project(hidden, norm)
         of_q, of_k, of_v = self.convolutions
         q = self._convolve(of_q, cache.states["conv_q"], q)

@@ -10,31 +10,22 @@ import torch
 
 from jetlit.errors import UserError
 from jetlit.generation.cache import computed_cache_bytes
-from jetlit.generation.engine import CacheDoesNotFit, GenerationEngine
-from jetlit.generation.memory import free_bytes, ran_out_of_memory
+from jetlit.generation.engine import CacheDoesNotFit, GenerationEngine, free_bytes, ran_out_of_memory
 from jetlit.generation.throughput import median_seconds, peak_memory_bytes, reset_peak_memory
 from jetlit.models import JetNemotronForCausalLM
 
-TOKENS_TIMED = 8192  # enough for a prefill's speed; a whole context in small chunks may take minutes
+_TOKENS_TIMED = 8192  # enough for a prefill's speed; a whole context in small chunks may take minutes
 
 
 @dataclass(frozen=True)
 class LargestBatch:
-    """The largest batch that ran, and its measurements.
-
-    Attributes:
-        batch: number of sequences.
-        prefill_chunk: number of tokens of each prompt run at once.
-        prefill_tokens_per_s: prefill speed of all sequences together.
-        peak_memory_bytes: peak memory of the device.
-        chunk_speeds: tokens per second of one sequence by chunk, from which the chunk was chosen.
-    """
+    """The largest batch that ran, and its measurements."""
 
     batch: int
-    prefill_chunk: int
-    prefill_tokens_per_s: float
-    peak_memory_bytes: int
-    chunk_speeds: dict[int, float] = field(default_factory=dict)
+    prefill_chunk: int  # tokens of each prompt run at once
+    prefill_tokens_per_s: float  # of all sequences together
+    peak_memory_bytes: int  # of the device
+    chunk_speeds: dict[int, float] = field(default_factory=dict)  # one sequence's tokens per second by chunk
 
 
 def find_largest_batch(
@@ -48,7 +39,7 @@ def find_largest_batch(
     """Find the largest batch of sequences of `context` tokens that a model can generate on its device.
 
     First one sequence is prefilled in chunks of each size. The smallest chunk of nearly the best speed is taken, since
-    activations take memory from the cache; the sequences of a batch share its tokens, but none gets less than the
+    activations take memory from the cache. The sequences of a batch share its tokens, but none gets less than the
     smallest chunk. Then batches are tried, on a GPU from half of the one whose cache alone would fill the free memory.
     Each runs in full: cache, captured step, two prefilled chunks, the last token. A batch that runs out of memory
     anywhere is too large.
@@ -65,19 +56,23 @@ def find_largest_batch(
     """
     speeds: dict[int, float] = {}
     measured: dict[int, LargestBatch] = {}
+    smallest = min(chunks)
 
     def time_chunk(chunk: int) -> None:
         speeds[chunk] = _prefill_speed(model, context, chunk)
 
     def measure(batch: int) -> None:
-        measured[batch] = _measure(model, batch, context, max(min(chunks), at_once // batch))
+        measured[batch] = _measure(model, batch, context, max(smallest, at_once // batch))
 
     for chunk in chunks:
-        if chunk <= max(context, min(chunks)):
+        if chunk <= max(context, smallest):
             _fits(time_chunk, chunk)
-    fast = (chunk for chunk, speed in speeds.items() if speed >= kept_speed * max(speeds.values()))
-    at_once = min(fast, default=min(chunks))
-    batch = largest_that_runs(measure, limit, _half_of_what_could_fit(model, context))
+    fast = [chunk for chunk, speed in speeds.items() if speed >= kept_speed * max(speeds.values())]
+    at_once = min(fast, default=smallest)
+    device = model.lm_head.weight.device
+    free = free_bytes(device) if device.type == "cuda" else None  # a CPU's whole memory counts as free
+    could_fit = 0 if free is None else free // computed_cache_bytes(model, 1, context)
+    batch = largest_that_runs(measure, limit, first=max(1, could_fit // 2))
     if batch == 0:
         raise UserError(f"Not even one sequence of {context} tokens fits this device: shorten the context.")
     return replace(measured[batch], chunk_speeds=speeds)
@@ -97,12 +92,6 @@ def largest_that_runs(run: Callable[[int], object], limit: int, first: int = 1) 
             fails = size
         size = min(2 * works, limit) if fails > limit and works else (works + fails) // 2
     return works
-
-
-def _half_of_what_could_fit(model: JetNemotronForCausalLM, context: int) -> int:
-    device = model.lm_head.weight.device
-    free = free_bytes(device) if device.type == "cuda" else None  # a CPU's whole memory counts as free
-    return 1 if free is None else max(1, free // computed_cache_bytes(model, 1, context) // 2)
 
 
 def _fits(run: Callable[[int], object], size: int) -> bool:
@@ -134,6 +123,6 @@ def _measure(model: JetNemotronForCausalLM, batch: int, context: int, chunk: int
 def _prefill_speed(model: JetNemotronForCausalLM, context: int, chunk: int) -> float:
     """Return one sequence's tokens per second over its first chunks."""
     engine = GenerationEngine(model, 1, context, chunk)
-    length = min(context, max(4 * chunk, TOKENS_TIMED))
+    length = min(context, max(4 * chunk, _TOKENS_TIMED))
     ids = torch.zeros(1, length, dtype=torch.int64, device=engine.device)
     return length / median_seconds(lambda: engine.prefill(ids), 3, engine.device)

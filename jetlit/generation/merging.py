@@ -25,10 +25,7 @@ def merge_linears(linears: Sequence[nn.Linear]) -> tuple[torch.Tensor, torch.Ten
     """Place the weights of linear layers with the same input one after the other in memory.
 
     The layers' parameters become views of the result: they keep their names and values, can be trained, and changing
-    one in place changes the merged weight. Layers that were merged before stay in place.
-
-    Args:
-        linears: layers, either all or none of them with a bias.
+    one in place changes the merged weight. Layers that were merged before stay in place. All or none have a bias.
 
     Returns:
         Weight [sum of outputs, inputs] and bias [sum of outputs] or None.

@@ -11,17 +11,11 @@ from jetlit.errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen.
+    """How the next token is chosen."""
 
-    Attributes:
-        temperature: divides the logits; 0 takes the most likely token.
-        top_p: probability that the smallest set of kept tokens reaches.
-        generator: generator of random numbers on the logits' device; None is torch's default.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    generator: torch.Generator | None = None
+    temperature: float = 0.0  # divides the logits; 0 takes the most likely token
+    top_p: float = 1.0  # probability that the smallest set of kept tokens reaches
+    generator: torch.Generator | None = None  # on the logits' device; None is torch's default
 
     def __post_init__(self) -> None:
         """Check the values."""

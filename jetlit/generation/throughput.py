@@ -7,17 +7,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 
 from jetlit.errors import UserError
 from jetlit.generation.engine import GenerationEngine
 from jetlit.models import JetNemotronForCausalLM, SuperNetwork
-
-# Prompt tokens of all sequences together that are prefilled at once: enough for full speed, without much memory.
-TOKENS_AT_ONCE = 16384
-MIN_CHUNK = 128
 
 
 def measure_generation(
@@ -29,9 +24,8 @@ def measure_generation(
     prefill_chunk: int = 2048,
     prefill_batch: int | None = None,
     repeats: int = 3,
-    cuda_graph: bool | Literal["auto"] = "auto",
 ) -> dict[str, float]:
-    """Measure prefill and decode throughput at a batch and a context.
+    """Measure a model's prefill and decode throughput at a batch and a context.
 
     Prompts are random tokens. Decoding is timed over the last `decode_tokens` tokens of the context; its time does not
     depend on the cache's content.
@@ -44,7 +38,6 @@ def measure_generation(
         prefill_chunk: number of prompt tokens run at once.
         prefill_batch: number of sequences of the prefill; None means `batch`, 0 skips the prefill.
         repeats: number of timings, after a warm-up (of the prefill, two chunks).
-        cuda_graph: as in `GenerationEngine`.
 
     Returns:
         prefill_tokens_per_s (unless skipped), decode_tokens_per_s, cache_bytes, and peak_memory_bytes (of the device,
@@ -60,7 +53,7 @@ def measure_generation(
     device = model.lm_head.weight.device
     reset_peak_memory(device)
     prompts = batch if prefill_batch is None else prefill_batch
-    engine = GenerationEngine(model, max(batch, prompts), context, prefill_chunk, cuda_graph)
+    engine = GenerationEngine(model, max(batch, prompts), context, prefill_chunk)
     measured: dict[str, float] = {}
     if prompts:
         ids = torch.randint(model.config.vocab_size, (prompts, context - decode_tokens), device=device)
@@ -83,25 +76,14 @@ def measure_generation(
 
 
 def prefill_pieces(batch: int) -> int:
-    """Return the prefill chunk of `batch` prompts, so that a large batch's prefill needs little memory."""
-    return max(MIN_CHUNK, TOKENS_AT_ONCE // batch)
+    """Return the prefill chunk of `batch` prompts: enough tokens together for full speed, without much memory."""
+    return max(128, 16384 // batch)
 
 
 def measure_training(
     step: Callable[[], object], tokens: int, *, device: torch.device, repeats: int = 5, warm_up: int = 2
 ) -> dict[str, float]:
-    """Measure a training step.
-
-    Args:
-        step: runs forward, backward and the optimizer once.
-        tokens: number of tokens of a step.
-        device: device of the step.
-        repeats: number of timings.
-        warm_up: number of untimed steps before.
-
-    Returns:
-        training_tokens_per_s and peak_memory_bytes.
-    """
+    """Return training_tokens_per_s and peak_memory_bytes of a `step` that trains on `tokens` tokens."""
     reset_peak_memory(device)
     seconds = median_seconds(step, repeats, device, warm_up=warm_up)
     return {"training_tokens_per_s": tokens / seconds, "peak_memory_bytes": peak_memory_bytes(device)}

@@ -14,12 +14,7 @@ from jetlit.models.configuration import JetNemotronConfig
 
 @dataclass(frozen=True)
 class Architecture:
-    """The blocks of a hybrid, layer by layer.
-
-    Attributes:
-        layer_types: name of each layer's block.
-        block_configs: arguments by block name; the teacher's attention supplies those left out.
-    """
+    """The blocks of a hybrid: each layer's, and arguments by block; the teacher's attention supplies those left out."""
 
     layer_types: list[str]
     block_configs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -33,13 +28,7 @@ class Architecture:
     def uniform(
         cls, num_layers: int, full_layers: int, linear: str, config: dict[str, Any] | None = None
     ) -> Architecture:
-        """Return evenly spread full attention, as in hand-made hybrids (see `uniform_layers`).
-
-        Args:
-            num_layers: number of layers.
-            full_layers: number of layers that keep full attention.
-            linear: block of the other layers.
-            config: arguments of that block.
+        """Return `full_layers` layers of full attention among `linear` ones, spread as by `uniform_layers`.
 
         Raises:
             UserError: there are fewer layers than `full_layers`.
@@ -66,12 +55,7 @@ class Architecture:
         write_json(path, {"layer_types": self.layer_types, "block_configs": self.block_configs})
 
     def with_block(self, name: str, config: dict[str, Any] | None = None) -> Architecture:
-        """Return this placement with block `name` in every layer that is not attention.
-
-        Args:
-            name: a linear block.
-            config: its arguments; the settings of the replaced blocks are dropped.
-        """
+        """Return this placement with block `name` of these arguments in every layer that is not attention."""
         layers = [layer if is_attention(layer) else name for layer in self.layer_types]
         kept = {block: dict(values) for block, values in self.block_configs.items() if is_attention(block)}
         return Architecture(layers, kept | ({name: dict(config)} if config else {}))

@@ -12,13 +12,18 @@ from transformers import PreTrainedModel
 from jetlit.errors import UserError
 from jetlit.models.configuration import JetNemotronConfig
 from jetlit.models.mixers import attach_config
-from jetlit.models.modeling import JetNemotronForCausalLM
+from jetlit.models.modeling import HybridRotaryEmbedding, JetNemotronForCausalLM
 
 
 def empty_model(config: JetNemotronConfig) -> JetNemotronForCausalLM:
     """Return a model on the meta device, which takes no memory until `fill` gives it its tensors."""
     with torch.device("meta"):
         return JetNemotronForCausalLM(config)
+
+
+def count_parameters(config: JetNemotronConfig) -> int:
+    """Return the number of a model's parameters; a tied embedding counts once."""
+    return empty_model(config).num_parameters()
 
 
 def replace_mixers(model: JetNemotronForCausalLM, mixer: Callable[[int], nn.Module]) -> None:
@@ -29,12 +34,9 @@ def replace_mixers(model: JetNemotronForCausalLM, mixer: Callable[[int], nn.Modu
 
 
 def fill(model: JetNemotronForCausalLM, tensors: dict[str, torch.Tensor], origin: str) -> None:
-    """Give an empty model its tensors, which become its parameters without a copy.
+    """Give a model from `empty_model` tensors by name, which become its parameters without a copy.
 
-    Args:
-        model: a model from `empty_model`; token mixers on a real device keep their tensors.
-        tensors: tensors by name.
-        origin: where they come from, for the message.
+    Token mixers on a real device keep their tensors. Messages name the `origin` of the tensors.
 
     Raises:
         UserError: tensors are missing, unexpected or of the wrong shape.
@@ -47,24 +49,20 @@ def fill(model: JetNemotronForCausalLM, tensors: dict[str, torch.Tensor], origin
         raise UserError(f"The tensors of {origin} do not fit its configuration: {reason}.") from None
     model.tie_weights()
     # Its buffers are in no checkpoint.
-    model.model.rotary = type(model.model.rotary)(model.config).to(device)  # type: ignore[arg-type]
+    model.model.rotary = HybridRotaryEmbedding(model.config).to(device)  # type: ignore[arg-type]
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing or unexpected:
         what = f"lacks {', '.join(missing[:3])}" if missing else f"has {', '.join(unexpected[:3])} too many"
         raise UserError(f"{origin} does not fit its configuration: it {what}.")
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
+    model.requires_grad_(True)
 
 
 def assemble(
     config: JetNemotronConfig, source: JetNemotronForCausalLM, mixer: Callable[[int], nn.Module]
 ) -> JetNemotronForCausalLM:
-    """Return a new model with copies of `source`'s embedding, MLPs, norms and head, and new token mixers.
+    """Return a new model with copies of `source`'s embedding, MLPs, norms and head, and the token mixer of each index.
 
-    Args:
-        config: configuration of the new model, equal to the source's outside the token mixers.
-        source: the model to copy from; it does not change.
-        mixer: returns the token mixer of a layer.
+    The configurations may differ in the token mixers alone.
     """
     model = empty_model(config)
     replace_mixers(model, mixer)

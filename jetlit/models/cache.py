@@ -46,22 +46,7 @@ class StateLayer(CacheLayerMixin):
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Keep the sequences `beam_idx`, in that order."""
-        self.batch_select_indices(beam_idx)
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep the sequences `indices`, in that order."""
-        self.states = {name: state[indices.to(state.device)] for name, state in self.states.items()}
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every sequence."""
-        self.states = {name: state.repeat_interleave(repeats, dim=0) for name, state in self.states.items()}
-
-    def offload(self) -> None:
-        """Move the state to the CPU."""
-        self.states = {name: state.to("cpu", non_blocking=True) for name, state in self.states.items()}
-
-    def prefetch(self) -> None:
-        """Do nothing: the block moves the state when it reads it."""
+        self.states = {name: state[beam_idx.to(state.device)] for name, state in self.states.items()}
 
     def crop(self, tokens_to_remove: int) -> None:
         """Refuse to remove tokens: a state cannot be rolled back."""
@@ -86,10 +71,6 @@ class StateLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """Return −1: there is no limit."""
         return -1
-
-    def byte_count(self) -> int:
-        """Return the bytes held."""
-        return sum(state.nbytes for state in self.states.values())
 
 
 class HybridCache(Cache):
@@ -129,16 +110,9 @@ class HybridCache(Cache):
                 "make it longer, or shorten the prompt."
             )
 
-    def advance(self, new_tokens: int) -> None:
-        """Count tokens that every layer has now seen."""
-        self.seen_tokens += new_tokens
-
     def mask_sizes(self, kind: str, q_length: int) -> tuple[int, int]:
         """Return (number of keys, position of the first) for layers of mask kind "causal" or "sliding"."""
-        name = "swa" if kind == "sliding" else "attn"
-        layer = self.layers[self.layer_types.index(name)]
-        assert isinstance(layer, CacheLayerMixin)
-        return layer.get_mask_sizes(q_length)
+        return self.get_mask_sizes(q_length, self.layer_types.index("swa" if kind == "sliding" else "attn"))
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the number of tokens seen, the same for every layer."""

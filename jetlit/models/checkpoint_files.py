@@ -20,16 +20,13 @@ IGNORED_TENSORS = r"rotary_emb\.inv_freq$"
 def check_files(folder: Path, expected: Mapping[str, torch.Tensor], tied: Iterable[str]) -> None:
     """Compare the names and shapes in a folder's safetensors with a model's, without reading a tensor.
 
-    Args:
-        folder: folder of a checkpoint; transformers refuses one without safetensors.
-        expected: the model's state, on any device.
-        tied: names that a checkpoint may lack.
+    The folder may lack the `tied` names. Transformers refuses a folder without safetensors.
 
     Raises:
         UserError: tensors are missing, unexpected or of the wrong shape, or a file is damaged.
     """
     found = _declared_shapes(folder)
-    if found is None:
+    if not found:
         return
     shapes = {name: list(tensor.shape) for name, tensor in expected.items()}
     both = sorted(set(found) & set(shapes))
@@ -47,10 +44,10 @@ def check_loading(source: str, info: Any) -> None:
     Raises:
         UserError: tensors are missing, unexpected or of the wrong shape.
     """
-    wrong = {name: (found, right) for name, found, right in info["mismatched_keys"]}
-    mismatched = [f"{name} is {list(found)} and should be {list(right)}" for name, (found, right) in wrong.items()]
+    wrong = info["mismatched_keys"]
+    mismatched = [f"{name} is {list(found)} and should be {list(right)}" for name, found, right in wrong]
     # A tensor of the wrong shape may be reported as missing too.
-    missing = sorted(set(info["missing_keys"]) - set(wrong))
+    missing = sorted(set(info["missing_keys"]) - {name for name, *_ in wrong})
     problems = []
     if mismatched:
         problems.append(f"has tensors of the wrong shape ({_first(mismatched)})")
@@ -65,15 +62,15 @@ def check_loading(source: str, info: Any) -> None:
         )
 
 
-def _declared_shapes(folder: Path) -> dict[str, list[int]] | None:
-    """Return names and shapes from the files' headers, or None if there are no safetensors."""
+def _declared_shapes(folder: Path) -> dict[str, list[int]]:
+    """Return names and shapes from the headers of the folder's safetensors; none if there are no such files."""
     index = folder / "model.safetensors.index.json"
+    files = ["model.safetensors"] if (folder / "model.safetensors").is_file() else []
     if index.is_file():
-        files = _listed_files(index)
-    elif (folder / "model.safetensors").is_file():
-        files = ["model.safetensors"]
-    else:
-        return None
+        try:
+            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{index} is damaged ({error}): get the file again.") from None
     shapes: dict[str, list[int]] = {}
     for file in files:
         try:
@@ -84,14 +81,5 @@ def _declared_shapes(folder: Path) -> dict[str, list[int]] | None:
     return shapes
 
 
-def _listed_files(index: Path) -> list[str]:
-    try:
-        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} is damaged ({error}): get the file again.") from None
-
-
-def _first(names: Iterable[str], shown: int = 3) -> str:
-    names = list(names)
-    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + rest
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

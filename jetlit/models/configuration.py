@@ -73,18 +73,38 @@ class JetNemotronConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill in what was left out and refuse what cannot be built."""
-        # It names remote code, which is never run.
-        kwargs.pop("auto_map", None)
+        kwargs.pop("auto_map", None)  # it names remote code, which is never run
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None:
-            self.head_dim = _even_split(self.hidden_size, self.num_attention_heads)
+            if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
+                raise UserError(
+                    f"hidden_size {self.hidden_size} does not divide into {self.num_attention_heads} heads: "
+                    "correct one of them or give head_dim."
+                )
+            self.head_dim = self.hidden_size // self.num_attention_heads
         if self.layer_types is None:
             self.layer_types = ["attn"] * self.num_hidden_layers
         if self.efficient_attention_config is None:
             self.efficient_attention_config = {}
         super().__post_init__(**kwargs)
-        self.check_layers()
+        for name in sorted(set(self.layer_types)):
+            get_block(name)
+        if len(self.layer_types) != self.num_hidden_layers:
+            raise UserError(
+                f"layer_types has {len(self.layer_types)} entries for {self.num_hidden_layers} layers: "
+                "give one for each layer."
+            )
+        for name in set(self.layer_types) & set(self.efficient_attention_config):
+            if not isinstance(self.efficient_attention_config[name], dict):
+                raise UserError(f"efficient_attention_config.{name} must map settings to values: correct config.json.")
+        if "swa" in self.layer_types:
+            window = self.block_config("swa").get("window_size")
+            if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+                raise UserError(
+                    "efficient_attention_config.swa.window_size must be a positive whole number of tokens, "
+                    f"not {window!r}: set it to the window of the checkpoint."
+                )
         if self.hidden_act not in ACT2FN:
             raise UserError(f"hidden_act {self.hidden_act!r} is no activation of transformers: use silu, for example.")
 
@@ -97,29 +117,8 @@ class JetNemotronConfig(PreTrainedConfig):
             reason = " ".join(str(error).split()).rstrip(".")
             raise UserError(f"The configuration does not make sense ({reason}): correct config.json.") from None
 
-    def check_layers(self) -> None:
-        """Check the layer types and their settings; raise UserError."""
-        assert self.layer_types is not None
-        for name in sorted(set(self.layer_types)):
-            get_block(name)
-        if len(self.layer_types) != self.num_hidden_layers:
-            raise UserError(
-                f"layer_types has {len(self.layer_types)} entries for {self.num_hidden_layers} layers: "
-                "give one for each layer."
-            )
-        for name in set(self.layer_types) & set(self.efficient_attention_config or {}):
-            if not isinstance((self.efficient_attention_config or {})[name], dict):
-                raise UserError(f"efficient_attention_config.{name} must map settings to values: correct config.json.")
-        if "swa" in self.layer_types:
-            window = self.block_config("swa").get("window_size")
-            if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-                raise UserError(
-                    "efficient_attention_config.swa.window_size must be a positive whole number of tokens, "
-                    f"not {window!r}: set it to the window of the checkpoint."
-                )
-
     def validate_layer_type(self) -> None:
-        """Do nothing: transformers' check knows only its own names, and `check_layers` replaces it."""
+        """Do nothing: transformers' check knows only its own names."""
 
     def block_config(self, name: str) -> dict[str, Any]:
         """Return the arguments of block `name` in this configuration."""
@@ -141,36 +140,18 @@ class JetNemotronConfig(PreTrainedConfig):
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Return the values of config.json under the released names, which old and new transformers read."""
-        values = self.to_dict()
+        values = super().to_diff_dict()
         rope = dict(values.pop("rope_parameters", None) or {})
         values["rope_theta"] = rope.pop("rope_theta", self.default_theta)
         values["rope_scaling"] = rope if rope.get("rope_type", "default") != "default" else None
-        values["torch_dtype"] = values.pop("dtype", None)
+        if "dtype" in values:
+            values["torch_dtype"] = values.pop("dtype")
+        if self.pad_token_id is None:
+            values.pop("pad_token_id", None)
         if self.is_released_format:
             values["auto_map"] = dict(RELEASED_AUTO_MAP)
             values.pop("head_dim")
         for key, released in _EXTENSIONS.items():
             if values.get(key) == released:
                 values.pop(key)
-        return {key: value for key, value in values.items() if key in _ALWAYS_WRITTEN or not _is_default(key, value)}
-
-
-_ALWAYS_WRITTEN = frozenset({"model_type", "architectures", "auto_map", "rope_scaling", "transformers_version"}) | (
-    frozenset(JetNemotronConfig.__annotations__) - frozenset({"pad_token_id"})
-)
-
-
-def _is_default(key: str, value: Any) -> bool:
-    """Say whether transformers' base class has the same value, so that it need not be written."""
-    return value is None or key.startswith("_") or value == _BASE.get(key, object())
-
-
-_BASE = PreTrainedConfig().to_dict()
-
-
-def _even_split(hidden_size: int, heads: int) -> int:
-    if heads < 1 or hidden_size % heads:
-        raise UserError(
-            f"hidden_size {hidden_size} does not divide into {heads} heads: correct one of them or give head_dim."
-        )
-    return hidden_size // heads
+        return values

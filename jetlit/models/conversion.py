@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from jetlit.blocks import TokenMixer, get_block, is_attention
+from jetlit.blocks import get_block, is_attention
 from jetlit.blocks.attention import Attention
 from jetlit.blocks.base import LinearMixer
 from jetlit.errors import UserError
@@ -26,7 +27,8 @@ def hybridize(
 ) -> JetNemotronForCausalLM:
     """Replace a teacher's attention by the blocks of an architecture (paper section 2.2).
 
-    Every block starts from the teacher's attention in its layer (`TokenMixer.from_attention`); all else is copied.
+    Every block starts from the teacher's attention in its layer (`TokenMixer.from_attention`); all else is copied,
+    device and dtype included.
     Settings that the architecture leaves open (heads, head size, biases) come from the attention.
 
     Args:
@@ -34,9 +36,6 @@ def hybridize(
         architecture: a block for each layer.
         student: a trained hybrid of this teacher, whose blocks are copied where they are those of the architecture.
         inherit: False leaves the linear blocks' projections random, to measure what inheriting is worth.
-
-    Returns:
-        The hybrid, with the teacher's device and dtype.
 
     Raises:
         UserError: the architecture does not fit the teacher.
@@ -50,7 +49,11 @@ def hybridize(
                 raise UserError(f"The student's {name} has other settings than the architecture's: use one of them.")
             return copy.deepcopy(student.model.layers[index].self_attn)
         if not inherit and not is_attention(name):
-            return _fresh_mixer(name, config, teacher.lm_head.weight)
+            like = teacher.lm_head.weight
+            with torch.device(like.device), torch.no_grad():
+                block = cast(LinearMixer, build_mixer(config, name)).to(like.dtype)
+                block.after_inheriting()  # its other parameters start as if it had inherited
+            return block
         return convert_mixer(teacher, index, name, config)
 
     return assemble(config, teacher, mixer)
@@ -65,17 +68,11 @@ def hybrid_config(config: JetNemotronConfig, architecture: Architecture) -> JetN
     architecture.validate(config)
     used = sorted(set(architecture.layer_types) - {"attn"})
     settings = {name: inherited_settings(config, name) | architecture.block_configs.get(name, {}) for name in used}
-    values = copy.deepcopy(config.to_dict())
-    # transformers writes these but does not accept them back.
-    for name in ("model_type", "transformers_version", "auto_map"):
-        values.pop(name, None)
-    values |= {"layer_types": list(architecture.layer_types), "efficient_attention_config": settings}
-    return JetNemotronConfig(**values)
+    layers = {"layer_types": list(architecture.layer_types), "efficient_attention_config": settings}
+    return JetNemotronConfig.from_dict(config.to_dict() | layers)
 
 
-def convert_mixer(
-    teacher: JetNemotronForCausalLM, index: int, name: str, config: JetNemotronConfig
-) -> TokenMixer | nn.Module:
+def convert_mixer(teacher: JetNemotronForCausalLM, index: int, name: str, config: JetNemotronConfig) -> nn.Module:
     """Create block `name` from the attention in layer `index` of the teacher.
 
     Raises:
@@ -90,16 +87,6 @@ def convert_mixer(
             "it: hybridize the full-attention teacher."
         )
     return get_block(name).from_attention(source, **config.block_config(name))
-
-
-def _fresh_mixer(name: str, config: JetNemotronConfig, like: Tensor) -> nn.Module:
-    """Return a block with random projections, whose other parameters start as if it had inherited."""
-    with torch.device(like.device):
-        block = build_mixer(config, name).to(like.dtype)
-    assert isinstance(block, LinearMixer)
-    with torch.no_grad():
-        block.after_inheriting()
-    return block
 
 
 def freeze_all_but_mixers(model: JetNemotronForCausalLM) -> None:

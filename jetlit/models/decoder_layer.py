@@ -20,30 +20,19 @@ from jetlit.models.mixers import build_mixer
 
 @dataclass
 class LayerInputs:
-    """What all layers of one forward pass need beside the hidden states; masks are built when first used.
+    """What all layers of one forward pass need beside the hidden states; masks are built when first used."""
 
-    Attributes:
-        position_embeddings: (cos, sin), each [B or 1, T, head_dim].
-        cache: with a `layers` list for the blocks, or None.
-        cu_seqlens: [N + 1] bounds of packed sequences, or None.
-        build_mask: returns the mask of a kind.
-    """
-
-    position_embeddings: tuple[torch.Tensor, torch.Tensor]
-    cache: Any = None
-    cu_seqlens: torch.Tensor | None = None
-    build_mask: Callable[[MaskKind], torch.Tensor | None] | None = None
+    position_embeddings: tuple[torch.Tensor, torch.Tensor]  # cos and sin, each [B or 1, T, head_dim]
+    cache: Any  # with a `layers` list for the blocks, or None
+    cu_seqlens: torch.Tensor | None  # [N + 1], bounds of packed sequences
+    build_mask: Callable[[MaskKind], torch.Tensor | None]
     _masks: dict[MaskKind, torch.Tensor | None] = field(default_factory=dict)
 
     def mask(self, kind: MaskKind) -> torch.Tensor | None:
         """Return the mask for blocks of this kind, or None if they need none."""
         if kind not in self._masks:
-            self._masks[kind] = self.build_mask(kind) if self.build_mask is not None else None
+            self._masks[kind] = self.build_mask(kind)
         return self._masks[kind]
-
-    def layer_cache(self, index: int) -> Any:
-        """Return the cache of layer `index`, or None."""
-        return None if self.cache is None else self.cache.layers[index]
 
 
 class GatedMLP(nn.Module):
@@ -65,12 +54,7 @@ class GatedMLP(nn.Module):
 
 
 class DecoderLayer(GradientCheckpointingLayer):
-    """Pre-norm token mixing and MLP, each with its residual.
-
-    Args:
-        config: of the model.
-        index: of this layer; `config.layer_types[index]` names its token mixer.
-    """
+    """Pre-norm token mixing and MLP, each with its residual; `config.layer_types[index]` names the token mixer."""
 
     def __init__(self, config: JetNemotronConfig, index: int) -> None:
         super().__init__()
@@ -89,7 +73,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         """Return the token mixer's output [B, T, H], before the residual."""
         return self.self_attn(
             self.input_layernorm(hidden),
-            cache=inputs.layer_cache(self.index),
+            cache=None if inputs.cache is None else inputs.cache.layers[self.index],
             attention_mask=inputs.mask(cast(MaskKind, self.self_attn.mask_kind)),
             cu_seqlens=inputs.cu_seqlens,
             position_embeddings=inputs.position_embeddings,

@@ -16,8 +16,6 @@ from jetlit.models.conversion import hybridize
 from jetlit.models.loading import load_model
 from jetlit.models.modeling import JetNemotronForCausalLM
 
-FORMATS = ("jet_nemotron",)
-
 logger = logging.getLogger("jetlit")
 
 
@@ -36,17 +34,14 @@ def export(
     Args:
         model: a model, or the folder of a checkpoint.
         tokenizer: a tokenizer, or a folder with one; None writes none.
-        out_dir: the directory; an existing one is replaced.
-        format: "jet_nemotron", the only one.
-
-    Returns:
-        `out_dir`.
+        out_dir: the directory, which is returned; an existing one is replaced.
+        format: the only one.
 
     Raises:
         UserError: the format is unknown, there is no checkpoint or tokenizer, or the directory cannot be written.
     """
-    if format not in FORMATS:
-        raise UserError(f"There is no export format {format!r}: use {', '.join(map(repr, FORMATS))}.")
+    if format != "jet_nemotron":
+        raise UserError(f"There is no export format {format!r}: use 'jet_nemotron'.")
     if not isinstance(model, JetNemotronForCausalLM):
         model = load_model(model)
     if isinstance(tokenizer, str | Path):
@@ -74,13 +69,10 @@ def convert(
     Args:
         teacher: folder or hub name.
         architecture: an architecture, or the JSON file of one.
-        out_dir: the directory; an existing one is replaced.
-        block: replaces the architecture's block in every layer that is not attention.
+        out_dir: the directory, which is returned; an existing one is replaced.
+        block: with `block_config`, replaces the architecture's block in every layer that is not attention.
         block_config: arguments of `block`.
         dtype: dtype of the weights; None keeps the teacher's.
-
-    Returns:
-        `out_dir`.
 
     Raises:
         UserError: the teacher, the architecture or the block does not fit.

@@ -11,38 +11,19 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from jetlit.models.configuration import JetNemotronConfig
 from jetlit.registry import Registry
 
 FAMILIES: Registry[Callable[[Any], dict[str, Any]]] = Registry("teacher family", "jetlit.families")
 register_family = FAMILIES.register
 """Decorate a function from a configuration of this `model_type` to the keyword arguments of `JetNemotronConfig`."""
 
-_SHARED_KEYS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "hidden_act",
-    "max_position_embeddings",
-    "initializer_range",
-    "rms_norm_eps",
-    "use_cache",
-    "tie_word_embeddings",
-    "attention_dropout",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-    "dtype",
-)
-
 
 def shared_keys(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return the keys that Llama and its relatives call by the same name, rotary settings and head size included."""
-    values = {name: getattr(config, name) for name in _SHARED_KEYS}
-    rope = dict(config.rope_parameters)  # type: ignore[attr-defined]
-    return values | {"rope_parameters": rope, "head_dim": getattr(config, "head_dim", None)}
+    """Return the values of the keys that a configuration and ours call by the same name, but the layer types."""
+    names = [*JetNemotronConfig.__annotations__, "dtype"]
+    foreign = ("layer_types", "keys_to_ignore_at_inference")
+    return {name: getattr(config, name) for name in names if name not in foreign and hasattr(config, name)}
 
 
 def sliding_layers(config: Any) -> dict[str, Any]:
@@ -59,8 +40,7 @@ def sliding_layers(config: Any) -> dict[str, Any]:
 @register_family("llama")
 def llama(config: Any) -> dict[str, Any]:
     """Llama, and what follows it: SmolLM2, TinyLlama, Yi."""
-    biases = {"attention_bias": config.attention_bias, "output_bias": config.attention_bias}
-    return shared_keys(config) | biases | {"mlp_bias": config.mlp_bias}
+    return shared_keys(config) | {"output_bias": config.attention_bias}
 
 
 @register_family("qwen2")
@@ -72,5 +52,4 @@ def qwen2(config: Any) -> dict[str, Any]:
 @register_family("qwen3")
 def qwen3(config: Any) -> dict[str, Any]:
     """Qwen3: RMSNorm on queries and keys."""
-    biases = {"attention_bias": config.attention_bias, "output_bias": config.attention_bias}
-    return shared_keys(config) | biases | {"qk_norm": True} | sliding_layers(config)
+    return shared_keys(config) | {"output_bias": config.attention_bias, "qk_norm": True} | sliding_layers(config)

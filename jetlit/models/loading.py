@@ -20,7 +20,7 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
 ) -> JetNemotronForCausalLM:
-    """Load a decoder: a teacher of a registered family, a student, or an export.
+    """Load a teacher of a registered family, a student, or an export.
 
     The model has the checkpoint's logits and parameter names. Only safetensors are read, and remote code is never run.
 

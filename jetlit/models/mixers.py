@@ -12,10 +12,7 @@ from jetlit.models.configuration import JetNemotronConfig
 
 
 def inherited_settings(config: JetNemotronConfig, name: str) -> dict[str, Any]:
-    """Return the settings that a linear block takes from the model's attention where its own configuration has none.
-
-    These are heads, head size and, where the block inherits biases, whether there are biases.
-    """
+    """Return what a linear block takes from the attention by default: heads, head size and whether there are biases."""
     if is_attention(name):
         return {}
     settings: dict[str, Any] = {"num_heads": config.num_attention_heads, "head_dim": config.head_dim}
@@ -25,7 +22,7 @@ def inherited_settings(config: JetNemotronConfig, name: str) -> dict[str, Any]:
 
 
 def block_arguments(config: JetNemotronConfig, name: str) -> dict[str, Any]:
-    """Return every setting of block `name` but hidden_size, as this configuration has them."""
+    """Return every setting of block `name` but hidden_size."""
     if is_attention(name):
         settings = {
             "num_heads": config.num_attention_heads,

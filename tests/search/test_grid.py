@@ -1,7 +1,7 @@
 import pytest
 
 from jetlit.errors import UserError
-from jetlit.models.parameters import count_parameters
+from jetlit.models.assembly import count_parameters
 from jetlit.search.grid import PAPER_BILLIONS, PAPER_GRID, GridRow, grid_config, state_size_rows
 
 TABLE_2 = [(row.key_dim, row.value_dim, row.heads) for row in PAPER_GRID]
