@@ -26,8 +26,7 @@ class FullTraining(Recipe):
 
     Args:
         student: Folder or hub name of the model to train, or a loaded model, which is trained in place.
-        teacher: Folder, hub name or loaded model of a frozen teacher with as many layers and the same vocabulary. None
-            trains towards the text alone.
+        teacher: The same for a frozen teacher with as many layers and the same vocabulary. None trains on text alone.
         kl_weight: Weight of the KL in the objective; of no effect without a teacher.
         shard_teacher: Under FSDP2, spread the teacher's layers over processes too.
         optimizer: Makes the optimizer from parameter groups.
@@ -80,6 +79,4 @@ class FullTraining(Recipe):
         """Return the cross entropy, and with a teacher the feature error and the KL."""
         if self.teacher is None:
             return {"loss": self.next_token_loss(input_ids)}
-        states = run_in_lockstep(self.model.model, self.teacher.model.model, input_ids)
-        loss = self.cross_entropy(states.student_hidden, input_ids)
-        return {"loss": loss, "feature": states.feature_error, "kl": self.kl(states)}
+        return self.beside_teacher(input_ids)
