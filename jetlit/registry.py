@@ -1,7 +1,5 @@
 """Open tables: names to objects, which code outside of this project may add to."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar

@@ -1,8 +1,6 @@
 """One number out of several tasks' objectives."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from jetlit.errors import UserError
 from jetlit.search.beam import Choices
@@ -23,13 +21,13 @@ class CombinedObjective:
     budget. Weights that are zero for all tasks but one give the paper's search on that task.
 
     Args:
-        score: scores subnetworks on all tasks.
-        linear: the subnetwork without full attention.
-        full: the subnetwork with full attention everywhere.
-        weights: weight of each task; tasks that are not named do not count.
+        score: Scores subnetworks on all tasks.
+        linear: The subnetwork without full attention.
+        full: The subnetwork with full attention everywhere.
+        weights: Weight of each task; tasks that are not named do not count.
 
     Raises:
-        UserError: a task is unknown, a weight is negative, or all are zero.
+        UserError: A task is unknown, a weight is negative, or all are zero.
     """
 
     def __init__(self, score: Score, linear: Choices, full: Choices, weights: Mapping[str, float]) -> None:
@@ -44,15 +42,14 @@ class CombinedObjective:
             raise UserError("The tasks' weights must not be negative and not all zero: give one of them a weight of 1.")
         self.weights = {task: weight / sum(weights.values()) for task, weight in weights.items() if weight}
 
-    def normalize(self, task: str, value: float) -> float:
-        """Return the part of full attention's gain over linear attention that `value` recovers."""
-        gap = abs(self.full[task] - self.linear[task])
-        return (value - self.linear[task]) / max(gap, SMALLEST_GAP)
-
     def combine(self, scores: Mapping[str, float]) -> float:
         """Return the objective of a subnetwork with these task scores."""
-        return sum(weight * self.normalize(task, scores[task]) for task, weight in sorted(self.weights.items()))
+        terms = []
+        for task, weight in sorted(self.weights.items()):
+            gap = abs(self.full[task] - self.linear[task])
+            terms.append(weight * ((scores[task] - self.linear[task]) / max(gap, SMALLEST_GAP)))
+        return sum(terms)
 
-    def __call__(self, candidates: Sequence[Choices]) -> list[float]:
+    def __call__(self, candidates: list[Choices]) -> list[float]:
         """Return the objective of each candidate."""
-        return [self.combine(scores) for scores in self._score(list(candidates))]
+        return [self.combine(scores) for scores in self._score(candidates)]
