@@ -64,12 +64,6 @@ class RunManifest(Callback):
                 self.metrics[name] = value.item() if isinstance(value, torch.Tensor) else float(value)
 
     def result(self, config: dict[str, Any], seed: int | None, decision: Any) -> Result:
-        """Return the numbers gathered so far.
-
-        Args:
-            config: The resolved config, JSON values only.
-            seed: Seed of the whole fit.
-            decision: What the fit decided, such as {"model": "model"}.
-        """
+        """Return the numbers gathered so far beside a resolved config (JSON values) and the fit's decision."""
         metrics = dict(sorted(self.metrics.items()))
         return Result(self.stage, config, metrics, decision=decision, seed=seed, seconds=self.seconds)

@@ -23,11 +23,9 @@ from jetlit.errors import UserError
 from jetlit.objectives import Lockstep, chunked_cross_entropy, chunked_kl, run_in_lockstep
 from jetlit.training.compilation import compile_layer, recompute_feed_forward
 from jetlit.training.fsdp import is_sharded, shard_layers, shard_recipe
-from jetlit.training.logger import is_logged
-from jetlit.training.optimizer import name_states, parameter_groups
+from jetlit.training.logger import RunningMeans, is_logged
+from jetlit.training.optimizer import WarmupCosine, name_states, parameter_groups
 from jetlit.training.precision import computes_in_bfloat16, narrow_frozen, widen_frozen
-from jetlit.training.running_mean import RunningMeans
-from jetlit.training.schedule import WarmupCosine
 from jetlit.training.teacher import FrozenTeacher
 from jetlit.training.termination import agree_on_termination
 
@@ -198,10 +196,7 @@ class Recipe(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip as Lightning does, but allow a fused optimizer under bf16, where no gradient scaler needs it unfused."""
         fused = getattr(optimizer, "_step_supports_amp_scaling", False) and computes_in_bfloat16(self.trainer)

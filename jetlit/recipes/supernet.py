@@ -16,21 +16,17 @@ class SuperNetworkTraining(Recipe):
     """Training of one random path a step through the layers' alternatives (paper, section 2: step 1).
 
     Every layer holds its full attention and the alternatives; only these token mixers learn, towards the frozen
-    teacher. All processes train the same path. The objective is `feature_weight` · feature + `kl_weight` · kl.
-    `feature` is the mean relative squared error between the outputs of the layers, `kl` is KL(teacher ‖ student) in
-    nats per token. Held out, both are logged, and `loss`, the path's cross entropy in nats per token.
+    teacher. All processes train the same path. The losses are those of `Distillation`.
 
     Args:
         teacher: Folder or hub name of the teacher, or a loaded model, which is frozen in place.
         alternatives: Blocks that a layer may run in place of full attention; None is ["gla"].
         block_configs: Constructor arguments by block name.
         train_attention: Whether the full-attention paths learn too.
-        even_budgets: Draw the number of full-attention layers of a path evenly; otherwise each layer is drawn by
-            itself, and most paths have about half (`SuperNetwork.sample_active_subnet`).
+        even_budgets: Draw the number of full-attention layers of a path evenly instead of each layer by itself.
         feature_weight: Weight of the feature error in the objective.
         kl_weight: Weight of the KL in the objective.
-        fit_tokens: Tokens, over all processes, to which the output projections of new linear blocks are fitted before
-            training (`jetlit.models.fit_outputs`). 0 fits nothing, as do plain data loaders.
+        fit_tokens: Tokens to which new blocks' output projections are fitted before training; see `Distillation`.
         shard_teacher: Under FSDP2, spread the teacher's layers over processes too.
         optimizer: Makes the optimizer from parameter groups.
         scheduler: Makes the learning-rate schedule, which advances once a step; None keeps the rate.

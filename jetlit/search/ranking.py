@@ -41,11 +41,8 @@ class LayerRanking:
 def rank_layers(layers: int, linear: str, block_config: Mapping[str, Any], evaluate: Evaluate) -> LayerRanking:
     """Train a model with each layer's attention alone, and rank the layers by the KL that is left.
 
-    Args:
-        layers: Number of layers.
-        linear: Block of all other layers.
-        block_config: Arguments of that block.
-        evaluate: Trains each briefly from the distilled model; gives "held_out_kl" and "tokens_seen".
+    All other layers hold the block `linear`. `evaluate` trains each model briefly from the distilled one; it gives
+    "held_out_kl" and "tokens_seen".
     """
     configs = {linear: dict(block_config)} if block_config else {}
     base = (linear,) * layers

@@ -25,12 +25,7 @@ class Selection:
 
 
 def select_block(blocks: Mapping[str, Mapping[str, Any]], placement: Architecture, evaluate: Evaluate) -> Selection:
-    """Train each block in a fixed placement and take the most accurate (paper, table 1).
-
-    Args:
-        blocks: Arguments of each candidate block, by its registered name.
-        placement: The architecture whose linear layers the candidates fill.
-        evaluate: Trains and measures the candidates.
+    """Train each block, given by name with its arguments, in one placement; take the most accurate (paper, table 1).
 
     Raises:
         UserError: A block is unknown or its arguments do not fit; nothing has been trained then.
@@ -47,14 +42,9 @@ def search_hardware(
     architecture: Architecture,
     evaluate: Evaluate,
 ) -> Selection:
-    """Train the block in every shape of a grid and take the most accurate (paper, section 2.5 and table 2).
+    """Train the linear layers in every shape of a grid and take the most accurate (paper, section 2.5 and table 2).
 
-    Args:
-        rows: The grid, see `state_size_rows`.
-        block: Registered name of the block.
-        block_config: The block's other arguments.
-        architecture: The architecture whose linear layers are shaped.
-        evaluate: Trains and measures the candidates.
+    `block_config` holds the arguments of the block that the rows do not set.
 
     Raises:
         UserError: The block is unknown or cannot take a shape; nothing has been trained then.

@@ -16,18 +16,12 @@ from jetlit.search.evaluation import LayerCounts, SubnetEvaluator
 from jetlit.search.selection import Metrics
 from jetlit.search.study import SharedStudy
 
-Train = Callable[[Path], Result]
-"""Trains `folder/architecture.json` into `folder/model`; resumes an interrupted training of its own."""
-
-Measure = Callable[[Path], Mapping[str, Any]]
-"""Measures the candidate in a folder."""
-
 
 def evaluate_candidates(
     architectures: Mapping[str, Architecture],
     folder: Path,
-    train: Train,
-    measure: Measure,
+    train: Callable[[Path], Result],
+    measure: Callable[[Path], Mapping[str, Any]],
     settings: Mapping[str, Any],
     metric: str = "accuracy",
 ) -> dict[str, Metrics]:
@@ -36,8 +30,8 @@ def evaluate_candidates(
     Args:
         architectures: The candidates, by name.
         folder: Holds each candidate's folder NAME; the study's journal stands beside it.
-        train: Trains one; data, steps and seed must not depend on which.
-        measure: Measures a trained one.
+        train: Trains the architecture.json of a folder, or resumes that. Data, steps and seed must not depend on it.
+        measure: Measures the trained model of a folder.
         settings: What training and measuring depend on beside the architecture, JSON values only.
         metric: The number that the search decides by.
 

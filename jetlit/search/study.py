@@ -45,9 +45,8 @@ class SharedStudy:
         self._folder = folder
         self._jobs = list(jobs)
         self._worker = worker or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        choices = {key: sorted({job[key] for job in jobs}) for key in jobs[0]}
         self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
-            key: optuna.distributions.CategoricalDistribution(tuple(v)) for key, v in choices.items()
+            key: optuna.distributions.CategoricalDistribution(sorted({job[key] for job in jobs})) for key in jobs[0]
         }
         journal = str(folder / "journal.log")
         self._lock = JournalFileSymlinkLock(str(folder / "queue"), LOCK_GRACE_SECONDS)
@@ -170,5 +169,5 @@ def _process_exists(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass  # another user's
     return True

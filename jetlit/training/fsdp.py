@@ -6,8 +6,6 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 
 from jetlit.models import JetNemotronModel
 
-_STEPS = ("training_step", "validation_step", "test_step")
-
 
 def shard_recipe(recipe: nn.Module, model: JetNemotronModel, mesh: DeviceMesh, reshard_after_forward: bool) -> None:
     """Shard the trained weights of a recipe: each layer by itself, and the rest with the recipe as the root.
@@ -29,7 +27,7 @@ def shard_recipe(recipe: nn.Module, model: JetNemotronModel, mesh: DeviceMesh, r
     for layer in model.layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=reshard_after_forward, ignored_params=frozen)
     fully_shard(recipe, mesh=mesh, ignored_params=frozen)
-    for name in _STEPS:
+    for name in ("training_step", "validation_step", "test_step"):
         register_fsdp_forward_method(recipe, name)
 
 

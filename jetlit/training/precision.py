@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 def computes_in_bfloat16(trainer: Any) -> bool:
@@ -28,8 +28,3 @@ def widen_frozen(model: nn.Module) -> None:
     for parameter in model.parameters():
         if not parameter.requires_grad:
             parameter.data = parameter.data.float()
-
-
-def widened(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights by name with the bfloat16 ones in float32."""
-    return {name: weight.float() if weight.dtype == torch.bfloat16 else weight for name, weight in weights.items()}
