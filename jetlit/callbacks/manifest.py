@@ -11,7 +11,7 @@ from jetlit.results import RESULT_FILE, Result
 
 
 class RunManifest(Callback):
-    """Keeps a fit's numbers and its time, that before a resume included, and offers them as a `Result`.
+    """Keeps a fit's numbers and its seconds, those before a resume included, and offers them as a `Result`.
 
     An old result.json is removed when a fit starts, since its presence says that the stage is finished.
 
@@ -31,7 +31,7 @@ class RunManifest(Callback):
 
     @property
     def seconds(self) -> float:
-        """Seconds the fit has taken, those before a resume included."""
+        """Seconds that the fit has taken."""
         return self._earlier + time.perf_counter() - self._start
 
     def state_dict(self) -> dict[str, Any]:

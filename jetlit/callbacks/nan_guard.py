@@ -24,8 +24,8 @@ class NanGuard(Callback):
     Args:
         folder: For the bad batch, saved as `bad_batch_stepN_rankR.pt`.
         action: "stop" raises; "skip" leaves the weights and the optimizer state as they are.
-        spike_factor: A loss above this many times its running mean is a spike. None checks for non-finite ones alone.
-        max_skips: More skipped steps than this in a row stop the training all the same.
+        spike_factor: A loss above this many times its running mean is a spike. None checks only for non-finite ones.
+        max_skips: More skipped steps than this in a row stop the training.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class NanGuard(Callback):
             UserError: The step is bad, and is not to be skipped.
         """
         assert self._loss is not None
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm_of_all = global_norm(parameter.grad for parameter in parameters if parameter.grad is not None)
+        gradients = (parameter.grad for group in optimizer.param_groups for parameter in group["params"])
+        norm_of_all = global_norm(gradient for gradient in gradients if gradient is not None)
         loss, norm, is_bad = self._judge(self._loss.float(), norm_of_all.float())
         if is_logged(trainer, trainer.global_step + 1):
             pl_module.log("train/grad_norm", norm)

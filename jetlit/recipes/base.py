@@ -125,7 +125,7 @@ class Recipe(LightningModule):
         return {"loss": loss, "feature": states.feature_error, "kl": self.kl(states)}
 
     def generator(self, *choice: int | str) -> torch.Generator:
-        """Return a generator that depends on the seed and `choice` (a step, a batch's number) alone."""
+        """Return a generator that depends on the seed and `choice` (a step, a batch's number) only."""
         digest = hashlib.sha256(repr((self.seed, *choice)).encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)
 
@@ -235,7 +235,7 @@ class Recipe(LightningModule):
         gc.freeze()
 
     def on_train_end(self) -> None:
-        """Undo what served training alone. Sharded weights are widened when they are gathered."""
+        """Undo what only training needs. Sharded weights are widened when they are gathered."""
         gc.unfreeze()
         if not is_sharded(self.model):
             widen_frozen(self.model)

@@ -23,7 +23,7 @@ class FullTraining(Recipe):
 
     Args:
         student: Folder or hub name of the model to train, or a loaded model, which is trained in place.
-        teacher: The same for a frozen teacher with as many layers and the same vocabulary. None trains on text alone.
+        teacher: The same for a frozen teacher with as many layers and the same vocabulary. None trains on text only.
         kl_weight: Weight of the KL in the objective; of no effect without a teacher.
         shard_teacher: Under FSDP2, spread the teacher's layers over processes too.
         optimizer: Makes the optimizer from parameter groups.

@@ -91,6 +91,6 @@ class SuperNetworkTraining(Recipe):
         return self.towards_teacher(input_ids, self.feature_weight, self.kl_weight)
 
     def held_out_losses(self, input_ids: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """Return cross entropy, feature error and KL of a path that depends on the batch's number alone."""
+        """Return cross entropy, feature error and KL of a path that depends on the batch's number only."""
         self.model.sample_active_subnet(self.generator("held-out path", batch_idx), self.even_budgets)
         return self.beside_teacher(input_ids)

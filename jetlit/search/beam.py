@@ -38,8 +38,8 @@ def beam_search(
 
     Args:
         objective: Values of a list of subnetworks, larger is better. It is called once a level.
-        base: The subnetwork to start from. Layers that already take `option` are not free.
-        option: The token mixer to place.
+        base: The subnetwork to start from.
+        option: The token mixer to place. Layers of `base` that have it already are not free.
         budget: The largest number of layers to place.
         width: Sets kept after each level.
         kept: A token mixer whose layers are not free either.

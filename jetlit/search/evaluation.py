@@ -14,17 +14,11 @@ from jetlit.tasks import Task, TaskBatch, answer_scores
 
 @dataclass
 class LayerCounts:
-    """Layer evaluations: one is one layer run on one task batch.
-
-    Attributes:
-        done: How many were run.
-        unshared: How many the distinct subnetworks would need if each were run from its first layer.
-        naive: The same for every score that was asked for, those already known included.
-    """
+    """Layer evaluations: one is one layer run on one task batch."""
 
     done: int = 0
-    unshared: int = 0
-    naive: int = 0
+    unshared: int = 0  # if each distinct subnetwork were run from its first layer
+    naive: int = 0  # if each score that was asked for were computed, those already known included
 
 
 class SubnetEvaluator:
@@ -70,10 +64,9 @@ class SubnetEvaluator:
         answers: dict[Choices, list[list[tuple[torch.Tensor, torch.Tensor]]]] = {
             candidate: [[] for _ in self.tasks] for candidate in ordered
         }
-        device = self.supernet.lm_head.weight.device
         with progress_bar("Scoring subnetworks", len(ordered) * len(self._batches), "batches") as advance:
             for number, (task, batch) in enumerate(self._batches):
-                batch = batch.to(device)
+                batch = batch.to(self.supernet.lm_head.weight.device)
                 for candidate, hidden in self._walk(number, batch, ordered):
                     logits = self.supernet.lm_head(self.supernet.model.norm(batch.gather(hidden)))
                     logprob, greedy = answer_scores(logits, batch)

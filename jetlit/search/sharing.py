@@ -74,7 +74,7 @@ class SharedEvaluator:
 
     The new candidates of a call are cut, in lexicographic order, into one part for each worker, so that a part keeps
     most of its shared prefixes. A part is a job of a study. Each score is computed once and read by all workers, which
-    therefore decide alike. A missing or dead worker costs time alone. `counts` is of all workers.
+    therefore decide alike. A missing or dead worker only costs time. `counts` is of all workers.
 
     Args:
         evaluator: Scores the parts that this process takes.

@@ -38,7 +38,7 @@ class SharedStudy:
 
     def __init__(self, folder: Path, name: str, jobs: Sequence[dict[str, Any]], worker: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # Absolute, and with a target that exists: Optuna's lock is a link, and it waits for ever on a dangling one.
+        # Absolute, and with a target that exists: Optuna's lock is a link, and it waits forever on a dangling one.
         folder = folder.resolve()
         (folder / "queue").touch()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -74,10 +74,11 @@ class SharedStudy:
         """
         with self._heartbeat():
             while True:
-                with self._exclusive():
-                    self._requeue_abandoned()
-                    self._enqueue_missing()
+                self._lock.acquire()
+                try:
                     trial = self._take()
+                finally:
+                    self._lock.release()
                 if trial is not None:
                     value, outcome = work(dict(trial.params))
                     trial.set_user_attr("outcome", outcome)
@@ -93,26 +94,21 @@ class SharedStudy:
         return self._study.get_trials(deepcopy=False, states=states)
 
     def _take(self) -> optuna.Trial | None:
-        """Return a job that waits. It carries its worker before the lock is released."""
+        """Enqueue jobs that no living worker has, and return one that waits. The caller holds the lock."""
+        for running in self._trials(TrialState.RUNNING):
+            worker = running.user_attrs.get("worker")
+            if worker != self._worker and not self._alive(worker):
+                self._study.tell(running.number, state=TrialState.FAIL)
+        known = self._trials(TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
+        enqueued = {_key(trial.params or trial.system_attrs["fixed_params"]) for trial in known}
+        for job in self._jobs:
+            if _key(job) not in enqueued:
+                self._study.enqueue_trial(job)
         if not self._trials(TrialState.WAITING):
             return None
-        trial = self._study.ask(self._distributions)
-        trial.set_user_attr("worker", self._worker)
-        return trial
-
-    def _enqueue_missing(self) -> None:
-        alive = self._trials(TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
-        known = {_key(trial.params or trial.system_attrs["fixed_params"]) for trial in alive}
-        for job in self._jobs:
-            if _key(job) not in known:
-                self._study.enqueue_trial(job)
-
-    def _requeue_abandoned(self) -> None:
-        """Fail jobs whose worker no longer lives; `_enqueue_missing` then enqueues them again."""
-        for trial in self._trials(TrialState.RUNNING):
-            worker = trial.user_attrs.get("worker")
-            if worker != self._worker and not self._alive(worker):
-                self._study.tell(trial.number, state=TrialState.FAIL)
+        taken = self._study.ask(self._distributions)
+        taken.set_user_attr("worker", self._worker)
+        return taken
 
     def _alive(self, worker: str | None) -> bool:
         # A job is named under the lock, so one without a name belongs to a worker that died while holding it.
@@ -149,14 +145,6 @@ class SharedStudy:
             stop.set()
             thread.join()
             path.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        self._lock.acquire()
-        try:
-            yield
-        finally:
-            self._lock.release()
 
 
 def _key(params: dict[str, Any]) -> tuple[Any, ...]:

@@ -47,7 +47,7 @@ class RunningMeans:
             self._sums[name].update(loss.detach() * weight)
 
     def take(self, prefix: str) -> dict[str, Tensor]:
-        """Return the means over all processes since the last call as `prefix/NAME`, and start anew."""
+        """Return the means over all processes since the last call as `prefix/NAME`."""
         if not self._sums:
             return {}
         sums = {name: total.compute() for name, total in self._sums.items()}

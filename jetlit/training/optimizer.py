@@ -76,7 +76,7 @@ class WarmupCosine(LambdaLR):
         return self.final_fraction + (1 - self.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position alone: lengths come from the present config, so that a fit may be made longer."""
+        """Return only the position: lengths come from the present config, so that a fit may be made longer."""
         return {"last_epoch": self.last_epoch, "_step_count": self._step_count, "_last_lr": self._last_lr}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ def computes_in_bfloat16(trainer: Any) -> bool:
 def narrow_frozen(model: nn.Module) -> None:
     """Keep frozen float32 weights in bfloat16 where that loses nothing, as for those of a bfloat16 checkpoint.
 
-    Only trained weights need a float32 master. Autocast would cast a frozen float32 matrix anew in every step.
+    Only trained weights need a float32 master. Autocast would cast a frozen float32 matrix in every step.
     """
     for parameter in model.parameters():
         if not parameter.requires_grad and parameter.dtype == torch.float32:
