@@ -43,7 +43,7 @@ from training import RandomTokens, build, save_models
 from jetlit.datamodules import TokenDataModule
 from jetlit.files import write_text
 from jetlit.pipeline.report.style import new_figure, save
-from jetlit.training.gradients import global_norm
+from jetlit.training.optimizer import global_norm
 
 Row = dict[str, Any]
 Result = TypeVar("Result")

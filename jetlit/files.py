@@ -15,11 +15,8 @@ from jetlit.errors import UserError
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed.
 
-    Args:
-        path: the file to write; missing parent folders are made.
-
     Raises:
-        UserError: the file system refused the write (a full disk, a read-only folder).
+        UserError: The file system refused the write (a full disk, a read-only folder).
     """
     path = Path(path)
     temporary = None
@@ -52,11 +49,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     An existing folder is renamed before the new one takes its place and deleted afterwards, so that `path` never holds
     part of a folder, whenever the process is killed. The permissions follow the umask.
 
-    Args:
-        path: the folder to write, which may exist; missing parents are made.
-
     Raises:
-        UserError: the file system refused the write, or the current folder lies in `path`.
+        UserError: The file system refused the write, or the current folder lies in `path`.
     """
     path = Path(path).resolve()  # a link stays, and the folder it points to is replaced
     if Path.cwd().is_relative_to(path):
@@ -94,7 +88,7 @@ def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: the file is missing or not JSON.
+        UserError: The file is missing or not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,7 +1,5 @@
 """Open tables: names to objects, which code outside of this project may add to."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -14,12 +12,11 @@ T = TypeVar("T")
 class Registry(Mapping[str, T], Generic[T]):
     """A table of names that other packages add to, by `register` or by an entry point.
 
-    Entry points are loaded when a name is missing or the whole table is read, so that an installed extension costs
-    nothing before it is used.
+    Entry points are loaded when a name is missing or the whole table is read: an extension costs nothing before.
 
     Args:
-        kind: what an entry is, in the singular, for messages ("block").
-        group: entry point group that extends the table ("jetlit.blocks"); None for none.
+        kind: What an entry is, in the singular, for messages ("block").
+        group: Entry point group that extends the table ("jetlit.blocks").
     """
 
     def __init__(self, kind: str, group: str | None = None) -> None:
@@ -32,7 +29,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return a decorator that enters what it decorates under `name`.
 
         Raises:
-            UserError: another object has this name.
+            UserError: Another object has this name.
         """
 
         def enter(entry: T) -> T:
@@ -52,7 +49,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return the entry of that name.
 
         Raises:
-            UserError: there is none; the message lists the names.
+            UserError: There is none; the message lists the names.
         """
         if name not in self:
             raise UserError(f"There is no {self.kind} {name!r}: use one of {', '.join(self)}.")

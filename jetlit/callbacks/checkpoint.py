@@ -11,7 +11,7 @@ class StageCheckpoint(ModelCheckpoint):
     Args:
         dirpath: The folder. Checkpoints are named by their step.
         every_n_train_steps: Optimizer steps from one checkpoint to the next.
-        save_top_k: 1 keeps the newest alone, -1 all.
+        save_top_k: 1 keeps only the newest, -1 all.
     """
 
     def __init__(self, dirpath: str, every_n_train_steps: int = 100, save_top_k: int = 1) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from jetlit_data import load_tokenizer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -11,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 
 from jetlit.files import atomic_folder
 from jetlit.training.fsdp import is_sharded
-from jetlit.training.precision import widened
 
 
 class ExportModel(Callback):
@@ -32,32 +32,27 @@ class ExportModel(Callback):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         model: Any = pl_module.model
-        weights = widened(gather_weights(trainer)) if is_sharded(model) else None  # every process takes part
+        weights = _gather_weights(trainer.strategy.model) if is_sharded(model) else None  # every process takes part
         if trainer.is_global_zero:
             tokenizer = load_tokenizer(data.tokenizer_path) if hasattr(data, "tokenizer_path") else None
             write_model(model, tokenizer, self.folder, weights)
         trainer.strategy.barrier("ExportModel")
 
 
-def gather_weights(trainer: Trainer) -> dict[str, Tensor]:
-    """Return the whole weights of a sharded model on the CPU of the first process, and nothing on the others."""
-    recipe: Any = trainer.strategy.model
-    weights: dict[str, Any] = get_model_state_dict(
-        recipe, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
-    )
-    return {name.removeprefix("model."): weight for name, weight in weights.items()}
+def _gather_weights(recipe: Any) -> dict[str, Tensor]:
+    """Return a sharded model's whole weights in float32 on the first process' CPU; empty on the others."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights: dict[str, Any] = get_model_state_dict(recipe, options=options)
+    return {
+        name.removeprefix("model."): weight.float() if weight.dtype == torch.bfloat16 else weight
+        for name, weight in weights.items()
+    }
 
 
 def write_model(
     model: Any, tokenizer: PreTrainedTokenizerBase | None, folder: Path, weights: dict[str, Tensor] | None = None
 ) -> None:
-    """Write a model and its tokenizer to a folder, replacing it at once.
-
-    Args:
-        model: Anything with `save_pretrained`.
-        tokenizer: Written beside it unless None.
-        folder: The folder to write.
-        weights: Whole weights in place of the model's own, for a sharded model.
+    """Write a model and its tokenizer to a folder, replacing it at once. A sharded model needs its whole `weights`.
 
     Raises:
         UserError: The file system refused the write.

@@ -11,7 +11,7 @@ from jetlit.results import RESULT_FILE, Result
 
 
 class RunManifest(Callback):
-    """Keeps a fit's numbers and its time, that before a resume included, and offers them as a `Result`.
+    """Keeps a fit's numbers and its seconds, those before a resume included, and offers them as a `Result`.
 
     An old result.json is removed when a fit starts, since its presence says that the stage is finished.
 
@@ -31,7 +31,7 @@ class RunManifest(Callback):
 
     @property
     def seconds(self) -> float:
-        """Seconds the fit has taken, those before a resume included."""
+        """Seconds that the fit has taken."""
         return self._earlier + time.perf_counter() - self._start
 
     def state_dict(self) -> dict[str, Any]:
@@ -64,12 +64,6 @@ class RunManifest(Callback):
                 self.metrics[name] = value.item() if isinstance(value, torch.Tensor) else float(value)
 
     def result(self, config: dict[str, Any], seed: int | None, decision: Any) -> Result:
-        """Return the numbers gathered so far.
-
-        Args:
-            config: The resolved config, JSON values only.
-            seed: Seed of the whole fit.
-            decision: What the fit decided, such as {"model": "model"}.
-        """
+        """Return the numbers gathered so far beside a resolved config (JSON values) and the fit's decision."""
         metrics = dict(sorted(self.metrics.items()))
         return Result(self.stage, config, metrics, decision=decision, seed=seed, seconds=self.seconds)

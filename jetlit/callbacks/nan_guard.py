@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 
 from jetlit.errors import UserError
 from jetlit.files import atomic_path
-from jetlit.training.gradients import global_grad_norm
 from jetlit.training.logger import is_logged
+from jetlit.training.optimizer import global_norm
 
 
 class NanGuard(Callback):
@@ -24,8 +24,8 @@ class NanGuard(Callback):
     Args:
         folder: For the bad batch, saved as `bad_batch_stepN_rankR.pt`.
         action: "stop" raises; "skip" leaves the weights and the optimizer state as they are.
-        spike_factor: A loss above this many times its running mean is a spike. None checks for non-finite ones alone.
-        max_skips: More skipped steps than this in a row stop the training all the same.
+        spike_factor: A loss above this many times its running mean is a spike. None checks only for non-finite ones.
+        max_skips: More skipped steps than this in a row stop the training.
     """
 
     def __init__(
@@ -68,7 +68,9 @@ class NanGuard(Callback):
             UserError: The step is bad, and is not to be skipped.
         """
         assert self._loss is not None
-        loss, norm, is_bad = self._judge(self._loss.float(), global_grad_norm(optimizer).float())
+        gradients = (parameter.grad for group in optimizer.param_groups for parameter in group["params"])
+        norm_of_all = global_norm(gradient for gradient in gradients if gradient is not None)
+        loss, norm, is_bad = self._judge(self._loss.float(), norm_of_all.float())
         if is_logged(trainer, trainer.global_step + 1):
             pl_module.log("train/grad_norm", norm)
         if is_bad:
@@ -80,10 +82,13 @@ class NanGuard(Callback):
         self._loss = None
         self._batches = []
 
+    @property
+    def _highest(self) -> float:
+        return float("inf") if self._mean is None or self.spike_factor is None else self.spike_factor * self._mean
+
     def _judge(self, loss: Tensor, norm: Tensor) -> tuple[float, float, bool]:
         """Return this rank's loss and norm, and whether the step is bad on any rank; wait for the device once."""
-        highest = float("inf") if self._mean is None or self.spike_factor is None else self.spike_factor * self._mean
-        is_bad = (~(loss.isfinite() & norm.isfinite()) | (loss > highest)).to(loss.dtype)
+        is_bad = (~(loss.isfinite() & norm.isfinite()) | (loss > self._highest)).to(loss.dtype)
         if distributed.is_available() and distributed.is_initialized():
             # Ranks see different batches: a step that is bad on one is skipped on all.
             distributed.all_reduce(is_bad, distributed.ReduceOp.MAX)
@@ -95,7 +100,7 @@ class NanGuard(Callback):
             return f"{loss}"
         if not norm < float("inf"):
             return f"{loss:.4g} with a gradient norm of {norm}"
-        if self.spike_factor is not None and self._mean is not None and loss > self.spike_factor * self._mean:
+        if loss > self._highest:
             return f"{loss:.4g}, over {self.spike_factor:g} times its running mean of {self._mean:.4g}"
         return "bad on another rank"
 

@@ -8,15 +8,11 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from jetlit.models import JetNemotronForCausalLM
 from jetlit.training.fsdp import is_sharded
 from jetlit.training.logger import is_logged
 from jetlit.training.precision import computes_in_bfloat16
-
-HOPPER_BFLOAT16_FLOPS = 989.4e12
-"""NVIDIA's figure for the H100 SXM and the H200, dense products."""
 
 
 class Throughput(Callback):
@@ -25,8 +21,7 @@ class Throughput(Callback):
     A step's time runs from the end of one batch to the end of the next, so it includes the wait for data. Steps around
     a validation do not count. The logged speed is the median since the last logged step. At the end of the fit
     `training_tokens_per_s` (median without the warm-up), `prefill_tokens_per_s`, `decode_tokens_per_s`, `cache_bytes`
-    and `peak_memory_bytes` enter the trainer's callback metrics. Generation is measured in bfloat16 if training
-    computes in it.
+    and `peak_memory_bytes` enter the trainer's callback metrics.
 
     MFU counts the matrix products of the model and its teacher: 2 FLOP a weight and token for the forward pass, 2 for
     the gradients of activations and 2 for those of trainable weights. The products inside attention and recurrences
@@ -34,11 +29,11 @@ class Throughput(Callback):
 
     Args:
         warmup_steps: First steps of a process that do not count.
-        batch: Sequences generated at a time in the measurement at the end. None measures no generation, nor is that of
-            a super network or of sharded weights measured.
+        batch: Sequences generated at a time in the measurement at the end; None measures no generation. Super networks
+            and sharded weights are not measured.
         context: Tokens of context of that measurement.
         cache: Folder of measurements. One of a model of the same shapes with the same machine and versions is read.
-        kept_steps: The final median is that of the newest so many steps.
+        kept_steps: Newest steps that the final median is of.
     """
 
     def __init__(
@@ -102,8 +97,7 @@ class Throughput(Callback):
             speed = statistics.median(self._unlogged)
             self._unlogged.clear()
             values["train/tokens_per_s"] = speed
-            peak = peak_flops(trainer, pl_module)
-            if peak is not None:
+            if (peak := peak_flops(trainer, pl_module)) is not None:
                 values["train/mfu"] = speed / trainer.world_size * training_flops_per_token(pl_module) / peak
         if torch.cuda.is_available():
             values["train/peak_memory_bytes"] = float(torch.cuda.max_memory_allocated())
@@ -119,7 +113,7 @@ class Throughput(Callback):
         generates = isinstance(pl_module.model, JetNemotronForCausalLM) and not is_sharded(pl_module.model)
         if self.batch is not None and trainer.is_global_zero and generates:
             final |= self._measure_generation(trainer, pl_module.model)
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in final.items()})
+        trainer.callback_metrics.update({name: torch.tensor(float(value)) for name, value in final.items()})
 
     def _measure_generation(self, trainer: Trainer, model: Any) -> dict[str, float]:
         # Most fits do not need these imports.
@@ -135,43 +129,40 @@ class Throughput(Callback):
             served = copy.deepcopy(model).to(device=device, dtype=dtype).eval()
             return measure_generation(served, batch, context, prefill_chunk=prefill_pieces(batch))
 
+        if self.cache is None:
+            return measure()
         config = {"config": shapes(model.config), "batch": batch, "context": context}
-        config |= {"device": device.type, "dtype": str(dtype)}
-        measured = measure() if self.cache is None else cached_measurement(self.cache, config, measure)
-        return {name: float(value) for name, value in measured.items()}
+        return cached_measurement(self.cache, config | {"device": device.type, "dtype": str(dtype)}, measure)
 
 
 def training_flops_per_token(pl_module: LightningModule) -> float:
     """Return the FLOP of the matrix products of a training step, per token; `Throughput` says what counts."""
     needs_logits = getattr(pl_module, "kl_weight", 1.0) > 0
-    student = _matrices(pl_module.model, needs_logits)
-    forward = sum(share * parameter.numel() for parameter, share in student)
-    trainable = sum(share * parameter.numel() for parameter, share in student if parameter.requires_grad)
+    forward, trainable = _products(pl_module.model, needs_logits)
     teacher: Any = getattr(pl_module, "teacher", None)
-    taught = _matrices(teacher.model, needs_logits) if teacher is not None else []
-    return 4.0 * forward + 2.0 * trainable + 2.0 * sum(share * parameter.numel() for parameter, share in taught)
+    taught = 0.0 if teacher is None else _products(teacher.model, needs_logits)[0]
+    return 4.0 * forward + 2.0 * trainable + 2.0 * taught
 
 
-def _matrices(model: Any, needs_logits: bool) -> list[tuple[Tensor, float]]:
-    """Return the matrices a token is multiplied with, each with its share of the steps (super network: one path)."""
+def _products(model: Any, needs_logits: bool) -> tuple[float, float]:
+    """Return the weights a token is multiplied with, all and trainable; of a super network those of the mean path."""
     choices = len(getattr(model, "choices", ("the only one",)))
-    matrices = [
-        (parameter, 1 / choices if ".self_attn." in name else 1.0)
-        for name, parameter in model.named_parameters()
-        if parameter.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name
-    ]
-    return [*matrices, (model.lm_head.weight, 1.0)] if needs_logits else matrices
+    head = model.lm_head.weight
+    total, trainable = (head.numel(), head.numel() * head.requires_grad) if needs_logits else (0.0, 0.0)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name:
+            size = parameter.numel() / (choices if ".self_attn." in name else 1)
+            total += size
+            trainable += size * parameter.requires_grad
+    return total, trainable
 
 
 def peak_flops(trainer: Trainer, pl_module: LightningModule) -> float | None:
-    """Return the device's peak FLOP/s in the trainer's precision, dense, or None if it is not known.
-
-    Lightning knows it by the device's name, except for the H200's, which has the arithmetic units of the H100.
-    """
+    """Return the device's peak FLOP/s in the trainer's precision, dense, or None if it is not known."""
     device = trainer.strategy.root_device
     if device.type == "cpu":
         return None
     dtype = torch.bfloat16 if computes_in_bfloat16(trainer) else torch.float32
     if dtype == torch.bfloat16 and "H200" in torch.cuda.get_device_name(device):
-        return HOPPER_BFLOAT16_FLOPS
+        return 989.4e12  # NVIDIA's figure for the H100, whose arithmetic units it has; Lightning does not know it
     return get_available_flops(device, dtype)

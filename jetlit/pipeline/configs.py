@@ -110,8 +110,8 @@ def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
             continue
         target.pop(f"{key}+", None)
         present: Any = target.get(key)
-        if isinstance(value, str) and _is_class(present) and _last(present.get("class_path", value)) == _last(value):
-            value = _class_named(value)
+        if isinstance(value, str):
+            value = _as_class(value, present)
         if not isinstance(value, Mapping):
             target[key] = value
             continue
@@ -154,6 +154,15 @@ def _class_named(text: str) -> Any:
     """Return what stands in a class's place on the command line: its name, or a mapping, true, false or null."""
     value = get_loader("yaml")(text)
     return {"class_path": text} if isinstance(value, str) else value
+
+
+def _as_class(text: str, present: Any) -> Any:
+    """Return the class that a text writes out or, where it names the one that is present, that class."""
+    if text.lstrip().startswith("{") and any(key in text for key in _CLASS_KEYS):
+        written = get_loader("yaml")(text)
+        return written if _is_class(written) else text
+    named = _is_class(present) and _last(present.get("class_path", text)) == _last(text)
+    return _class_named(text) if named else text
 
 
 def _as_list(value: Any) -> list[Any]:

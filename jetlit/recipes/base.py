@@ -1,9 +1,14 @@
 """What all recipes share: build, optimize, log and evaluate a decoder on batches of tokens."""
 
+import contextlib
+import dataclasses
 import gc
 import hashlib
+import inspect
+import json
 import os
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import torch
 from jetlit_data import check_vocabulary
@@ -15,43 +20,41 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from jetlit.errors import UserError
-from jetlit.objectives import Lockstep, chunked_cross_entropy, chunked_kl
-from jetlit.training.arguments import KeepsArguments
+from jetlit.objectives import Lockstep, chunked_cross_entropy, chunked_kl, run_in_lockstep
 from jetlit.training.compilation import compile_layer, recompute_feed_forward
 from jetlit.training.fsdp import is_sharded, shard_layers, shard_recipe
-from jetlit.training.garbage_collection import freeze_gc
-from jetlit.training.logger import is_logged
-from jetlit.training.optimizer import name_states, parameter_groups
+from jetlit.training.logger import RunningMeans, is_logged
+from jetlit.training.optimizer import WarmupCosine, name_states, parameter_groups
 from jetlit.training.precision import computes_in_bfloat16, narrow_frozen, widen_frozen
-from jetlit.training.running_mean import RunningMeans
-from jetlit.training.schedule import WarmupCosine
 from jetlit.training.teacher import FrozenTeacher
 from jetlit.training.termination import agree_on_termination
 
 Batch = dict[str, Tensor]
 
 
-class Recipe(KeepsArguments, LightningModule):
+class Recipe(LightningModule):
     """A decoder trained on batches {"input_ids": [B, T]}. A subclass says how it is built and what its losses are.
 
     Training losses are logged as `train/NAME`, averaged since the last logged step, and held-out losses as
-    `val/NAME`. A recipe with a `teacher` has it moved, cast and sharded beside the model.
+    `val/NAME`. A `teacher` is moved, cast and sharded beside the model. Each subclass documents the arguments.
 
-    `load_from_checkpoint` builds a recipe again. A checkpoint holds the arguments that are plain data (numbers, paths,
-    an `Architecture`). Pass the others again (models, the optimizer and the scheduler), and any that are to change.
-
-    Args:
-        optimizer: Makes the optimizer from parameter groups.
-        scheduler: Makes the learning-rate schedule, which advances once a step; None keeps the rate.
-        seed: Seed of every random choice. Choices depend on this and the step alone, so that a resumed run equals an
-            undisturbed one. None takes that of `seed_everything`.
-        chunk: Tokens whose logits are held at a time.
-        activation_checkpointing: What the backward pass computes again: "mlp" (insides of MLPs), True (whole layers).
-        compile: Compile norms, residuals, MLPs and attention's projections with torch.compile.
-        reshard_after_forward: Under FSDP2, gather the weights of a layer for each pass instead of keeping them.
+    `load_from_checkpoint` builds a recipe again. A checkpoint holds the arguments that are plain data: what JSON can
+    hold, dataclasses and paths. Pass the others again (models, the optimizer and the scheduler).
     """
 
     teacher: FrozenTeacher | None = None
+    _plain_arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keep the arguments: Lightning's `save_hyperparameters` would copy models and pickle classes."""
+        recipe = super().__new__(cls)
+        given = inspect.signature(cls.__init__).bind_partial(recipe, *args, **kwargs).arguments
+        given |= given.pop("kwargs", {})  # of a subclass that passes them on
+        recipe._plain_arguments = {}
+        for name, value in given.items():
+            with contextlib.suppress(TypeError):
+                recipe._plain_arguments[name] = json.loads(json.dumps(value, default=_encode))
+        return recipe
 
     def __init__(
         self,
@@ -75,8 +78,6 @@ class Recipe(KeepsArguments, LightningModule):
         self.train_losses = RunningMeans()
         self.val_losses = RunningMeans()
 
-    # What a subclass gives.
-
     def build(self) -> nn.Module:
         """Return the model to train: a `JetNemotronForCausalLM` or a `SuperNetwork`."""
         raise NotImplementedError
@@ -88,8 +89,6 @@ class Recipe(KeepsArguments, LightningModule):
     def held_out_losses(self, input_ids: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """Return scalars by name for the validation batch [B, T] of that number."""
         raise NotImplementedError
-
-    # What losses are made of.
 
     def cross_entropy(self, hidden: Tensor, input_ids: Tensor) -> Tensor:
         """Return the next-token loss of final hidden states [B, T, H], in nats per token."""
@@ -105,12 +104,30 @@ class Recipe(KeepsArguments, LightningModule):
         heads = self.model.lm_head.weight, self.teacher.model.lm_head.weight
         return chunked_kl(states.student_hidden, states.teacher_hidden, *heads, chunk=self.chunk)
 
+    def towards_teacher(self, input_ids: Tensor, feature_weight: float, kl_weight: float) -> dict[str, Tensor]:
+        """Return "feature" and "kl" of a batch [B, T] where they have a weight, and their weighted sum "objective"."""
+        assert self.teacher is not None
+        states = run_in_lockstep(self.model.model, self.teacher.model.model, input_ids, feature_weight > 0)
+        losses = {"objective": torch.zeros((), device=input_ids.device)}
+        if feature_weight > 0:
+            losses["feature"] = states.feature_error
+            losses["objective"] = losses["objective"] + feature_weight * losses["feature"]
+        if kl_weight > 0:
+            losses["kl"] = self.kl(states)
+            losses["objective"] = losses["objective"] + kl_weight * losses["kl"]
+        return losses
+
+    def beside_teacher(self, input_ids: Tensor) -> dict[str, Tensor]:
+        """Return the held-out "loss", "feature" and "kl" of a batch [B, T]."""
+        assert self.teacher is not None
+        states = run_in_lockstep(self.model.model, self.teacher.model.model, input_ids)
+        loss = self.cross_entropy(states.student_hidden, input_ids)
+        return {"loss": loss, "feature": states.feature_error, "kl": self.kl(states)}
+
     def generator(self, *choice: int | str) -> torch.Generator:
-        """Return a generator that depends on the seed and `choice` (a step, a batch's number) alone."""
+        """Return a generator that depends on the seed and `choice` (a step, a batch's number) only."""
         digest = hashlib.sha256(repr((self.seed, *choice)).encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)
-
-    # A step.
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the objective of a batch; log running means at logging steps."""
@@ -133,8 +150,6 @@ class Recipe(KeepsArguments, LightningModule):
     # `jetlit test` logs the same names.
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
-
-    # A fit.
 
     def configure_model(self) -> None:
         """Build the model once, at the first of fit, validate and test.
@@ -181,10 +196,7 @@ class Recipe(KeepsArguments, LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip as Lightning does, but allow a fused optimizer under bf16, where no gradient scaler needs it unfused."""
         fused = getattr(optimizer, "_step_supports_amp_scaling", False) and computes_in_bfloat16(self.trainer)
@@ -212,12 +224,18 @@ class Recipe(KeepsArguments, LightningModule):
     on_test_start = on_validation_start
 
     def on_train_start(self) -> None:
-        """Replace Lightning's handling of SIGTERM, which is set up by now, and spare the garbage collector."""
+        """Replace Lightning's handling of SIGTERM, which is set up by now, and spare the garbage collector.
+
+        A full collection visits every object of all libraries and stops a process for as long as a step. It comes at
+        another step in each process, so the more processes there are, the more often all wait for one.
+        """
         agree_on_termination(self.trainer)
-        freeze_gc()
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
 
     def on_train_end(self) -> None:
-        """Undo what served training alone. Sharded weights are widened when they are gathered."""
+        """Undo what only training needs. Sharded weights are widened when they are gathered."""
         gc.unfreeze()
         if not is_sharded(self.model):
             widen_frozen(self.model)
@@ -225,7 +243,11 @@ class Recipe(KeepsArguments, LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the recipe's arguments, and name optimizer states so that any number of processes can resume."""
         key = self.CHECKPOINT_HYPER_PARAMS_KEY
-        checkpoint[key] = self.plain_arguments | checkpoint.get(key, {})
+        checkpoint[key] = self._plain_arguments | checkpoint.get(key, {})
         if "optimizer_states" in checkpoint:
             states = checkpoint["optimizer_states"]
             checkpoint["optimizer_states"] = name_states(states, self.trainer.optimizers, self)
+
+
+def _encode(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else dataclasses.asdict(value)  # TypeError for any other object

@@ -11,7 +11,6 @@ from torch.optim import AdamW
 
 from jetlit.errors import UserError
 from jetlit.models import Architecture, JetNemotronForCausalLM, freeze_all_but_mixers, hybridize, load_model
-from jetlit.objectives import run_in_lockstep
 from jetlit.recipes.base import Recipe
 from jetlit.training.teacher import FrozenTeacher, fit_to_teacher
 
@@ -24,8 +23,7 @@ class Distillation(Recipe):
     `loss`, the student's cross entropy in nats per token.
 
     Args:
-        teacher: Folder or hub name of the teacher (Llama, Qwen2, Qwen3 or a checkpoint of this project), or a loaded
-            model, which is frozen in place.
+        teacher: Folder or hub name of the teacher, or a loaded model, which is frozen in place.
         architecture: The block of each layer: a JSON file, an `Architecture`, or in YAML a mapping of `layer_types`
             and `block_configs`. New blocks start from the teacher's attention.
         student: Folder, hub name or loaded model of a hybrid to continue. With an architecture beside it, layers that
@@ -33,9 +31,8 @@ class Distillation(Recipe):
         inherit: Whether linear blocks start from the teacher's attention or from random projections.
         feature_weight: Weight of the feature error in the objective.
         kl_weight: Weight of the KL in the objective.
-        fit_tokens: Tokens of the first training sequences, over all processes, to which the output projections of new
-            linear blocks are fitted before training (`jetlit.models.fit_outputs`). 0 leaves what they inherit, as does
-            a fit on plain data loaders.
+        fit_tokens: Tokens, over all processes, to which the output projections of new linear blocks are fitted before
+            training (`jetlit.models.fit_outputs`). 0 fits nothing, as do plain data loaders.
         shard_teacher: Under FSDP2, spread the teacher's layers over processes too.
         optimizer: Makes the optimizer from parameter groups.
         scheduler: Makes the learning-rate schedule, which advances once a step; None keeps the rate.
@@ -96,22 +93,12 @@ class Distillation(Recipe):
         return hybrid
 
     def losses(self, input_ids: Tensor) -> dict[str, Tensor]:
-        """Return the terms that have a weight, and their weighted sum as objective."""
-        states = run_in_lockstep(self.model.model, self.teacher.model.model, input_ids, self.feature_weight > 0)
-        terms, objective = {}, torch.zeros((), device=input_ids.device)
-        if self.feature_weight > 0:
-            terms["feature"] = states.feature_error
-            objective = objective + self.feature_weight * terms["feature"]
-        if self.kl_weight > 0:
-            terms["kl"] = self.kl(states)
-            objective = objective + self.kl_weight * terms["kl"]
-        return {"objective": objective, **terms}
+        """Return the losses towards the teacher."""
+        return self.towards_teacher(input_ids, self.feature_weight, self.kl_weight)
 
     def held_out_losses(self, input_ids: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """Return cross entropy, feature error and KL."""
-        states = run_in_lockstep(self.model.model, self.teacher.model.model, input_ids)
-        loss = self.cross_entropy(states.student_hidden, input_ids)
-        return {"loss": loss, "feature": states.feature_error, "kl": self.kl(states)}
+        return self.beside_teacher(input_ids)
 
 
 def _load(architecture: str | Architecture | Path) -> Architecture:

@@ -15,19 +15,15 @@ from jetlit.training.teacher import FrozenTeacher
 
 
 class FullTraining(Recipe):
-    """Next-token training of all weights of a model that stage 1 has made (paper, section 2: stage 2).
+    """Next-token training of all weights of a model from stage 1 (paper, section 2: stage 2, which has no teacher).
 
     The objective is `loss`, the cross entropy in nats per token, and with a teacher `loss` + `kl_weight` · `kl`, where
     `kl` is KL(teacher ‖ student) in nats per token. Held out, `loss` is logged, and with a teacher `kl` and `feature`,
     the mean relative squared error between the outputs of the layers.
 
-    The paper's stage 2 has no teacher. With one that had been trained on the same text, a hybrid of SmolLM2-135M ended
-    0.02 nats lower (docs/smollm2.md; one seed).
-
     Args:
         student: Folder or hub name of the model to train, or a loaded model, which is trained in place.
-        teacher: Folder, hub name or loaded model of a frozen teacher with as many layers and the same vocabulary. None
-            trains towards the text alone.
+        teacher: The same for a frozen teacher with as many layers and the same vocabulary. None trains on text only.
         kl_weight: Weight of the KL in the objective; of no effect without a teacher.
         shard_teacher: Under FSDP2, spread the teacher's layers over processes too.
         optimizer: Makes the optimizer from parameter groups.
@@ -80,6 +76,4 @@ class FullTraining(Recipe):
         """Return the cross entropy, and with a teacher the feature error and the KL."""
         if self.teacher is None:
             return {"loss": self.next_token_loss(input_ids)}
-        states = run_in_lockstep(self.model.model, self.teacher.model.model, input_ids)
-        loss = self.cross_entropy(states.student_hidden, input_ids)
-        return {"loss": loss, "feature": states.feature_error, "kl": self.kl(states)}
+        return self.beside_teacher(input_ids)

@@ -16,17 +16,7 @@ from jetlit.recipes.base import Recipe
 class DecoderShape:
     """A Qwen2-style decoder: grouped-query attention with biases, rotary positions, gated MLP, RMSNorm.
 
-    Args:
-        vocab_size: Number of tokens.
-        hidden_size: Width of the residual stream.
-        intermediate_size: Width of the MLP.
-        num_hidden_layers: Number of layers.
-        num_attention_heads: Number of query heads.
-        num_key_value_heads: Number of key and value heads; groups of query heads share one.
-        max_position_embeddings: Longest context the model is meant for.
-        rope_theta: Base of the rotary frequencies.
-        initializer_range: Standard deviation of the initial weights.
-        tie_word_embeddings: Whether the head is the embedding.
+    The fields are named as in `transformers.Qwen2Config`.
     """
 
     vocab_size: int

@@ -2,14 +2,12 @@
 
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import AdamW
 
 from jetlit.errors import UserError
 from jetlit.models import JetNemotronForCausalLM, SuperNetwork, freeze_all_but_mixers
-from jetlit.objectives import run_in_lockstep
 from jetlit.recipes.base import Recipe
 from jetlit.training.teacher import FrozenTeacher, fit_to_teacher
 
@@ -18,28 +16,21 @@ class SuperNetworkTraining(Recipe):
     """Training of one random path a step through the layers' alternatives (paper, section 2: step 1).
 
     Every layer holds its full attention and the alternatives; only these token mixers learn, towards the frozen
-    teacher. All processes train the same path. The objective is `feature_weight` · feature + `kl_weight` · kl.
-    `feature` is the mean relative squared error between the outputs of the layers, `kl` is KL(teacher ‖ student) in
-    nats per token. Held out, both are logged, and `loss`, the path's cross entropy in nats per token.
+    teacher. All processes train the same path. The losses are those of `Distillation`.
 
     Args:
-        teacher: Folder or hub name of the teacher (Llama, Qwen2, Qwen3 or a checkpoint of this project), or a loaded
-            model, which is frozen in place.
+        teacher: Folder or hub name of the teacher, or a loaded model, which is frozen in place.
         alternatives: Blocks that a layer may run in place of full attention; None is ["gla"].
         block_configs: Constructor arguments by block name.
         train_attention: Whether the full-attention paths learn too.
-        even_budgets: Draw the number of full-attention layers of a path evenly; otherwise each layer is drawn by
-            itself, and most paths have about half (`SuperNetwork.sample_active_subnet`).
+        even_budgets: Draw the number of full-attention layers of a path evenly instead of each layer by itself.
         feature_weight: Weight of the feature error in the objective.
         kl_weight: Weight of the KL in the objective.
-        fit_tokens: Tokens of the first training sequences, over all processes, to which the output projections of new
-            linear blocks are fitted before training (`jetlit.models.fit_outputs`). 0 leaves what they inherit, as does
-            a fit on plain data loaders.
+        fit_tokens: Tokens to which new blocks' output projections are fitted before training; see `Distillation`.
         shard_teacher: Under FSDP2, spread the teacher's layers over processes too.
         optimizer: Makes the optimizer from parameter groups.
         scheduler: Makes the learning-rate schedule, which advances once a step; None keeps the rate.
-        seed: Seed of paths and new weights. A step's path depends on this and the step alone, so that a resumed run
-            equals an undisturbed one. None takes that of `seed_everything`.
+        seed: Seed of paths and new weights. None takes that of `seed_everything`.
         chunk: Tokens whose logits are held at a time.
         activation_checkpointing: What the backward pass computes again: "mlp" (insides of MLPs), True (whole layers).
         compile: Compile norms, residuals, MLPs and attention's projections with torch.compile.
@@ -92,24 +83,14 @@ class SuperNetworkTraining(Recipe):
         return network
 
     def losses(self, input_ids: Tensor) -> dict[str, Tensor]:
-        """Sample this step's path; return the terms that have a weight, and their weighted sum as objective."""
+        """Sample this step's path and return its losses towards the teacher."""
         generator = self.generator("path", self.global_step)
         path = self.model.sample_active_subnet(generator, self.even_budgets)
         while not self.train_attention and set(path) == {"attn"}:  # nothing in it would learn
             path = self.model.sample_active_subnet(generator, self.even_budgets)
-        states = run_in_lockstep(self.model.model, self.teacher.model.model, input_ids, self.feature_weight > 0)
-        terms, objective = {}, torch.zeros((), device=input_ids.device)
-        if self.feature_weight > 0:
-            terms["feature"] = states.feature_error
-            objective = objective + self.feature_weight * terms["feature"]
-        if self.kl_weight > 0:
-            terms["kl"] = self.kl(states)
-            objective = objective + self.kl_weight * terms["kl"]
-        return {"objective": objective, **terms}
+        return self.towards_teacher(input_ids, self.feature_weight, self.kl_weight)
 
     def held_out_losses(self, input_ids: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """Return cross entropy, feature error and KL of a path that depends on the batch's number alone."""
+        """Return cross entropy, feature error and KL of a path that depends on the batch's number only."""
         self.model.sample_active_subnet(self.generator("held-out path", batch_idx), self.even_budgets)
-        states = run_in_lockstep(self.model.model, self.teacher.model.model, input_ids)
-        loss = self.cross_entropy(states.student_hidden, input_ids)
-        return {"loss": loss, "feature": states.feature_error, "kl": self.kl(states)}
+        return self.beside_teacher(input_ids)

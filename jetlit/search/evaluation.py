@@ -1,7 +1,5 @@
 """Score many subnetworks of a super network while computing each shared prefix of layers once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,22 +11,14 @@ from jetlit.progress import progress_bar
 from jetlit.search.beam import Choices
 from jetlit.tasks import Task, TaskBatch, answer_scores
 
-STORED_BYTES = 512 * 2**20
-
 
 @dataclass
 class LayerCounts:
-    """Layer evaluations: one is one layer run on one task batch.
-
-    Attributes:
-        done: how many were run.
-        unshared: how many the distinct subnetworks would need if each were run from its first layer.
-        naive: the same for every score that was asked for, those already known included.
-    """
+    """Layer evaluations: one is one layer run on one task batch."""
 
     done: int = 0
-    unshared: int = 0
-    naive: int = 0
+    unshared: int = 0  # if each distinct subnetwork were run from its first layer
+    naive: int = 0  # if each score that was asked for were computed, those already known included
 
 
 class SubnetEvaluator:
@@ -36,28 +26,23 @@ class SubnetEvaluator:
 
     For each task batch the candidates are walked in lexicographic order, with the hidden states after each layer on a
     stack, so that a candidate is computed only from the first layer in which it differs from the one before. States
-    are also stored across calls while they fit `stored_bytes`, so that a later level of a search starts from prefixes
-    of earlier ones. Sharing changes no number: a stored state is the very tensor that would be computed again.
+    are also stored across calls, so that a later level of a search starts from prefixes of earlier ones. Sharing
+    changes no number. `counts` holds the layer evaluations so far.
 
     Args:
-        supernet: the super network, on the device and in the dtype to compute in.
-        tasks: the tasks to score on.
-        stored_bytes: memory for states kept across calls, in bytes.
-
-    Attributes:
-        counts: layer evaluations so far.
+        supernet: The super network, on the device and in the dtype to compute in.
+        tasks: The tasks to score on.
+        stored_bytes: Memory for states kept across calls, in bytes.
     """
 
-    def __init__(self, supernet: SuperNetwork, tasks: Sequence[Task], stored_bytes: int = STORED_BYTES) -> None:
+    def __init__(self, supernet: SuperNetwork, tasks: Sequence[Task], stored_bytes: int = 512 * 2**20) -> None:
         self.supernet = supernet.eval()
         self.tasks = list(tasks)
         self.counts = LayerCounts()
         self._known: dict[Choices, dict[str, float]] = {}
         self._stored: dict[tuple[int, Choices], torch.Tensor] = {}
         self._room = stored_bytes
-        self._batches: list[tuple[int, TaskBatch]] = [
-            (index, batch) for index, task in enumerate(self.tasks) for batch in task.batches
-        ]
+        self._batches = [(index, batch) for index, task in enumerate(self.tasks) for batch in task.batches]
         self._layers = len(supernet.choices_per_layer)
 
     @property
@@ -66,14 +51,7 @@ class SubnetEvaluator:
         return self._layers * len(self._batches)
 
     def __call__(self, candidates: list[Choices]) -> list[dict[str, float]]:
-        """Score subnetworks.
-
-        Args:
-            candidates: the token mixer of each layer, for each subnetwork.
-
-        Returns:
-            For each candidate, the objective of every task; larger is better.
-        """
+        """Return the objective of every task for each candidate; larger is better."""
         new = sorted(set(candidates) - set(self._known))
         self.counts.naive += len(candidates) * self.passes
         self.counts.unshared += len(new) * self.passes
@@ -86,12 +64,13 @@ class SubnetEvaluator:
         answers: dict[Choices, list[list[tuple[torch.Tensor, torch.Tensor]]]] = {
             candidate: [[] for _ in self.tasks] for candidate in ordered
         }
-        device = self.supernet.lm_head.weight.device
         with progress_bar("Scoring subnetworks", len(ordered) * len(self._batches), "batches") as advance:
             for number, (task, batch) in enumerate(self._batches):
-                batch = batch.to(device)
+                batch = batch.to(self.supernet.lm_head.weight.device)
                 for candidate, hidden in self._walk(number, batch, ordered):
-                    answers[candidate][task].append(self._answer(hidden, batch))
+                    logits = self.supernet.lm_head(self.supernet.model.norm(batch.gather(hidden)))
+                    logprob, greedy = answer_scores(logits, batch)
+                    answers[candidate][task].append((logprob.cpu(), greedy.cpu()))
                     advance(1)
         for candidate, per_task in answers.items():
             self._known[candidate] = {
@@ -110,7 +89,10 @@ class SubnetEvaluator:
         stack: list[torch.Tensor] = [embedded]
         previous: Choices = ()
         for candidate in ordered:
-            del stack[_common_prefix(previous, candidate) + 1 :]
+            shared = 0
+            while shared < len(previous) and previous[shared] == candidate[shared]:
+                shared += 1
+            del stack[shared + 1 :]
             self.supernet.set_active_subnet(list(candidate))
             while len(stack) <= self._layers:
                 stack.append(self._layer_output(number, candidate[: len(stack)], stack[-1], inputs))
@@ -129,18 +111,3 @@ class SubnetEvaluator:
             self._stored[number, prefix] = output
             self._room -= size
         return output
-
-    def _answer(self, hidden: torch.Tensor, batch: TaskBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return log-probability and greedy match of each of the batch's answers, on the CPU."""
-        logits = self.supernet.lm_head(self.supernet.model.norm(batch.gather(hidden)))
-        logprob, greedy = answer_scores(logits, batch)
-        return logprob.cpu(), greedy.cpu()
-
-
-def _common_prefix(one: Choices, other: Choices) -> int:
-    length = 0
-    for left, right in zip(one, other, strict=False):
-        if left != right:
-            break
-        length += 1
-    return length

@@ -1,7 +1,5 @@
 """The grid of the hardware-aware search: shapes of one constant state size (paper, section 2.5 and table 2)."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +11,7 @@ from jetlit.models import JetNemotronConfig
 
 @dataclass(frozen=True)
 class GridRow:
-    """One shape of a linear block.
-
-    Attributes:
-        key_dim: d_K of a head.
-        value_dim: d_V of a head.
-        heads: number of heads.
-        conv_size: kernel size of the block's convolution; None for a block that has none.
-    """
+    """A shape of a linear block: d_K and d_V of a head, heads, and the kernel size of its convolution if it has one."""
 
     key_dim: int
     value_dim: int
@@ -29,7 +20,7 @@ class GridRow:
 
     @property
     def state_size(self) -> int:
-        """Numbers in a layer's recurrent state, d_K · d_V · heads."""
+        """Numbers in a layer's recurrent state: d_K · d_V · heads."""
         return self.key_dim * self.value_dim * self.heads
 
     @property
@@ -70,12 +61,11 @@ the fourth the keys grow by 1,024 channels, from the second to the fifth by 768,
 def grid_config(row: GridRow, **overrides: Any) -> JetNemotronConfig:
     """Return the model of a row of table 2: Qwen2.5-1.5B with 24 Gated DeltaNet and 4 attention layers.
 
-    The linear layers have no biases. Which layers keep attention does not change the count; those of the released 2B
-    are taken.
+    The linear layers have no biases. The attention layers are those of the released 2B.
 
     Args:
-        row: the shape.
-        **overrides: other keys of the configuration.
+        row: The shape.
+        **overrides: Other keys of the configuration.
     """
     attention_layers = {14, 19, 20, 21}
     return JetNemotronConfig(
@@ -93,21 +83,18 @@ def state_size_rows(
     conv_sizes: Sequence[int | None] = (None,),
     tolerance: float = 0.0,
 ) -> list[GridRow]:
-    """Return the rows of a grid that have a state size.
+    """Return the rows of a grid that have a state size, ordered by heads, then d_K falling, as in table 2.
 
     Args:
         state_size: d_K · d_V · heads of a layer.
-        key_dims: values of d_K to try.
-        value_dims: values of d_V to try.
-        heads: numbers of heads to try.
-        conv_sizes: kernel sizes to try.
-        tolerance: relative deviation from `state_size` that still counts as equal; 0.02 is 2%.
-
-    Returns:
-        The rows, ordered by heads, then d_K falling, as in table 2.
+        key_dims: Values of d_K to try.
+        value_dims: Values of d_V to try.
+        heads: Numbers of heads to try.
+        conv_sizes: Kernel sizes to try.
+        tolerance: Relative deviation from `state_size` that still counts as equal; 0.02 is 2%.
 
     Raises:
-        UserError: no row has that state size; the message names the nearest one.
+        UserError: A number is out of range, or no row has that state size.
     """
     if min(state_size, *key_dims, *value_dims, *heads) < 1 or tolerance < 0:
         raise UserError("State size, d_K, d_V and heads must be positive and the tolerance not negative: correct them.")

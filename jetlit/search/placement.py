@@ -1,26 +1,66 @@
 """Placement of full attention: heatmap, beam search under a budget, searched against uniform (paper, section 2.2)."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jetlit.errors import UserError
 from jetlit.models.architecture import check_budget, uniform_layers
 from jetlit.search.beam import Choices, Placement, beam_search, place
-from jetlit.search.objective import CombinedObjective, Score
+
+Score = Callable[[list[Choices]], list[dict[str, float]]]
+"""Scores subnetworks: for each one, every task's objective, larger is better."""
+
+SMALLEST_GAP = 0.01
+"""A smaller gain of full attention on a task (accuracy, or nats) is noise and not scaled up."""
+
+
+class CombinedObjective:
+    """Weighted mean of the tasks' objectives, each normalized between two reference subnetworks.
+
+    Objectives come in different units (accuracy; −loss in nats), so each is expressed as the part it recovers of what
+    the fully attentive subnetwork gains over the fully linear one: 0 is as good as `linear`, 1 as good as `full`.
+    The paper searches one placement for each task and unites them by hand; one search over the mean keeps a single
+    budget. Weights that are zero for all tasks but one give the paper's search on that task.
+
+    Args:
+        score: Scores subnetworks on all tasks.
+        linear: The subnetwork without full attention.
+        full: The subnetwork with full attention everywhere.
+        weights: Weight of each task; tasks that are not named do not count.
+
+    Raises:
+        UserError: A task is unknown, a weight is negative, or all are zero.
+    """
+
+    def __init__(self, score: Score, linear: Choices, full: Choices, weights: Mapping[str, float]) -> None:
+        self._score = score
+        self.linear, self.full = score([linear, full])
+        unknown = sorted(set(weights) - set(self.linear))
+        if unknown:
+            raise UserError(
+                f"There is no task {unknown[0]!r} to weigh; the tasks are {', '.join(sorted(self.linear))}."
+            )
+        if min(weights.values(), default=0) < 0 or not any(weights.values()):
+            raise UserError("The tasks' weights must not be negative and not all zero: give one of them a weight of 1.")
+        self.weights = {task: weight / sum(weights.values()) for task, weight in weights.items() if weight}
+
+    def combine(self, scores: Mapping[str, float]) -> float:
+        """Return the objective of a subnetwork with these task scores."""
+        terms = []
+        for task, weight in sorted(self.weights.items()):
+            gap = abs(self.full[task] - self.linear[task])
+            terms.append(weight * ((scores[task] - self.linear[task]) / max(gap, SMALLEST_GAP)))
+        return sum(terms)
+
+    def __call__(self, candidates: list[Choices]) -> list[float]:
+        """Return the objective of each candidate."""
+        return [self.combine(scores) for scores in self._score(candidates)]
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One point of fig. 5b: a placement of `budget` full layers and what it scores.
-
-    Attributes:
-        budget: number of full-attention layers.
-        layers: which ones.
-        value: the combined objective (0: no full layer, 1: all layers full).
-        scores: objective of each task, in its own unit.
-    """
+    """A placement of `budget` full-attention layers, its combined objective, and that of each task (fig. 5b)."""
 
     budget: int
     layers: tuple[int, ...]
@@ -30,19 +70,19 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class PlacementResult:
-    """What a placement search found.
+    """What a placement search found. Layers are 0-based, scores are the tasks' objectives in their own units.
 
     Attributes:
-        choices: the token mixer of each layer.
-        full_attention: layers with full attention, 0-based.
-        sliding_window: layers with sliding-window attention, 0-based.
-        value: combined objective of the subnetwork with these full-attention layers and no sliding window.
-        scores: objective of each task for the final subnetwork, sliding windows included.
-        linear_scores: the same without any full-attention layer.
-        full_scores: the same with full attention everywhere.
-        heatmap: for each task, the objective with that one layer on full attention, from the first layer to the last.
-        searched: the best placement found of each size.
-        uniform: evenly spread placements of the same sizes.
+        choices: The token mixer of each layer.
+        full_attention: Layers with full attention.
+        sliding_window: Layers with sliding-window attention.
+        value: Combined objective without the sliding windows: 0 as without full attention, 1 as with nothing else.
+        scores: Scores of the final subnetwork, sliding windows included.
+        linear_scores: Scores without any full-attention layer.
+        full_scores: Scores with full attention everywhere.
+        heatmap: For each task, the score with full attention in layer 0 alone, 1 alone, … (fig. 5a).
+        searched: The best placement found of each size.
+        uniform: Evenly spread placements of the same sizes.
     """
 
     choices: Choices
@@ -77,103 +117,59 @@ def search_placement(
 
     The placement is the best one found with at most `budget` layers; of equals, the one with fewer. With a budget of
     sliding windows, a second beam search then places "swa" on the layers left, by `pattern_score` alone: these layers
-    matter for pattern matching only. A layer is taken only while it helps there.
+    matter for pattern matching only. No layer is taken that does not help there.
 
     Args:
-        score: scores subnetworks on all tasks; scores of a subnetwork already seen should cost nothing.
-        layers: number of layers of the model.
-        linear: name of the linear token mixer.
-        budget: the largest number of full-attention layers.
-        width: the beam's width.
-        weights: weight of each task in the combined objective.
-        curve_budgets: sizes at which the search is compared with uniform placement.
-        sliding_window_budget: the largest number of sliding-window layers.
-        pattern_score: scores on the multiple-choice tasks, which decide on sliding windows; they all weigh the same.
-
-    Returns:
-        The placement, the heatmap of fig. 5a and both curves of fig. 5b.
+        score: Scores subnetworks on all tasks; scores of a subnetwork already seen should cost nothing.
+        layers: Number of layers of the model.
+        linear: Name of the linear token mixer.
+        budget: The largest number of full-attention layers.
+        width: Sets of layers that the beam keeps.
+        weights: Weight of each task in the combined objective.
+        curve_budgets: Sizes at which the search is compared with uniform placement.
+        sliding_window_budget: The largest number of sliding-window layers.
+        pattern_score: Scores on the tasks that decide on sliding windows; they all weigh the same.
 
     Raises:
-        UserError: a budget exceeds the layers, or a task is unknown.
+        UserError: A budget exceeds the layers, or a task is unknown.
     """
     sizes = sorted(set(curve_budgets))
     for size in (budget, *sizes):
         check_budget(size, layers, "attn")
     check_budget(sliding_window_budget, layers - budget, "swa")
-    base: Choices = (linear,) * layers
-    objective = CombinedObjective(score, base, ("attn",) * layers, weights)
+    base, full = (linear,) * layers, ("attn",) * layers
+    objective = CombinedObjective(score, base, full, weights)
     # The heatmap goes first: its subnetworks are the search's first level, whose prefixes later levels share.
-    heatmap = measure_heatmap(score, base)
+    alone = score([place(base, [layer], "attn") for layer in range(layers)])
     found = beam_search(objective, base, "attn", max((budget, *sizes)), width)
-    chosen = max(found[: budget + 1], key=lambda placement: (placement.value, -len(placement.layers)))
+    chosen = _smallest_best(found[: budget + 1])
     choices = place(base, chosen.layers, "attn")
-    sliding: tuple[int, ...] = ()
+    windows: tuple[int, ...] = ()
     if sliding_window_budget:
         assert pattern_score is not None
-        sliding = place_sliding_windows(pattern_score, base, choices, sliding_window_budget, width)
-        choices = place(choices, sliding, "swa")
-    uniform = [uniform_layers(size, layers) for size in sizes]
+        equal = dict.fromkeys(pattern_score([base])[0], 1.0)
+        pattern = CombinedObjective(pattern_score, base, full, equal)
+        windows = _smallest_best(beam_search(pattern, choices, "swa", sliding_window_budget, width, "attn")).layers
+        choices = place(choices, windows, "swa")
+
+    def curve(placements: list[tuple[int, ...]]) -> list[CurvePoint]:
+        rows = score([place(base, placed, "attn") for placed in placements]) if placements else []
+        points = zip(placements, rows, strict=True)
+        return [CurvePoint(len(placed), placed, objective.combine(row), row) for placed, row in points]
+
     return PlacementResult(
         choices=choices,
         full_attention=chosen.layers,
-        sliding_window=sliding,
+        sliding_window=windows,
         value=chosen.value,
         scores=score([choices])[0],
         linear_scores=objective.linear,
         full_scores=objective.full,
-        heatmap=heatmap,
-        searched=_curve(score, objective, base, [found[size].layers for size in sizes]),
-        uniform=_curve(score, objective, base, uniform),
+        heatmap={task: [row[task] for row in alone] for task in alone[0]},
+        searched=curve([found[size].layers for size in sizes]),
+        uniform=curve([uniform_layers(size, layers) for size in sizes]),
     )
 
 
-def measure_heatmap(score: Score, base: Choices) -> dict[str, list[float]]:
-    """Score each subnetwork that has one full-attention layer (fig. 5a).
-
-    Returns:
-        For each task, the objective of full attention at layer 0, 1, …
-    """
-    scores = score([place(base, [layer], "attn") for layer in range(len(base))])
-    return {task: [row[task] for row in scores] for task in scores[0]}
-
-
-def place_sliding_windows(score: Score, base: Choices, choices: Choices, budget: int, width: int) -> tuple[int, ...]:
-    """Find the layers that become sliding-window attention beside given full-attention layers.
-
-    Args:
-        score: scores subnetworks on the tasks that decide, which all weigh the same.
-        base: the subnetwork without full attention, the reference that the tasks are normalized with.
-        choices: the subnetwork with its full-attention layers placed.
-        budget: the largest number of sliding-window layers.
-        width: the beam's width.
-
-    Returns:
-        The layers, ascending; none when a sliding window does not help.
-    """
-    weights = dict.fromkeys(score([base])[0], 1.0)
-    objective = CombinedObjective(score, base, ("attn",) * len(base), weights)
-    open_layers = [index for index, name in enumerate(choices) if name != "attn"]
-
-    def value(candidates: list[Choices]) -> list[float]:
-        return objective([_merge(choices, open_layers, candidate) for candidate in candidates])
-
-    found = beam_search(value, tuple(choices[index] for index in open_layers), "swa", budget, width)
-    best: Placement = max(found, key=lambda placement: (placement.value, -len(placement.layers)))
-    return tuple(open_layers[index] for index in best.layers)
-
-
-def _merge(choices: Choices, positions: Sequence[int], names: Sequence[str]) -> Choices:
-    merged = list(choices)
-    for position, name in zip(positions, names, strict=True):
-        merged[position] = name
-    return tuple(merged)
-
-
-def _curve(
-    score: Score, objective: CombinedObjective, base: Choices, placements: Sequence[tuple[int, ...]]
-) -> list[CurvePoint]:
-    rows = score([place(base, layers, "attn") for layers in placements]) if placements else []
-    return [
-        CurvePoint(len(layers), layers, objective.combine(row), row)
-        for layers, row in zip(placements, rows, strict=True)
-    ]
+def _smallest_best(placements: list[Placement]) -> Placement:
+    return max(placements, key=lambda placement: (placement.value, -len(placement.layers)))

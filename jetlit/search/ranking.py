@@ -1,12 +1,9 @@
 """The baseline of one layer at a time: rank layers by what restoring their attention alone gains.
 
-Li et al. ("Distilling to hybrid attention models", arXiv:2512.20569): from a distilled model without attention, the
-teacher's attention is put back into one layer, the model trained briefly towards the teacher, and the layer ranked by
-the KL that is left. A placement of k layers is the k best of the ranking: one training a layer, and no interaction
-between layers is seen.
+Li et al. ("Distilling to hybrid attention models", arXiv:2512.20569): the teacher's attention is put back into one
+layer of a distilled model without attention, the model is trained briefly towards the teacher, and the layer is ranked
+by the KL that is left. A placement of k layers is the k best of the ranking. Interaction of layers is not seen.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,9 +22,9 @@ class LayerRanking:
     """Layers in the order in which they should keep full attention.
 
     Attributes:
-        order: layers, 0-based, the most useful first.
-        held_out_kl: KL of the model with that layer's attention restored, from layer 0 on, in nats per token.
-        tokens: tokens of all trainings together, without that of the model without attention.
+        order: Layers, 0-based, the most useful first.
+        held_out_kl: KL of the model with the attention of layer 0, 1, … restored, in nats per token.
+        tokens: Tokens of the restored models' trainings together.
     """
 
     order: tuple[int, ...]
@@ -44,12 +41,8 @@ class LayerRanking:
 def rank_layers(layers: int, linear: str, block_config: Mapping[str, Any], evaluate: Evaluate) -> LayerRanking:
     """Train a model with each layer's attention alone, and rank the layers by the KL that is left.
 
-    Args:
-        layers: number of layers.
-        linear: block of all other layers.
-        block_config: arguments of that block.
-        evaluate: trains each briefly from the distilled model without attention; gives "held_out_kl" and
-            "tokens_seen".
+    All other layers hold the block `linear`. `evaluate` trains each model briefly from the distilled one; it gives
+    "held_out_kl" and "tokens_seen".
     """
     configs = {linear: dict(block_config)} if block_config else {}
     base = (linear,) * layers

@@ -1,7 +1,5 @@
 """Selection among candidates that were trained and measured alike: the linear block, and its shape."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +17,7 @@ Evaluate = Callable[[Mapping[str, Architecture]], dict[str, Metrics]]
 
 @dataclass(frozen=True)
 class Selection:
-    """Outcome of a selection.
-
-    Attributes:
-        chosen: name of the most accurate candidate.
-        architecture: that candidate's.
-        candidates: metrics of each candidate, in the order given.
-    """
+    """The name and the architecture of the most accurate candidate, and the metrics of each in the order given."""
 
     chosen: str
     architecture: Architecture
@@ -33,15 +25,10 @@ class Selection:
 
 
 def select_block(blocks: Mapping[str, Mapping[str, Any]], placement: Architecture, evaluate: Evaluate) -> Selection:
-    """Train each block in a fixed placement and take the most accurate (paper, table 1).
-
-    Args:
-        blocks: arguments of each candidate block, by its registered name.
-        placement: the architecture whose linear layers the candidates fill.
-        evaluate: trains and measures the candidates.
+    """Train each block, given by name with its arguments, in one placement; take the most accurate (paper, table 1).
 
     Raises:
-        UserError: a block is unknown or its arguments do not fit; nothing has been trained then.
+        UserError: A block is unknown or its arguments do not fit; nothing has been trained then.
     """
     for name, config in blocks.items():
         check_block_config(name, dict(config), partial=True)
@@ -55,17 +42,12 @@ def search_hardware(
     architecture: Architecture,
     evaluate: Evaluate,
 ) -> Selection:
-    """Train the block in every shape of a grid and take the most accurate (paper, section 2.5 and table 2).
+    """Train the linear layers in every shape of a grid and take the most accurate (paper, section 2.5 and table 2).
 
-    Args:
-        rows: the grid, see `state_size_rows`.
-        block: registered name of the block.
-        block_config: the block's other arguments.
-        architecture: the architecture whose linear layers are shaped.
-        evaluate: trains and measures the candidates.
+    `block_config` holds the arguments of the block that the rows do not set.
 
     Raises:
-        UserError: the block is unknown or cannot take a shape; nothing has been trained then.
+        UserError: The block is unknown or cannot take a shape; nothing has been trained then.
     """
     shaped = {row.name: {**block_config, **row.block_config()} for row in rows}
     for config in shaped.values():

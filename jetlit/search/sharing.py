@@ -1,9 +1,7 @@
 """Shares a search's work among the processes that run the same search on one folder."""
 
-from __future__ import annotations
-
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,36 +16,30 @@ from jetlit.search.evaluation import LayerCounts, SubnetEvaluator
 from jetlit.search.selection import Metrics
 from jetlit.search.study import SharedStudy
 
-Train = Callable[[Path], Result]
-"""Trains `folder/architecture.json` into `folder/model`; resumes an interrupted training of its own."""
-
-Measure = Callable[[Path], Mapping[str, Any]]
-"""Measures the candidate in a folder."""
-
 
 def evaluate_candidates(
     architectures: Mapping[str, Architecture],
     folder: Path,
-    train: Train,
-    measure: Measure,
+    train: Callable[[Path], Result],
+    measure: Callable[[Path], Mapping[str, Any]],
     settings: Mapping[str, Any],
     metric: str = "accuracy",
 ) -> dict[str, Metrics]:
     """Train and measure candidates, each once, whatever the number of processes that take part.
 
     Args:
-        architectures: the candidates, by name.
-        folder: holds each candidate's folder NAME; the study's journal stands beside it.
-        train: trains one; data, steps and seed must not depend on which.
-        measure: measures a trained one.
-        settings: what training and measuring depend on beside the architecture, JSON values only.
-        metric: the number that the search decides by.
+        architectures: The candidates, by name.
+        folder: Holds each candidate's folder NAME; the study's journal stands beside it.
+        train: Trains the architecture.json of a folder, or resumes that. Data, steps and seed must not depend on it.
+        measure: Measures the trained model of a folder.
+        settings: What training and measuring depend on beside the architecture, JSON values only.
+        metric: The number that the search decides by.
 
     Returns:
         The metrics of training and measuring by name, the same in every process.
 
     Raises:
-        UserError: there is no candidate, or one lacks the metric.
+        UserError: There is no candidate, or one lacks the metric.
     """
     kind = folder.name
     if not architectures:
@@ -82,16 +74,13 @@ class SharedEvaluator:
 
     The new candidates of a call are cut, in lexicographic order, into one part for each worker, so that a part keeps
     most of its shared prefixes. A part is a job of a study. Each score is computed once and read by all workers, which
-    therefore decide alike. A missing or dead worker costs time alone.
+    therefore decide alike. A missing or dead worker only costs time. `counts` is of all workers.
 
     Args:
-        evaluator: scores the parts that this process takes.
-        folder: holds the study's journal, which all workers see.
-        key: what the scores depend on beside the candidates: super network and tasks.
-        workers: number of processes that search together, the same in each of them.
-
-    Attributes:
-        counts: layer evaluations of all workers so far.
+        evaluator: Scores the parts that this process takes.
+        folder: Holds the study's journal, which all workers see.
+        key: What the scores depend on beside the candidates: super network and tasks.
+        workers: Number of processes that search together, the same in each of them.
     """
 
     def __init__(self, evaluator: SubnetEvaluator, folder: Path, key: Mapping[str, Any], workers: int) -> None:
@@ -103,18 +92,22 @@ class SharedEvaluator:
         self._known: dict[Choices, dict[str, float]] = {}
 
     def __call__(self, candidates: list[Choices]) -> list[dict[str, float]]:
-        """Score subnetworks; see `SubnetEvaluator`."""
+        """Return the objective of every task for each candidate; larger is better."""
         new = sorted(set(candidates) - set(self._known))
         self.counts.naive += len(candidates) * self._evaluator.passes
         self.counts.unshared += len(new) * self._evaluator.passes
         if new:
-            self._evaluate(_parts(new, self._workers))
+            self._evaluate(new)
         return [dict(self._known[candidate]) for candidate in candidates]
 
-    def _evaluate(self, parts: Sequence[Sequence[Choices]]) -> None:
+    def _evaluate(self, new: list[Choices]) -> None:
+        count = min(self._workers, len(new))
+        bounds = [len(new) * number // count for number in range(count + 1)]
+        parts = [new[start:end] for start, end in itertools.pairwise(bounds)]
+
         def job(values: dict[str, Any]) -> tuple[float, dict[str, Any]]:
             before = self._evaluator.counts.done
-            scores = self._evaluator(list(parts[values["part"]]))
+            scores = self._evaluator(parts[values["part"]])
             return 0.0, {"scores": scores, "layer_evaluations": self._evaluator.counts.done - before}
 
         name = config_hash({**self._key, "parts": [["/".join(choices) for choices in part] for part in parts]})[:16]
@@ -122,10 +115,3 @@ class SharedEvaluator:
         for part, outcome in zip(parts, study.run(job, lambda: None), strict=True):
             self._known |= dict(zip(part, outcome["scores"], strict=True))
             self.counts.done += outcome["layer_evaluations"]
-
-
-def _parts(candidates: Sequence[Choices], count: int) -> list[Sequence[Choices]]:
-    """Return at most `count` parts of about equal size, in order, none of them empty."""
-    count = min(count, len(candidates))
-    bounds = [len(candidates) * number // count for number in range(count + 1)]
-    return [candidates[start:end] for start, end in itertools.pairwise(bounds)]

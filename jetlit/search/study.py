@@ -1,7 +1,5 @@
 """A list of jobs shared by several workers through an Optuna journal file, each job done once."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket
@@ -27,35 +25,39 @@ LOCK_GRACE_SECONDS = 10
 class SharedStudy:
     """Jobs as trials of an Optuna study on a journal file.
 
-    Every job is enqueued once. Any number of workers, on any machine that sees the folder, take jobs until none is
-    left. A worker keeps a heartbeat file; a job whose worker is dead is failed and enqueued again. Journal, locks and
-    heartbeats work on network file systems (links and modification times only).
+    Any number of workers, on any machine that sees the folder, take jobs until none is left. A worker keeps a heartbeat
+    file; a job whose worker is dead is enqueued again. Journal, locks and heartbeats work on network file systems
+    (links and modification times only).
 
     Args:
-        folder: holds `journal.log` and the workers' heartbeats.
-        name: of the study; one journal may hold several.
-        jobs: parameters of each job, numbers or strings.
-        worker: name of this worker; by default machine, process and a random part.
+        folder: Holds `journal.log` and the workers' heartbeats.
+        name: Name of the study; one journal may hold several.
+        jobs: Parameters of each job, numbers or strings.
+        worker: Name of this worker; by default machine, process and a random part.
     """
 
     def __init__(self, folder: Path, name: str, jobs: Sequence[dict[str, Any]], worker: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # Absolute, and with a target that exists: Optuna's lock is a link, and it waits for ever on a dangling one.
+        # Absolute, and with a target that exists: Optuna's lock is a link, and it waits forever on a dangling one.
         folder = folder.resolve()
         (folder / "queue").touch()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._folder = folder
         self._jobs = list(jobs)
         self._worker = worker or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        choices = {key: sorted({job[key] for job in jobs}) for key in jobs[0]}
         self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
-            key: optuna.distributions.CategoricalDistribution(tuple(v)) for key, v in choices.items()
+            key: optuna.distributions.CategoricalDistribution(sorted({job[key] for job in jobs})) for key in jobs[0]
         }
         journal = str(folder / "journal.log")
         self._lock = JournalFileSymlinkLock(str(folder / "queue"), LOCK_GRACE_SECONDS)
         storage = JournalStorage(JournalFileBackend(journal, JournalFileSymlinkLock(journal, LOCK_GRACE_SECONDS)))
         self._study = optuna.create_study(
-            storage=storage, study_name=name, direction="maximize", load_if_exists=True, sampler=_NoSampler()
+            storage=storage,
+            study_name=name,
+            direction="maximize",
+            load_if_exists=True,
+            # All jobs are enqueued. Optuna's default sampler would read all trials before each.
+            sampler=optuna.samplers.RandomSampler(),
         )
 
     def run(
@@ -64,57 +66,49 @@ class SharedStudy:
         """Take jobs until every one is finished; wait for those that other workers hold.
 
         Args:
-            work: computes (value, any JSON value) of a job.
-            on_finished: is called after each job that this worker finished.
+            work: Computes (value, any JSON value) of a job.
+            on_finished: Called after each job that this worker finished.
 
         Returns:
             For each job, in the order given, what `work` returned beside the value.
         """
         with self._heartbeat():
             while True:
-                with self._exclusive():
-                    self._requeue_abandoned()
-                    self._enqueue_missing()
-                finished = self._finished()
+                self._lock.acquire()
+                try:
+                    trial = self._take()
+                finally:
+                    self._lock.release()
+                if trial is not None:
+                    value, outcome = work(dict(trial.params))
+                    trial.set_user_attr("outcome", outcome)
+                    self._study.tell(trial, value)
+                    on_finished()
+                    continue
+                finished = {_key(trial.params): trial for trial in self._trials(TrialState.COMPLETE)}
                 if len(finished) == len(self._jobs):
                     return [finished[_key(job)].user_attrs["outcome"] for job in self._jobs]
-                if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-                    time.sleep(POLL_SECONDS)
-                    continue
-                self._take(work)
-                on_finished()
+                time.sleep(POLL_SECONDS)
 
-    def _take(self, work: Callable[[dict[str, Any]], tuple[float, dict[str, Any]]]) -> None:
-        with self._exclusive():
-            if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-                return
-            # Naming the worker under the lock: nobody sees a running job without its worker.
-            trial = self._study.ask(self._distributions)
-            trial.set_user_attr("worker", self._worker)
-        value, outcome = work(dict(trial.params))
-        trial.set_user_attr("outcome", outcome)
-        self._study.tell(trial, value)
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=states)
 
-    def _finished(self) -> dict[tuple[Any, ...], FrozenTrial]:
-        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return {_key(trial.params): trial for trial in complete}
-
-    def _enqueue_missing(self) -> None:
-        alive = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
-        known = {
-            _key(trial.params or trial.system_attrs["fixed_params"])
-            for trial in self._study.get_trials(deepcopy=False, states=alive)
-        }
-        for job in self._jobs:
-            if _key(job) not in known:
-                self._study.enqueue_trial(job)
-
-    def _requeue_abandoned(self) -> None:
-        """Fail jobs whose worker no longer lives; `_enqueue_missing` then enqueues them again."""
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            worker = trial.user_attrs.get("worker")
+    def _take(self) -> optuna.Trial | None:
+        """Enqueue jobs that no living worker has, and return one that waits. The caller holds the lock."""
+        for running in self._trials(TrialState.RUNNING):
+            worker = running.user_attrs.get("worker")
             if worker != self._worker and not self._alive(worker):
-                self._study.tell(trial.number, state=TrialState.FAIL)
+                self._study.tell(running.number, state=TrialState.FAIL)
+        known = self._trials(TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
+        enqueued = {_key(trial.params or trial.system_attrs["fixed_params"]) for trial in known}
+        for job in self._jobs:
+            if _key(job) not in enqueued:
+                self._study.enqueue_trial(job)
+        if not self._trials(TrialState.WAITING):
+            return None
+        taken = self._study.ask(self._distributions)
+        taken.set_user_attr("worker", self._worker)
+        return taken
 
     def _alive(self, worker: str | None) -> bool:
         # A job is named under the lock, so one without a name belongs to a worker that died while holding it.
@@ -152,27 +146,6 @@ class SharedStudy:
             thread.join()
             path.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        self._lock.acquire()
-        try:
-            yield
-        finally:
-            self._lock.release()
-
-
-class _NoSampler(optuna.samplers.BaseSampler):
-    """Refuses to invent jobs: all of them are enqueued."""
-
-    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
-        return {}
-
-    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
-        return {}
-
-    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        raise RuntimeError(f"Trial {trial.number} was not enqueued with a value for {param_name}.")
-
 
 def _key(params: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(sorted(params.items()))
@@ -184,5 +157,5 @@ def _process_exists(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass  # another user's
     return True

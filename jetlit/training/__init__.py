@@ -2,6 +2,6 @@
 
 from jetlit.training.checkpoints import AtomicCheckpointIO, BackgroundCheckpointIO, last_checkpoint
 from jetlit.training.logger import StageLogger
-from jetlit.training.schedule import WarmupCosine
+from jetlit.training.optimizer import WarmupCosine
 
 __all__ = ["AtomicCheckpointIO", "BackgroundCheckpointIO", "StageLogger", "WarmupCosine", "last_checkpoint"]

@@ -1,26 +1,23 @@
-"""The optimizer's parameter groups, and its state by parameter names."""
+"""The optimizer: its parameter groups, its learning rate, norms of gradients, and its state by parameter names."""
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp._common_utils import clean_tensor_name
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from jetlit.errors import UserError
 from jetlit.training.fsdp import is_sharded
 
 
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Return the trainable parameters in two groups: those that decay, and those that do not.
+    """Return the trainable parameters in two groups, without an empty one: with weight decay and without.
 
     Vectors (norm weights, biases) take no weight decay, nor do parameters with the attribute `_no_weight_decay`
     (A_log and dt_bias of the JetBlock).
-
-    Args:
-        module: Its frozen parameters are left out.
-
-    Returns:
-        Optimizer groups without the empty ones. The second has `weight_decay` 0.
 
     Raises:
         UserError: No parameter is trainable.
@@ -37,18 +34,68 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
+class WarmupCosine(LambdaLR):
+    """Linear warm-up to the optimizer's learning rate, then half a cosine down to a fraction of it.
+
+    Args:
+        optimizer: Its rate is set once a step.
+        warmup_steps: Steps of the warm-up. The first step already has a rate above zero.
+        final_fraction: The last rate as a fraction of the highest.
+        total_steps: The step where the cosine ends and the rate stays. None takes the length of the fit (`end_at`).
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, warmup_steps: int = 0, final_fraction: float = 0.1, total_steps: int | None = None
+    ) -> None:
+        self.warmup_steps = warmup_steps
+        self.final_fraction = final_fraction
+        self.total_steps: float | None = total_steps
+        super().__init__(optimizer, self.factor)
+
+    def end_at(self, steps: float) -> None:
+        """Set the length of the fit as `total_steps` unless one was given; infinity keeps the rate after the warm-up.
+
+        Raises:
+            UserError: The warm-up is longer than the fit.
+        """
+        if self.total_steps is None:
+            self.total_steps = steps
+        if not 0 <= self.warmup_steps <= self.total_steps:
+            raise UserError(
+                f"A warm-up of {self.warmup_steps} steps does not fit a training of {self.total_steps}: "
+                "raise trainer.max_steps, or shorten scheduler.init_args.warmup_steps."
+            )
+
+    def factor(self, step: int) -> float:
+        """Return the rate of a step, counted from 0, as a fraction of the highest."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.total_steps is None:
+            return 1.0
+        progress = min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps))
+        return self.final_fraction + (1 - self.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return only the position: lengths come from the present config, so that a fit may be made longer."""
+        return {"last_epoch": self.last_epoch, "_step_count": self._step_count, "_last_lr": self._last_lr}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the position."""
+        self.__dict__.update(state_dict)
+
+
+def global_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """Return the norm of tensors, those that are spread over processes (DTensors) taken whole."""
+    norm = nn.utils.get_total_norm(list(tensors))
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+
 def name_states(states: list[dict[str, Any]], optimizers: list[Optimizer], module: nn.Module) -> list[dict[str, Any]]:
     """Replace parameter numbers by parameter names in the state dictionaries of optimizers.
 
     PyTorch numbers parameters in the order of the optimizer's groups. Lightning's ModelParallelStrategy reads such
-    numbers as positions in `module.parameters()`, frozen ones included. The two differ as soon as there are two groups
-    or a frozen weight. `load_state_dict` takes names as well, so a checkpoint with names can be resumed by any number
-    of processes.
-
-    Args:
-        states: One for each optimizer; empty where another process assembles them.
-        optimizers: Their owners.
-        module: Its parameter names are used.
+    numbers as positions in `module.parameters()`, frozen ones included. `load_state_dict` takes names as well, so a
+    checkpoint with names can be resumed by any number of processes. A state is empty where another process has it.
     """
     names = {parameter: clean_tensor_name(name) for name, parameter in module.named_parameters()}
     named = []

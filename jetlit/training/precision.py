@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 def computes_in_bfloat16(trainer: Any) -> bool:
@@ -14,7 +14,7 @@ def computes_in_bfloat16(trainer: Any) -> bool:
 def narrow_frozen(model: nn.Module) -> None:
     """Keep frozen float32 weights in bfloat16 where that loses nothing, as for those of a bfloat16 checkpoint.
 
-    Only trained weights need a float32 master. Autocast would cast a frozen float32 matrix anew in every step.
+    Only trained weights need a float32 master. Autocast would cast a frozen float32 matrix in every step.
     """
     for parameter in model.parameters():
         if not parameter.requires_grad and parameter.dtype == torch.float32:
@@ -28,8 +28,3 @@ def widen_frozen(model: nn.Module) -> None:
     for parameter in model.parameters():
         if not parameter.requires_grad:
             parameter.data = parameter.data.float()
-
-
-def widened(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights by name with the bfloat16 ones in float32."""
-    return {name: weight.float() if weight.dtype == torch.bfloat16 else weight for name, weight in weights.items()}

@@ -37,13 +37,8 @@ def fit_to_teacher(
 ) -> None:
     """Fit the output projections of new linear blocks to the teacher on the first training data (`fit_outputs`).
 
-    Nothing is done where the weights come from a checkpoint anyway, or where there is no data module to read.
-
-    Args:
-        student: The model to change. It moves to the trainer's device.
-        teacher: Moves there too.
-        trainer: The trainer with its data module; None outside of a fit.
-        tokens: How many tokens to fit to over all processes, rounded up to whole sequences of each process.
+    Both models move to the trainer's device. Nothing is done outside of a fit, without a data module, or if the weights
+    come from a checkpoint. `tokens` is over all processes, rounded up to whole sequences of each.
     """
     if not tokens or trainer is None or trainer.datamodule is None or trainer.ckpt_path is not None:
         return

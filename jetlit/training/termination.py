@@ -15,11 +15,7 @@ class TerminationAgreement:
 
     By then the answer has reached the host, so nothing waits for it, and all processes read it at the same place.
     Lightning asks with a blocking broadcast in every step, which leaves the device without queued work at each step's
-    beginning and costs a sharded step dozens of milliseconds. On the signal it broadcasts once more, wherever in a step
-    each process happens to be.
-
-    Args:
-        device: Where collectives run.
+    beginning and costs a sharded step dozens of milliseconds. Collectives run on `device`.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -86,6 +86,15 @@ def test_overrides_are_dotted_and_may_leave_init_args_out(merged):
     }
 
 
+@pytest.mark.parametrize("present", ["{class_path: A, init_args: {lr: 1, x: 2}}", "A", "null"])
+def test_a_class_that_is_written_out_in_a_text_is_a_mapping(merged, present):
+    text = "{class_path: torch.optim.SGD, init_args: {lr: 1.0}}"
+    found = merged(f"model: {{optimizer: {present}}}", overrides={"model.optimizer": text})
+    assert found["model"]["optimizer"] == {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
+    found = merged("a: {class_path: A, init_args: {lr: 1, x: 2}}", overrides={"a": "{init_args: {lr: 3}}"})
+    assert found["a"] == {"class_path": "A", "init_args": {"lr": 3, "x": 2}}
+
+
 def test_an_anchor_that_is_used_twice_is_two_values(merged):
     assert merged("a: &x {k: 1}\nb: *x", "a: {k: 2}") == {"a": {"k": 2}, "b": {"k": 1}}
 

@@ -3,8 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetlit.errors import UserError
-from jetlit.search.objective import CombinedObjective
-from jetlit.search.placement import search_placement
+from jetlit.search.placement import CombinedObjective, search_placement
 
 LAYERS = 6
 

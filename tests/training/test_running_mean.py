@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from jetlit.models import Architecture
 from jetlit.recipes import Distillation
-from jetlit.training.running_mean import RunningMeans
+from jetlit.training.logger import RunningMeans
 
 WAITS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.lift_fresh.default, torch.ops.aten.nonzero.default}
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jetlit.pipeline.report.style import BLACK, BLUE, COLORS, ORANGE, VERMILION, new_figure
-from jetlit.search.objective import SMALLEST_GAP
+from jetlit.search.placement import SMALLEST_GAP
 
 
 def placement_figures(placement: Mapping[str, Any]) -> dict[str, Figure]:
