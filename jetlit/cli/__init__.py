@@ -9,45 +9,30 @@ import sys
 from jetlit.cli.fit_help import page
 from jetlit.errors import UserError
 
-# Words of the command -> what it does, and the function that it calls.
+# Words of the command -> what it does, and the function of `jetlit` that it calls.
 SUBCOMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
-    ("fit",): ("train a recipe (LightningCLI)", "jetlit.cli.fit.main"),
-    ("validate",): ("held-out losses of a checkpoint (LightningCLI)", "jetlit.cli.fit.main"),
-    ("test",): ("the same through the test loop (LightningCLI)", "jetlit.cli.fit.main"),
-    ("consolidate",): (
-        "write the model of a fit's checkpoint, sharded or not",
-        "jetlit.pipeline.consolidate.consolidate",
-    ),
-    ("teacher",): ("prepare a pre-trained teacher", "jetlit.pipeline.teacher.prepare_teacher"),
-    ("data",): ("turn text into litdata token chunks", "jetlit.pipeline.data.prepare_data"),
-    ("search", "placement"): (
-        "find the layers that keep full attention",
-        "jetlit.pipeline.placement.search_placement",
-    ),
-    ("search", "ranking"): (
-        "the baseline: rank layers by restoring one at a time",
-        "jetlit.pipeline.ranking.rank_layers",
-    ),
-    ("search", "blocks"): (
-        "train candidate blocks alike and take the most accurate",
-        "jetlit.pipeline.blocks.search_blocks",
-    ),
+    ("fit",): ("train a recipe (LightningCLI)", "cli.fit.main"),
+    ("validate",): ("held-out losses of a checkpoint (LightningCLI)", "cli.fit.main"),
+    ("test",): ("the same through the test loop (LightningCLI)", "cli.fit.main"),
+    ("consolidate",): ("write the model of a fit's checkpoint, sharded or not", "pipeline.consolidate.consolidate"),
+    ("teacher",): ("prepare a pre-trained teacher", "pipeline.teacher.prepare_teacher"),
+    ("data",): ("turn text into litdata token chunks", "pipeline.data.prepare_data"),
+    ("search", "placement"): ("find the layers that keep full attention", "pipeline.placement.search_placement"),
+    ("search", "ranking"): ("the baseline: rank layers by restoring one at a time", "pipeline.ranking.rank_layers"),
+    ("search", "blocks"): ("train candidate blocks alike and take the most accurate", "pipeline.blocks.search_blocks"),
     ("search", "hardware"): (
         "grid over a block's shape under a constant state size",
-        "jetlit.pipeline.hardware.search_hardware",
+        "pipeline.hardware.search_hardware",
     ),
-    ("export",): ("write a Hugging Face directory", "jetlit.pipeline.export.export"),
-    ("convert",): ("turn a Llama, Qwen2 or Qwen3 checkpoint into a hybrid", "jetlit.pipeline.convert.convert"),
-    ("generate",): ("continue a prompt, with tokens/s", "jetlit.cli.generate.generate"),
-    ("eval",): ("score a model on tasks", "jetlit.pipeline.evaluate.evaluate"),
-    ("bench", "params"): (
-        "parameter counts from shapes alone, table 2 among them",
-        "jetlit.pipeline.bench.bench_params",
-    ),
-    ("bench", "generation"): ("prefill and decode tokens/s on this machine", "jetlit.pipeline.bench.bench_generation"),
-    ("bench", "training"): ("training tokens/s on this machine", "jetlit.pipeline.bench.bench_training"),
-    ("report",): ("write the report of a run", "jetlit.pipeline.report.report.report"),
-    ("postnas",): ("run all stages in order", "jetlit.pipeline.postnas.postnas"),
+    ("export",): ("write a Hugging Face directory", "pipeline.export.export"),
+    ("convert",): ("turn a Llama, Qwen2 or Qwen3 checkpoint into a hybrid", "pipeline.convert.convert"),
+    ("generate",): ("continue a prompt, with tokens/s", "cli.generate.generate"),
+    ("eval",): ("score a model on tasks", "pipeline.evaluate.evaluate"),
+    ("bench", "params"): ("parameter counts from shapes alone, table 2 among them", "pipeline.bench.bench_params"),
+    ("bench", "generation"): ("prefill and decode tokens/s on this machine", "pipeline.bench.bench_generation"),
+    ("bench", "training"): ("training tokens/s on this machine", "pipeline.bench.bench_training"),
+    ("report",): ("write the report of a run", "pipeline.report.report.report"),
+    ("postnas",): ("run all stages in order", "pipeline.postnas.postnas"),
 }
 FITS = ("fit", "validate", "test")
 EXIT_WRONG = 2

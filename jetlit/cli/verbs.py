@@ -27,14 +27,14 @@ def run(words: tuple[str, ...], function: str, argv: list[str]) -> None:
 
     Args:
         words: the subcommand.
-        function: dotted name of what it runs; the annotation of the first argument is the subcommand's config.
+        function: dotted name of a function inside `jetlit`; its first argument's annotation is the config to parse.
         argv: the options.
 
     Raises:
         UserError: an option or the work is wrong.
     """
     module, _, name = function.rpartition(".")
-    work = getattr(importlib.import_module(module), name)
+    work = getattr(importlib.import_module(f"jetlit.{module}"), name)
     config: Any = parse(next(iter(typing.get_type_hints(work).values())), argv, " ".join(words))
     if words == ("teacher",):
         _teacher(config, work)
