@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from convolution_blocks import VariedConvolutions
+from jetlit_data import load_tokenizer
 from matplotlib.ticker import MaxNLocator
 from reporting import RESULTS, report
 from smollm2_hybrids import final, further
@@ -36,9 +37,9 @@ from jetlit.pipeline.fit import fit, resolved_config
 from jetlit.pipeline.placement import PlacementConfig, search_placement
 from jetlit.pipeline.ranking import RankingConfig, rank_layers
 from jetlit.pipeline.report.style import COLORS, new_figure, save
-from jetlit.pipeline.scoring import tasks_for
 from jetlit.results import Result, read_result
 from jetlit.search.beam import place
+from jetlit.tasks import build_tasks
 
 # The studies but those of the hybrid itself (smollm2_hybrids.py), in the order of their worth.
 
@@ -145,7 +146,7 @@ def _search_tokens(lab: Lab, ranking: Path) -> dict[str, int]:
     ranked = read_result(ranking)
     assert supernet is not None and search is not None and ranked is not None
     # A layer evaluation is a layer run on a batch of tasks; so many layers are one pass of the whole model.
-    tasks = tasks_for(search["config"]["tasks"], lab.teacher())
+    tasks = build_tasks(search["config"]["tasks"], load_tokenizer(str(lab.teacher())))
     batches = sum(len(task.batches) for task in tasks)
     layers = len(search["decision"]["choices"])
     passes = search["metrics"]["layer_evaluations/done"]["value"] / layers / batches

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jetlit_data import load_tokenizer
 from jetlit_data.generators import GENERATORS
 from reporting import report
 
@@ -21,9 +22,8 @@ from jetlit.pipeline.fit import FitCLI, FitConfig, fit, resolved_config
 from jetlit.pipeline.lock import run_lock
 from jetlit.pipeline.ranking import RankingConfig
 from jetlit.pipeline.report.report import ReportConfig
-from jetlit.pipeline.scoring import tasks_for
 from jetlit.results import Result, read_result
-from jetlit.tasks import score_tasks
+from jetlit.tasks import build_tasks, score_tasks
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "smollm2_135m"
 Row = dict[str, Any]
@@ -115,7 +115,8 @@ class Lab:
 
     def score(self, model: Path) -> Row:
         """Accuracy on each task of the report, and the mean."""
-        scores = score_tasks(load_model(model, device="auto"), tasks_for(self.tasks or [], self.teacher()))
+        tasks = build_tasks(self.tasks or [], load_tokenizer(str(self.teacher())))
+        scores = score_tasks(load_model(model, device="auto"), tasks)
         return {name: value for name, value in scores.items() if name.endswith(("accuracy", "accuracy_stderr"))}
 
     def stage(self, run: Callable[[Any], Result], config: Any) -> None:

@@ -17,15 +17,11 @@ MARKER = ".once.json"
 _LOCK = ".lock"
 
 
-def _ignore(_: str) -> None:
-    pass
-
-
 def once(
     folder: str | Path,
     key: Mapping[str, Any],
     function: Callable[[], Result],
-    say: Callable[[str], None] = _ignore,
+    say: Callable[[str], object] = lambda state: None,
 ) -> Result:
     """Return what `function` found for this key, now or in an earlier call.
 
@@ -88,7 +84,7 @@ def _earlier_marker(folder: Path) -> Path:
 
 
 def _make_ready(folder: Path, hash: str) -> str:
-    """Leave in the folder what belongs to this hash alone, and return what is about to happen."""
+    """Leave only this hash's files in the folder, and return what is about to happen."""
     marker = folder / MARKER
     if _marked(folder) == hash:
         state = "resumes where it was interrupted"

@@ -10,15 +10,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 
-class RateColumn(ProgressColumn):
-    """Finished steps per second."""
+class _RateColumn(ProgressColumn):
+    """Finished steps per second, or a dash before the first measurement."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """Return the rate, or a dash before the first measurement."""
         speed = task.finished_speed or task.speed
         return Text("-" if speed is None else f"{speed:.1f} {self.unit}/s", style="progress.data.speed")
 
@@ -30,12 +29,12 @@ def progress_bar(title: str, total: int, unit: str) -> Iterator[Callable[[int], 
     Args:
         title: what is being done.
         total: number of steps.
-        unit: plural name of a step, for the rate.
+        unit: name of the steps, in the plural.
 
     Yields:
         A function that advances the bar by a number of steps.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn(unit))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn(unit))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=total)
         yield lambda steps: progress.advance(task, steps)

@@ -147,7 +147,7 @@ def hardware() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's own name; `platform.processor()` is empty on most Linux machines."""
+    # platform.processor() is empty on most Linux machines.
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

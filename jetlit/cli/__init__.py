@@ -1,4 +1,4 @@
-"""The `jetlit` command: one small file a subcommand, imported when it is asked for."""
+"""The `jetlit` command: parts are imported when a subcommand asks for them."""
 
 from __future__ import annotations
 
@@ -6,29 +6,33 @@ import importlib
 import importlib.metadata
 import sys
 
+from jetlit.cli.fit_help import page
 from jetlit.errors import UserError
 
-# Words of the command -> module, what it does. The function has the words' name, joined by "_".
+# Words of the command -> what it does, and the function of `jetlit` that it calls.
 SUBCOMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
-    ("fit",): ("fit", "train a recipe (LightningCLI)"),
-    ("validate",): ("fit", "held-out losses of a checkpoint (LightningCLI)"),
-    ("test",): ("fit", "the same through the test loop (LightningCLI)"),
-    ("consolidate",): ("consolidate", "write the model of a fit's checkpoint, sharded or not"),
-    ("teacher",): ("stages", "prepare a pre-trained teacher"),
-    ("data",): ("stages", "turn text into litdata token chunks"),
-    ("search", "placement"): ("stages", "find the layers that keep full attention"),
-    ("search", "ranking"): ("stages", "the baseline: rank layers by restoring one at a time"),
-    ("search", "blocks"): ("stages", "train candidate blocks alike and take the most accurate"),
-    ("search", "hardware"): ("stages", "grid over a block's shape under a constant state size"),
-    ("export",): ("stages", "write a Hugging Face directory"),
-    ("convert",): ("stages", "turn a Llama, Qwen2 or Qwen3 checkpoint into a hybrid"),
-    ("generate",): ("generate", "continue a prompt, with tokens/s"),
-    ("eval",): ("models", "score a model on tasks"),
-    ("bench", "params"): ("models", "parameter counts from shapes alone, table 2 among them"),
-    ("bench", "generation"): ("models", "prefill and decode tokens/s on this machine"),
-    ("bench", "training"): ("models", "training tokens/s on this machine"),
-    ("report",): ("postnas", "write the report of a run"),
-    ("postnas",): ("postnas", "run all stages in order"),
+    ("fit",): ("train a recipe (LightningCLI)", "cli.fit.main"),
+    ("validate",): ("held-out losses of a checkpoint (LightningCLI)", "cli.fit.main"),
+    ("test",): ("the same through the test loop (LightningCLI)", "cli.fit.main"),
+    ("consolidate",): ("write the model of a fit's checkpoint, sharded or not", "pipeline.consolidate.consolidate"),
+    ("teacher",): ("prepare a pre-trained teacher", "pipeline.teacher.prepare_teacher"),
+    ("data",): ("turn text into litdata token chunks", "pipeline.data.prepare_data"),
+    ("search", "placement"): ("find the layers that keep full attention", "pipeline.placement.search_placement"),
+    ("search", "ranking"): ("the baseline: rank layers by restoring one at a time", "pipeline.ranking.rank_layers"),
+    ("search", "blocks"): ("train candidate blocks alike and take the most accurate", "pipeline.blocks.search_blocks"),
+    ("search", "hardware"): (
+        "grid over a block's shape under a constant state size",
+        "pipeline.hardware.search_hardware",
+    ),
+    ("export",): ("write a Hugging Face directory", "pipeline.export.export"),
+    ("convert",): ("turn a Llama, Qwen2 or Qwen3 checkpoint into a hybrid", "pipeline.convert.convert"),
+    ("generate",): ("continue a prompt, with tokens/s", "cli.generate.generate"),
+    ("eval",): ("score a model on tasks", "pipeline.evaluate.evaluate"),
+    ("bench", "params"): ("parameter counts from shapes alone, table 2 among them", "pipeline.bench.bench_params"),
+    ("bench", "generation"): ("prefill and decode tokens/s on this machine", "pipeline.bench.bench_generation"),
+    ("bench", "training"): ("training tokens/s on this machine", "pipeline.bench.bench_training"),
+    ("report",): ("write the report of a run", "pipeline.report.report.report"),
+    ("postnas",): ("run all stages in order", "pipeline.postnas.postnas"),
 }
 FITS = ("fit", "validate", "test")
 EXIT_WRONG = 2
@@ -72,20 +76,17 @@ def _dispatch(arguments: list[str]) -> None:
         known = ", ".join(" ".join(known) for known in SUBCOMMANDS)
         raise UserError(f"There is no subcommand {arguments[0]!r}: use one of {known}.")
     rest = arguments[len(words) :]
-    if words[0] in FITS and not {"-h", "--help"}.isdisjoint(rest):
-        print(importlib.import_module("jetlit.cli.fit_help").page(words[0]))
-        return
-    module = importlib.import_module(f"jetlit.cli.{SUBCOMMANDS[words][0]}")
-    if words[0] in FITS:
-        module.main([words[0], *rest])
+    if words[0] not in FITS:
+        importlib.import_module("jetlit.cli.verbs").run(words, SUBCOMMANDS[words][1], rest)
+    elif {"-h", "--help"}.isdisjoint(rest):
+        importlib.import_module("jetlit.cli.fit").main([words[0], *rest])
     else:
-        parsing = importlib.import_module("jetlit.cli.parsing")
-        parsing.call(getattr(module, "_".join(words)), rest, " ".join(words))
+        print(page(words[0]))
 
 
 def usage() -> str:
     """Return the list of subcommands."""
-    lines = [f"  jetlit {' '.join(words):18} {text}" for words, (_, text) in SUBCOMMANDS.items()]
+    lines = [f"  jetlit {' '.join(words):18} {text}" for words, (text, _) in SUBCOMMANDS.items()]
     first = "PostNAS: from a full-attention decoder to a searched hybrid."
     last = "jetlit SUBCOMMAND --help says more; jetlit --version prints the version."
     return "\n".join([first, "", *lines, "", last])

@@ -38,7 +38,7 @@ class GenerateConfig:
 
 
 def generate(config: GenerateConfig) -> None:
-    """Continue a prompt.
+    """Continue a prompt; print the text and the speed.
 
     Raises:
         UserError: the prompt is empty.
@@ -66,7 +66,7 @@ def generate(config: GenerateConfig) -> None:
 
 
 class _TextStream:
-    """Print tokens as text once they make whole characters, and keeps the time."""
+    """Print tokens as text once they make whole characters, and keep the time."""
 
     def __init__(self, tokenizer, prompt: list[int]) -> None:  # type: ignore[no-untyped-def]
         self._tokenizer = tokenizer

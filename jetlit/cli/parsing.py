@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import typing
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -29,10 +27,6 @@ class CommandLine:
     files: list[str]
     overrides: list[tuple[str, str]]
     flags: list[str]
-
-    def merged(self) -> dict[str, Any]:
-        """Return the files and the options that win over them as one mapping."""
-        return merge_configs(self.files, self.overrides)
 
 
 def split(argv: list[str]) -> CommandLine:
@@ -63,18 +57,6 @@ def split(argv: list[str]) -> CommandLine:
     return found
 
 
-def call(function: Callable[[Any], None], argv: list[str], name: str = "") -> None:
-    """Run a subcommand.
-
-    Args:
-        function: takes a config dataclass, which its annotation names.
-        argv: the command line, see `parse`.
-        name: name of the subcommand, for help.
-    """
-    kind = next(hint for key, hint in typing.get_type_hints(function).items() if key != "return")
-    function(parse(kind, argv, name))
-
-
 def parse(kind: type[T], argv: list[str], name: str = "") -> T:
     """Return the config of a command line and of its `--config` files.
 
@@ -93,14 +75,15 @@ def parse(kind: type[T], argv: list[str], name: str = "") -> T:
     if takes_text and argv and not argv[0].startswith("-"):
         argv = [f"--{first.name}", *argv]
     line = split(argv)
+    parser = arguments_parser(kind, name)
+    if any(flag.startswith("--help") for flag in line.flags):
+        parser.add_argument("--config", help="A YAML file of the arguments above; of several, later ones win.")
+        parser.add_argument("--print_config", help="Print the arguments as YAML and exit.")
+        parser.parse_args(["--help"])
+    config = merge_configs(line.files, line.overrides)
     if line.flags:
-        parser = arguments_parser(kind, name)
-        if any(flag.startswith("--help") for flag in line.flags):
-            parser.add_argument("--config", help="A YAML file of the arguments above; of several, later ones win.")
-            parser.add_argument("--print_config", help="Print the arguments as YAML and exit.")
-            parser.parse_args(["--help"])
-        print_config(parser, parse_config(parser, line.merged()), line.flags)
-    return load_config(kind, line.merged(), name)
+        print_config(parser, parse_config(parser, config), line.flags)
+    return load_config(kind, config, name)
 
 
 def print_config(parser: ArgumentParser, config: Any, flags: list[str]) -> None:

@@ -13,7 +13,7 @@ from jetlit.results import Result
 from jetlit.search.selection import select_block
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BlocksConfig(CandidatesConfig):
     """Train each candidate block with the same data and steps and take the most accurate (paper, table 1).
 
@@ -22,31 +22,12 @@ class BlocksConfig(CandidatesConfig):
 
     Attributes:
         blocks: arguments of each candidate by its registered name; {} inherits sizes from the attention.
-        tasks: what candidates are scored on, see `jetlit.tasks.build_task`.
-        fit_configs: YAML files that each candidate is trained with.
-        run_dir: folder of the whole run.
         placement: file of the placement.
-        teacher: folder of the teacher, whose tokenizer the tasks use.
-        out_dir: where the results go, inside run_dir.
-        fit_overrides: options of `jetlit fit` that win over the files, by dotted name.
-        batch: sequences generated at a time when throughput is measured.
-        context: tokens of context at which throughput and state are measured.
-        device: device of the tasks: "auto", "cpu" or "cuda".
-        seed: seed of every candidate; None leaves the files' own.
     """
 
     blocks: dict[str, dict[str, Any]]
-    tasks: list[dict[str, Any]]
-    fit_configs: list[str]
-    run_dir: str = "runs/quickstart"
     placement: str = "${run_dir}/placement/placement.json"
-    teacher: str = "${run_dir}/teacher/model"
     out_dir: str = "${run_dir}/blocks"
-    fit_overrides: dict[str, Any] | None = None
-    batch: int = 8
-    context: int = 512
-    device: str = "auto"
-    seed: int | None = None
 
 
 def search_blocks(config: BlocksConfig) -> Result:

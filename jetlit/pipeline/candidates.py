@@ -8,15 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jetlit_data import load_tokenizer
+
 from jetlit.blocks import is_attention
 from jetlit.errors import UserError
-from jetlit.models import Architecture
+from jetlit.models import Architecture, load_model
 from jetlit.pipeline.fit import FitConfig, fit, resolved_config
-from jetlit.pipeline.scoring import measure_candidate, tasks_for
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result
-from jetlit.search.selection import Evaluate
+from jetlit.search.selection import Evaluate, Metrics
 from jetlit.search.sharing import evaluate_candidates
+from jetlit.tasks import Task, build_tasks, score_tasks
 
 # Names in a fit's result -> names in a search's table.
 _NAMES = {"val/loss": "held_out_loss", "val/kl": "held_out_kl"}
@@ -65,23 +67,35 @@ class CandidateFits:
         return replace(result, metrics=metrics | {"training_seconds": result.seconds})
 
 
+@dataclass(kw_only=True)
 class CandidatesConfig(StageConfig):
-    """What the configs of block and hardware search have in common."""
+    """What the configs of block and hardware search have in common.
+
+    Attributes:
+        tasks: what candidates are scored on, see `jetlit.tasks.build_task`.
+        fit_configs: YAML files that each candidate is trained with.
+        run_dir: folder of the whole run.
+        teacher: folder of the teacher, whose tokenizer the tasks use.
+        out_dir: where the results go, inside run_dir.
+        fit_overrides: options of `jetlit fit` that win over the files, by dotted name.
+        batch: sequences generated at a time when throughput is measured.
+        context: tokens of context at which throughput and state are measured.
+        device: device of the tasks: "auto", "cpu" or "cuda".
+        seed: seed of every candidate; None leaves the files' own.
+    """
 
     tasks: list[dict[str, Any]]
     fit_configs: list[str]
-    fit_overrides: dict[str, Any] | None
-    run_dir: str
+    run_dir: str = "runs/quickstart"
+    teacher: str = "${run_dir}/teacher/model"
     out_dir: str
-    teacher: str
-    batch: int
-    context: int
-    device: str
-    seed: int | None
+    fit_overrides: dict[str, Any] | None = None
+    batch: int = 8
+    context: int = 512
+    device: str = "auto"
+    seed: int | None = None
 
-    @property
-    def fits(self) -> CandidateFits:
-        """How the candidates are trained."""
+    def _fits(self) -> CandidateFits:
         throughput = {
             "throughput.batch": self.batch,
             "throughput.context": self.context,
@@ -91,19 +105,31 @@ class CandidatesConfig(StageConfig):
 
     def values(self) -> dict[str, Any]:
         """Return all that the result depends on: of the candidates' fits their settings, not their files' names."""
-        return super().values() | {"fit_configs": self.fits.settings(), "fit_overrides": None}
+        return super().values() | {"fit_configs": self._fits().settings(), "fit_overrides": None}
 
     def evaluation(self, kind: str) -> Evaluate:
         """Return what trains and measures candidates, in `OUT_DIR/KIND/NAME`."""
-        tasks = tasks_for(self.tasks, self.teacher)
-        settings = {"fit": self.fits.settings(), "tasks": self.tasks, "context": self.context, "run_dir": self.run_dir}
+        tasks, fits = build_tasks(self.tasks, load_tokenizer(self.teacher)), self._fits()
         return partial(
             evaluate_candidates,
             folder=Path(self.out_dir) / kind,
-            train=self.fits.train,
-            measure=partial(measure_candidate, tasks=tasks, context=self.context, device=self.device),
-            settings=settings,
+            train=fits.train,
+            measure=partial(_measure, tasks=tasks, context=self.context, device=self.device),
+            settings={"fit": fits.settings(), "tasks": self.tasks, "context": self.context, "run_dir": self.run_dir},
         )
+
+
+def _measure(folder: Path, tasks: Sequence[Task], context: int, device: str) -> Metrics:
+    """Score a trained candidate, and count its parameters and the state bytes of one sequence of `context` tokens."""
+    model = load_model(folder / "model", device=device)
+    dtype = model.lm_head.weight.dtype
+    state = [layer.self_attn.state_bytes(1, context, dtype) for layer in model.model.layers]
+    linear = [size for size, kind in zip(state, model.config.layer_types or (), strict=True) if not is_attention(kind)]
+    return score_tasks(model, tasks) | {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "state_bytes": sum(state),
+        "linear_state_bytes": sum(linear),
+    }
 
 
 def linear_block(architecture: Architecture) -> str:

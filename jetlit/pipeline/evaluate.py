@@ -9,11 +9,10 @@ from jetlit_data import load_tokenizer
 
 from jetlit.errors import UserError
 from jetlit.models import load_model
-from jetlit.pipeline.scoring import tasks_for
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result
 from jetlit.search.selection import Metrics
-from jetlit.tasks import score_tasks
+from jetlit.tasks import build_tasks, score_tasks
 from jetlit.tasks.paper import paper_accuracy, paper_mean
 from jetlit.tasks.suites import Suite, run_suite
 
@@ -57,10 +56,10 @@ def evaluate(config: EvaluateConfig) -> Result:
         raise UserError("Say what to score on: give either tasks or a suite.")
     suite = None if config.suite is None else Suite.load(config.suite)
     model = load_model(config.model, config.dtype, config.device)
+    tokenizer = load_tokenizer(config.model)
     if suite is None:
-        metrics = score_tasks(model, tasks_for(config.tasks or [], config.model))
+        metrics = score_tasks(model, build_tasks(config.tasks or [], tokenizer))
     else:
-        tokenizer = load_tokenizer(config.model)
         found = run_suite(model, tokenizer, suite, config.limit, config.local_data, max_length=config.max_length)
         metrics = suite_metrics(suite.name, found)
     dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")

@@ -18,9 +18,9 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, loggers
+from lightning.pytorch import Callback, LightningDataModule, Trainer, loggers
 from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
@@ -81,17 +81,6 @@ def resolved_config(config: FitConfig) -> dict[str, Any]:
     return FitCLI(config, build=False).resolved()
 
 
-class SaveStageConfig(SaveConfigCallback):
-    """Write the resolved config into the stage's folder, over that of an earlier run."""
-
-    def save_config(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
-        """Write config.yaml when a fit is set up."""
-        if stage == "fit":
-            path = Path(trainer.default_root_dir) / self.config_filename
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
-
-
 class FitCLI(LightningCLI):
     """A fit with its trainer, model and data, built but not started.
 
@@ -113,8 +102,7 @@ class FitCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            save_config_callback=SaveStageConfig,
-            save_config_kwargs={"save_to_log_dir": False},
+            save_config_callback=None,
             seed_everything_default=0,
             # jsonargparse resolves `${...}` over all keys only where there are no subcommands.
             parser_kwargs={"parser_mode": "omegaconf+", "exit_on_error": False, "prog": "jetlit fit"},
@@ -222,6 +210,10 @@ class FitCLI(LightningCLI):
         for logger in self.trainer.loggers:
             if isinstance(logger, StageLogger):
                 logger.begin_at(_step_of(checkpoint))
+        if self.trainer.is_global_zero and not self.is_dev_run:
+            path = Path(self.trainer.default_root_dir) / "config.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
         manifest = self.config_init.manifest
         self._call("fit", checkpoint)
         manifest.gather(self.trainer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from jetlit.models import Architecture
 from jetlit.pipeline.candidates import CandidatesConfig, linear_block
@@ -14,7 +13,7 @@ from jetlit.search import selection
 from jetlit.search.grid import state_size_rows
 
 
-@dataclass
+@dataclass(kw_only=True)
 class HardwareConfig(CandidatesConfig):
     """Search the shape of the linear block under a constant state size (paper, section 2.5 and table 2).
 
@@ -26,38 +25,19 @@ class HardwareConfig(CandidatesConfig):
         key_dims: values of d_K to try.
         value_dims: values of d_V to try.
         heads: numbers of heads to try.
-        tasks: what candidates are scored on, see `jetlit.tasks.build_task`.
-        fit_configs: YAML files that each candidate is trained with.
         conv_sizes: kernel sizes to try, for a block with a convolution; by default the block's own.
         tolerance: relative deviation from state_size that still counts as equal.
-        run_dir: folder of the whole run.
         architecture: file of the architecture whose linear block is shaped.
-        teacher: folder of the teacher, whose tokenizer the tasks use.
-        out_dir: where the results go, inside run_dir.
-        fit_overrides: options of `jetlit fit` that win over the files, by dotted name.
-        batch: sequences generated at a time when throughput is measured.
-        context: tokens of context at which throughput and state are measured.
-        device: device of the tasks: "auto", "cpu" or "cuda".
-        seed: seed of every candidate; None leaves the files' own.
     """
 
     state_size: int
     key_dims: list[int]
     value_dims: list[int]
     heads: list[int]
-    tasks: list[dict[str, Any]]
-    fit_configs: list[str]
     conv_sizes: list[int] | None = None
     tolerance: float = 0.0
-    run_dir: str = "runs/quickstart"
     architecture: str = "${run_dir}/blocks/architecture.json"
-    teacher: str = "${run_dir}/teacher/model"
     out_dir: str = "${run_dir}/hardware"
-    fit_overrides: dict[str, Any] | None = None
-    batch: int = 8
-    context: int = 512
-    device: str = "auto"
-    seed: int | None = None
 
 
 def search_hardware(config: HardwareConfig) -> Result:

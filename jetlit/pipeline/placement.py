@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jetlit_data import load_tokenizer
+
 from jetlit.blocks import is_attention
 from jetlit.errors import UserError
 from jetlit.files import write_json
@@ -13,13 +15,12 @@ from jetlit.models import SuperNetwork
 from jetlit.models.loading import pick_device
 from jetlit.pipeline.report.figures import placement_figures
 from jetlit.pipeline.report.style import save_all
-from jetlit.pipeline.scoring import tasks_for
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result
 from jetlit.search import placement as search
 from jetlit.search.evaluation import SubnetEvaluator
 from jetlit.search.sharing import SharedEvaluator
-from jetlit.tasks import Task
+from jetlit.tasks import Task, build_tasks
 
 
 @dataclass
@@ -64,7 +65,7 @@ class PlacementConfig(StageConfig):
 def search_placement(config: PlacementConfig) -> Result:
     """Search the placement; the decision names the layers, placement.json holds all that was found."""
     network = SuperNetwork.from_pretrained(config.supernet).to(pick_device(config.device))
-    tasks = tasks_for(config.tasks, config.supernet)
+    tasks = build_tasks(config.tasks, load_tokenizer(config.supernet))
     layers = len(network.choices_per_layer)
     linear = _linear_path(network, config.linear)
     pattern_tasks = [task for task in tasks if task.objective_name == "-loss"]
@@ -89,13 +90,14 @@ def search_placement(config: PlacementConfig) -> Result:
     )
     outcome = found.as_dict()
     used = [name for name in dict.fromkeys(found.choices) if name != "attn"]
+    units = {"-loss": "-loss, nats/token"}
     placement = {
         "layer_types": list(found.choices),
         "block_configs": {name: network.config.block_config(name) for name in used},
         "budget": config.budget,
         "layer_evaluations": evaluator.counts.done,
         "naive_layer_evaluations": evaluator.counts.naive,
-        "objectives": {task.name: _unit(task) for task in tasks},
+        "objectives": {task.name: units.get(task.objective_name, task.objective_name) for task in tasks},
         **{key: value for key, value in outcome.items() if key != "choices"},
     }
     write_json(Path(config.out_dir) / "placement.json", placement)
@@ -135,7 +137,3 @@ def _check_sliding_windows(network: SuperNetwork, pattern_tasks: list[Task]) -> 
         raise UserError("The super network offers no sliding window: train it with swa among its alternatives.")
     if not pattern_tasks:
         raise UserError("Multiple choice decides on sliding windows: add a multiple_choice or continuation task.")
-
-
-def _unit(task: Task) -> str:
-    return "-loss, nats/token" if task.objective_name == "-loss" else task.objective_name

@@ -80,7 +80,7 @@ def postnas(config: PostnasConfig, say: Callable[[str], None] = print) -> dict[s
             results[name] = once(folder / name, key, run, lambda state, title=title: say(title + state))  # type: ignore[misc]
             if not finished:
                 now = time.monotonic()
-                say(f"{title}done in {duration(now - stage_begun)}, {duration(now - begun)} in all")
+                say(f"{title}done in {_duration(now - stage_begun)}, {_duration(now - begun)} in all")
         files = [] if config.report_config is None else [config.report_config]
         report(load_config(ReportConfig, merge_configs(files, {"run_dir": str(folder)}), "report"))
     return results
@@ -97,39 +97,34 @@ def _prepare(planned: PlannedStage, config: PostnasConfig) -> tuple[dict[str, An
         overrides: dict[str, Any] = {"run_dir": str(folder), "stage": stage.name, "ckpt_path": "last"}
         if config.seed is not None:
             overrides["seed_everything"] = config.seed
+        if paths:
+            overrides |= _replacements(resolved_config(FitConfig(files, overrides)), paths)
         fit_config = FitConfig(files, overrides)
-        values = resolved_config(fit_config)
-        moved = replacements(values, paths)
-        if moved:
-            fit_config = FitConfig(files, overrides | moved)
-            values = resolved_config(fit_config)
-        return values, partial(stage.run, fit_config)
+        return resolved_config(fit_config), partial(stage.run, fit_config)
     overrides = {"run_dir": str(folder), "out_dir": str(folder / stage.name)}
     if config.seed is not None:
         overrides["seed"] = config.seed
     loaded: Any = load_config(stage.config, merge_configs(files, overrides), stage.name)
     named = {name: paths[value] for name, value in vars(loaded).items() if isinstance(value, str) and value in paths}
     loaded = replace(loaded, **named)
-    values = loaded.values()
-    moved = replacements(values.get("fit_configs", {}), paths)
+    moved = _replacements(loaded.values().get("fit_configs", {}), paths) if paths else {}
     if moved:
         loaded = replace(loaded, fit_overrides={**moved, **(loaded.fit_overrides or {})})
-        values = loaded.values()
-    return values, partial(stage.run, loaded)
+    return loaded.values(), partial(stage.run, loaded)
 
 
-def replacements(values: Mapping[str, Any], paths: Mapping[str, str], prefix: str = "") -> dict[str, str]:
+def _replacements(values: Mapping[str, Any], paths: Mapping[str, str], prefix: str = "") -> dict[str, str]:
     """Return, by dotted name, the new value of each value that is a path to be replaced."""
     found: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= replacements(value, paths, f"{prefix}{name}.")
+            found |= _replacements(value, paths, f"{prefix}{name}.")
         elif isinstance(value, str) and value in paths:
             found[prefix + name] = paths[value]
     return found
 
 
-def duration(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     """Return a time as people say it: 8.2 s, 3 min 05 s, 2 h 10 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -38,28 +38,15 @@ class Stage:
     run: Callable[[Any], Result] = fit
 
 
+_ALL_THREE = ("corpora", "teacher", "architecture")
 STAGES = (
     Stage("data", (), "corpora", "", DataConfig, prepare_data),
     Stage("teacher", ("corpora",), "teacher"),
     Stage("supernet", ("corpora", "teacher"), "supernet"),
     Stage("placement", ("corpora", "supernet"), "architecture", "placement.json", PlacementConfig, search_placement),
-    Stage(
-        "blocks",
-        ("corpora", "teacher", "architecture"),
-        "architecture",
-        "architecture.json",
-        BlocksConfig,
-        search_blocks,
-    ),
-    Stage(
-        "hardware",
-        ("corpora", "teacher", "architecture"),
-        "architecture",
-        "architecture.json",
-        HardwareConfig,
-        search_hardware,
-    ),
-    Stage("stage1", ("corpora", "teacher", "architecture"), "student"),
+    Stage("blocks", _ALL_THREE, "architecture", "architecture.json", BlocksConfig, search_blocks),
+    Stage("hardware", _ALL_THREE, "architecture", "architecture.json", HardwareConfig, search_hardware),
+    Stage("stage1", _ALL_THREE, "student"),
     Stage("stage2", ("corpora", "student"), "student"),
     Stage("export", ("student",), "export", "", ExportConfig, export),
 )
@@ -71,11 +58,11 @@ _PRETRAINED = (
     Stage("data", ("teacher",), "corpora", "", DataConfig, prepare_data),
 )
 _HINTS = {
-    "corpora": "configure the stage data",
-    "teacher": "configure the stage teacher, or give the folder or hub name of one as teacher",
-    "supernet": "configure the stage supernet",
-    "architecture": "configure a search before it, or give the JSON file of one as architecture",
-    "student": "configure the stage stage1",
+    "corpora": "corpora: configure the stage data",
+    "teacher": "a teacher: configure the stage teacher, or give the folder or hub name of one as teacher",
+    "supernet": "a supernet: configure the stage supernet",
+    "architecture": "an architecture: configure a search before it, or give the JSON file of one as architecture",
+    "student": "a student: configure the stage stage1",
 }
 
 
@@ -125,7 +112,7 @@ def plan(
     for stage in (stage for stage in order if stage.name in names):
         missing = next((kind for kind in stage.reads if kind not in sources), None)
         if missing is not None:
-            raise UserError(f"The stage {stage.name!r} needs {_words(missing)}: {_HINTS[missing]}.")
+            raise UserError(f"The stage {stage.name!r} needs {_HINTS[missing]}.")
         # A corpus may be in the tokens of a teacher that is given.
         reads = [kind for kind in sources if kind in (*stage.reads, "teacher")]
         left_out = [(other, sources[other.makes][1]) for other in STAGES if other.makes in reads]
@@ -139,7 +126,3 @@ def plan(
         )
         sources[stage.makes] = (stage.name, f"{stage.name}/{stage.file}".rstrip("/"))
     return planned
-
-
-def _words(kind: str) -> str:
-    return kind if kind == "corpora" else f"{'an' if kind[0] in 'ae' else 'a'} {kind}"

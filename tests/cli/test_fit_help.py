@@ -1,14 +1,18 @@
 """The help of fits, which imports neither jsonargparse nor Lightning, against the real parser."""
 
+import inspect
+import re
 import subprocess
 import sys
 
 import pytest
 from lightning.pytorch.cli import LightningArgumentParser
 
+import jetlit.callbacks
 import jetlit.recipes
 from jetlit.cli import main
-from jetlit.cli.fit_help import GROUPS, arguments_of, page, recipes_with_summaries
+from jetlit.cli.fit_help import page
+from jetlit.datamodules import TokenDataModule
 from jetlit.pipeline.fit import FitCLI, FitConfig
 from jetlit.recipes import Recipe
 
@@ -28,19 +32,23 @@ def test_the_page_names_the_parsers_groups_and_their_arguments():
         "print_config",
         "==SUPPRESS==",
     }
-    groups = {option.partition(".")[0] for option in options if not option.endswith(".help")}
-    assert groups == set(GROUPS)
-    for group, (_, kind) in GROUPS.items():
-        if kind is not None and group != "data":
-            named = {argument.partition("=")[0] for argument in arguments_of(kind)}
-            assert named == {option.partition(".")[2] for option in options if option.startswith(f"{group}.")}
+    entries = dict(re.findall(r"^  --(\w+) +(.+(?:\n {25}.+)*)", page("fit"), re.MULTILINE))
+    assert {option.partition(".")[0] for option in options if not option.endswith(".help")} == set(entries)
+    for group, text in entries.items():
+        named = re.search(r"\((\w+): (.*)\)", " ".join(text.split()))
+        if named:
+            kind = getattr(jetlit.callbacks, named[1], TokenDataModule)
+            parameters = inspect.signature(kind).parameters.values()
+            assert named[2].split(", ") == [str(p.replace(annotation=p.empty)).replace(" ", "") for p in parameters]
+            assert group == "data" or {p.name for p in parameters} == {
+                option.partition(".")[2] for option in options if option.startswith(f"{group}.")
+            }
 
 
-def test_the_page_names_every_recipe_with_its_summary():
+def test_the_page_names_every_recipe():
     classes = [getattr(jetlit.recipes, name) for name in jetlit.recipes.__all__]
-    recipes = [kind for kind in classes if isinstance(kind, type) and issubclass(kind, Recipe) and kind is not Recipe]
-    assert recipes_with_summaries() == {kind.__name__: kind.__doc__.partition("\n")[0] for kind in recipes}
-    assert all(f"  {kind.__name__} " in page("fit") for kind in recipes)
+    recipes = {kind.__name__ for kind in classes if isinstance(kind, type) and issubclass(kind, Recipe)} - {"Recipe"}
+    assert set(re.findall(r"^  ([A-Z]\w+) ", page("fit"), re.MULTILINE)) == recipes
 
 
 def test_help_imports_no_training_stack():

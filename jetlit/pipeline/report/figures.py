@@ -14,11 +14,7 @@ from jetlit.search.placement import SMALLEST_GAP
 
 
 def placement_figures(placement: Mapping[str, Any]) -> dict[str, Figure]:
-    """Draw a placement search from the content of placement.json.
-
-    Returns:
-        By file name: the heatmap of fig. 5a and the curve of fig. 5b.
-    """
+    """Draw the content of placement.json: by file name, the heatmap of fig. 5a and the curve of fig. 5b."""
     kept, units = placement["full_attention"], placement["objectives"]
     rows, linear, full = (placement[name] for name in ("heatmap", "linear_scores", "full_scores"))
     drawn = {"heatmap.png": heatmap(rows, linear, full, kept, units)}
@@ -79,7 +75,7 @@ def curve(searched: Sequence[Mapping[str, Any]], uniform: Sequence[Mapping[str, 
     Returns:
         A panel for the combined objective and one for each task.
     """
-    tasks = sorted(searched[0]["scores"]) if searched else []
+    tasks = sorted(searched[0]["scores"])
     figure, axes = new_figure(3.4 * (len(tasks) + 1), 3.4, columns=len(tasks) + 1)
     panels: list[str | None] = [None, *tasks]
     for axis, task in zip(axes, panels, strict=True):
@@ -97,14 +93,7 @@ def curve(searched: Sequence[Mapping[str, Any]], uniform: Sequence[Mapping[str, 
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], chosen: int) -> Figure:
-    """Draw a table of results with the chosen row in bold.
-
-    Args:
-        title: what is compared.
-        header: column names with units.
-        rows: texts of the cells.
-        chosen: index of the one that was taken.
-    """
+    """Draw a table of results with the row of index `chosen` in bold."""
     lines = max(text.count("\n") for text in header) + 1
     figure, (axis,) = new_figure(1.15 * len(header) + 0.5, 0.32 * (len(rows) + lines) + 0.6)
     axis.axis("off")
@@ -129,10 +118,10 @@ def pareto(names: Sequence[str], accuracy: Sequence[float], throughput: Sequence
     """Draw accuracy over decode throughput with the Pareto front, the chosen candidate marked.
 
     Args:
-        names: names of the candidates.
+        names: of the candidates.
         accuracy: mean task accuracy of each candidate, 0 to 1.
         throughput: decode tokens/s of each candidate.
-        chosen: index of the one that was taken.
+        chosen: index of the candidate that was taken.
     """
     figure, (axis,) = new_figure(6.4, 4.2)
     axis.scatter(throughput, accuracy, color=BLUE, s=36, zorder=3, label="shapes")
@@ -161,13 +150,9 @@ def pareto_front(accuracy: Sequence[float], throughput: Sequence[float]) -> list
 
 
 def losses(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Figure:
-    """Draw the losses that every training stage was trained on over its steps.
-
-    Args:
-        curves: for each stage, for each logged curve, its (step, value) pairs. Each stage has a panel.
-    """
-    figure, axes = new_figure(3.4 * max(1, len(curves)), 3.2, columns=max(1, len(curves)))
-    for axis, (stage, lines) in zip(axes, curves.items(), strict=False):
+    """Draw the losses of every training stage: a panel a stage, in it a line of (step, value) pairs a curve."""
+    figure, axes = new_figure(3.4 * len(curves), 3.2, columns=len(curves))
+    for axis, (stage, lines) in zip(axes, curves.items(), strict=True):
         for (name, points), color in zip(lines.items(), COLORS, strict=False):
             steps, values = zip(*points, strict=True)
             marker = "o" if len(points) == 1 else "." if len(points) < 15 else None
@@ -181,12 +166,7 @@ def losses(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> F
 
 
 def held_out_bars(names: Sequence[str], values: Sequence[float]) -> Figure:
-    """Draw the held-out loss of the teacher and of the students.
-
-    Args:
-        names: names of the models.
-        values: held-out cross entropy of each, in nats per token.
-    """
+    """Draw the held-out cross entropy of teacher and students, in nats per token."""
     figure, (axis,) = new_figure(1.1 * len(names) + 2.0, 3.2)
     bars = axis.bar(list(names), list(values), color=[COLORS[i % len(COLORS)] for i in range(len(names))], width=0.6)
     axis.bar_label(bars, fmt="%.3f", fontsize=9)

@@ -11,21 +11,24 @@ import torch
 from jetlit_data import load_tokenizer
 
 from jetlit.errors import UserError
-from jetlit.files import write_json, write_text
+from jetlit.files import read_json, write_json, write_text
 from jetlit.generation import GenerationEngine, measure_generation
 from jetlit.generation.measurements import cached_measurement
 from jetlit.generation.throughput import prefill_pieces
 from jetlit.models import JetNemotronForCausalLM, load_model
 from jetlit.models.loading import pick_device
-from jetlit.pipeline.report.content import MODELS, Sample, read_run
+from jetlit.pipeline.report import figures
+from jetlit.pipeline.report.candidates import candidate_figures
 from jetlit.pipeline.report.style import save_all
-from jetlit.pipeline.report.tensorboard import write_tensorboard
-from jetlit.pipeline.report.text import report_text
-from jetlit.pipeline.scoring import tasks_for
+from jetlit.pipeline.report.tensorboard import loss_curves, write_tensorboard
+from jetlit.pipeline.report.text import Sample, Stored, report_text
 from jetlit.pipeline.stage_config import StageConfig
+from jetlit.pipeline.stages import NAMES
 from jetlit.results import Result, read_result, with_units
 from jetlit.search.selection import Metrics
-from jetlit.tasks import score_tasks
+from jetlit.tasks import build_tasks, score_tasks
+
+MODELS = ("teacher", "stage1", "stage2")
 
 
 @dataclass
@@ -68,10 +71,10 @@ def report(config: ReportConfig) -> Result:
         scores[name] = {} if loss is None else {"held_out_loss": loss}
         scores[name] |= _throughput(config, name, stored["hash"])
         model = load_model(folder / "model", device=config.device)
+        tokenizer = load_tokenizer(str(folder / "model"))
         if config.tasks:
-            scores[name] |= score_tasks(model, tasks_for(config.tasks, folder / "model"))
+            scores[name] |= score_tasks(model, build_tasks(config.tasks, tokenizer))
         if name != "stage1":
-            tokenizer = load_tokenizer(str(folder / "model"))
             samples += [
                 Sample(name, prompt, _continue(model, tokenizer, prompt, config.sample_tokens))
                 for prompt in config.prompts or []
@@ -116,20 +119,40 @@ def write_report(
     Raises:
         UserError: no stage has finished.
     """
-    content = read_run(run_dir, scores or {}, samples)
-    if not content.stored:
+    scores = scores or {}
+    stages = _stored(run_dir, [run_dir / stage for stage in NAMES])
+    if not stages:
         raise UserError(f"{run_dir} holds no finished stage: run `jetlit postnas` first, or correct --run_dir.")
-    text = report_text(content)
-    # The searches wrote their own figures.
-    save_all({name: figure for name, figure in content.drawn.items() if name.startswith("report/")}, run_dir)
+    evaluations = _stored(run_dir, [run_dir / "eval", *sorted((run_dir / "eval").glob("*/"))])
+    placement = read_json(run_dir / "placement/placement.json") if "placement" in stages else None
+    results = {stage: Result.of(content) for stage, content in stages.items()}
+    curves = {stage: lines for stage in stages if (lines := loss_curves(run_dir / stage / "tensorboard"))}
+    own = {}
+    if curves:
+        own["report/losses.png"] = figures.losses(curves)
+    losses = {name: results[name].metrics.get("val/loss") for name in MODELS if name in results}
+    held_out = {name: loss for name, loss in losses.items() if loss is not None}
+    if held_out:
+        own["report/held_out.png"] = figures.held_out_bars(list(held_out), list(held_out.values()))
+    save_all(own, run_dir)
+    # The searches have written their own figures.
+    searched = {} if placement is None else {"placement": figures.placement_figures(placement)}
+    searched |= {stage: candidate_figures(results[stage]) for stage in ("blocks", "hardware") if stage in results}
+    drawn = {f"{stage}/{name}": figure for stage, found in searched.items() for name, figure in found.items()} | own
+    text = report_text(stages, evaluations, placement, scores, samples, drawn)
     write_text(run_dir / "report.md", text)
     values = {
-        "stages": content.stored,
-        "models": {name: with_units(found) for name, found in content.scores.items()},
-        "samples": [vars(sample) for sample in content.samples],
-        "evaluations": content.evaluations,
-        "figures": sorted(content.drawn),
-        "seconds": {"value": sum(stored["seconds"] for stored in content.stored.values()), "unit": "s"},
+        "stages": stages,
+        "models": {name: with_units(found) for name, found in scores.items()},
+        "samples": [vars(sample) for sample in samples],
+        "evaluations": evaluations,
+        "figures": sorted(drawn),
+        "seconds": {"value": sum(stored["seconds"] for stored in stages.values()), "unit": "s"},
     }
     write_json(run_dir / "report.json", values)
-    write_tensorboard(run_dir / "tensorboard", content.drawn, content.results, text)
+    write_tensorboard(run_dir / "tensorboard", drawn, results, text)
+
+
+def _stored(run: Path, folders: Sequence[Path]) -> Stored:
+    found = {str(folder.relative_to(run)): read_result(folder) for folder in folders}
+    return {name: result for name, result in found.items() if result is not None}

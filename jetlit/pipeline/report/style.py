@@ -38,15 +38,3 @@ def save_all(drawn: Mapping[str, Figure], folder: Path) -> None:
     """Write figures into a folder under their names."""
     for name, figure in drawn.items():
         save(figure, folder / name)
-
-
-def compact(value: float | int | None) -> str:
-    """Return a number as people read it: 12.3k, 1.96B, 0.873; a dash for None."""
-    if value is None:
-        return "-"
-    if isinstance(value, int) and abs(value) < 10_000:
-        return str(value)
-    for limit, suffix in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= limit:
-            return f"{value / (1e3 if suffix == 'k' else limit):.3g}{suffix}"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"

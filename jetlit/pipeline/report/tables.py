@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jetlit.pipeline.report.style import compact
 from jetlit.results import unit_of
 
-Table = tuple[list[str], list[list[str]]]
-"""Header and rows."""
+Table = tuple[list[str], list[list[str]]]  # header and rows
 
 # Name in the metrics -> column title.
 _COLUMNS = {
@@ -29,8 +27,8 @@ def candidate_table(title: str, names: Sequence[str], metrics: Sequence[Mapping[
 
     Args:
         title: title of the first column.
-        names: names of the candidates.
-        metrics: metrics of the candidates.
+        names: of the candidates.
+        metrics: of each candidate.
     """
     tasks = {name: f"{name.removesuffix('/accuracy')}\n(accuracy)" for name in metrics[0] if name.endswith("/accuracy")}
     first = ("held_out_loss", "accuracy")
@@ -43,16 +41,11 @@ def evaluation_table(metrics: Mapping[str, Any]) -> Table:
     """Return a table of what `jetlit eval` found: for a suite a row for each task, the paper's figures beside it."""
     tasks = [name.removesuffix("/value") for name in metrics if name.endswith("/value")]
     if not tasks:
-        return metrics_table(metrics)
+        return ["metric", "value", "unit"], [[name, compact(value), unit_of(name)] for name, value in metrics.items()]
     models = list(dict.fromkeys(name.partition("/paper/")[2] for name in metrics if "/paper/" in name))
     columns = ["value", "stderr", "num_fewshot", "questions", *(f"paper/{model}" for model in models)]
     header = ["task", "value", "standard error", "shots", "questions", *(f"{model} (paper)" for model in models)]
     return header, [[task, *(compact(metrics.get(f"{task}/{column}")) for column in columns)] for task in tasks]
-
-
-def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Return a table of metrics with their units."""
-    return ["metric", "value", "unit"], [[name, compact(value), unit_of(name)] for name, value in metrics.items()]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], chosen: int | None = None) -> str:
@@ -63,3 +56,15 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], chosen: int |
         cells = [f"**{cell}**" for cell in row] if index == chosen else list(row)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def compact(value: float | int | None) -> str:
+    """Return a number as people read it: 12.3k, 1.96B, 0.873; a dash for None."""
+    if value is None:
+        return "-"
+    if isinstance(value, int) and abs(value) < 10_000:
+        return str(value)
+    for limit, suffix in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return f"{value / (1e3 if suffix == 'k' else limit):.3g}{suffix}"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -14,8 +14,6 @@ from jetlit.results import Result
 
 Curve = list[tuple[int, float]]
 
-_HEADLINES = ("val/loss", "val/kl")
-
 
 def loss_curves(folder: Path) -> dict[str, Curve]:
     """Return the losses that a fit trained on and their held-out counterparts.
@@ -24,8 +22,7 @@ def loss_curves(folder: Path) -> dict[str, Curve]:
         folder: folder of its event files; it may be missing.
 
     Returns:
-        (step, value) pairs by the name they were logged under, by rising step; "feature" is a relative squared error,
-        the others are in nats per token.
+        By logged name, (step, value) pairs of rising step: a relative squared error for "feature", else nats per token.
     """
     if not folder.is_dir():
         return {}
@@ -41,11 +38,12 @@ def loss_curves(folder: Path) -> dict[str, Curve]:
 def write_tensorboard(folder: Path, drawn: Mapping[str, Figure], results: Mapping[str, Result], text: str) -> None:
     """Write figures, text and the fits' held-out losses, in place of those of an earlier report.
 
+    The text holds the other numbers: a curve of one point for each would bury those of the fits.
+
     Args:
         folder: folder of the event files.
         drawn: figures by name.
-        results: results by stage. The text holds their other numbers: a curve of one point for each would bury those
-            of the fits.
+        results: results by stage.
         text: the report in Markdown.
     """
     shutil.rmtree(folder, ignore_errors=True)
@@ -53,7 +51,7 @@ def write_tensorboard(folder: Path, drawn: Mapping[str, Figure], results: Mappin
         for name, figure in drawn.items():
             writer.add_figure(name, figure)
         for stage, result in results.items():
-            for name in _HEADLINES:
+            for name in ("val/loss", "val/kl"):
                 if result.metrics.get(name) is not None:
                     writer.add_scalar(f"result/{stage}/{name}", result.metrics[name])
         writer.add_text("report", text)

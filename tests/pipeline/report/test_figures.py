@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from jetlit.pipeline.report import figures, style
-from jetlit.pipeline.report.tables import candidate_table, markdown
+from jetlit.pipeline.report.tables import candidate_table, compact, markdown
 
 POINT = st.tuples(st.integers(0, 6), st.integers(0, 6))
 
@@ -70,7 +70,7 @@ def test_curve_has_a_panel_for_the_objective_and_each_task() -> None:
     ],
 )
 def test_numbers_as_people_read_them(value: float | None, text: str) -> None:
-    assert style.compact(value) == text
+    assert compact(value) == text
 
 
 def test_candidate_table_has_units_and_a_dash_for_what_was_not_measured() -> None:

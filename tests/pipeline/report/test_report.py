@@ -6,9 +6,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from jetlit.errors import UserError
-from jetlit.pipeline.report.content import Sample
 from jetlit.pipeline.report.report import write_report
 from jetlit.pipeline.report.tensorboard import loss_curves
+from jetlit.pipeline.report.text import Sample
 from jetlit.results import Result, write_result
 
 
