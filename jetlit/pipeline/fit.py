@@ -201,11 +201,7 @@ class FitCLI(LightningCLI):
         return config
 
     def fit(self) -> Result:
-        """Train, then validate the final weights.
-
-        Raises:
-            SystemExit: of status 143, after a SIGTERM; a checkpoint has been saved.
-        """
+        """Train, then validate the final weights; see `fit`."""
         checkpoint = self._checkpoint_to_resume()
         for logger in self.trainer.loggers:
             if isinstance(logger, StageLogger):
@@ -243,35 +239,42 @@ class FitCLI(LightningCLI):
 
     def _checkpoint_to_resume(self) -> str | None:
         folder, asked = Path(self.config.checkpoint.dirpath), self.config.ckpt_path
-        last = last_checkpoint(folder)
         if self.is_dev_run:
-            return None if asked in (None, "none", "last") else _existing(asked)
-        if asked is None and last is not None:
+            return None if asked == "last" else self._checkpoint(asked)
+        if asked is None and last_checkpoint(folder) is not None:
             raise UserError(
                 f"{folder} holds checkpoints of an earlier fit: resume from them with --ckpt_path last, "
                 "or start over with --ckpt_path none."
             )
         if asked == "none":
             shutil.rmtree(folder, ignore_errors=True)
-        if asked in (None, "none"):
-            return None
-        if asked == "last":
-            return None if last is None else str(last)
-        return _existing(asked)
+        return self._checkpoint(asked)
 
     def _checkpoint_to_evaluate(self) -> str | None:
         asked = self.config.ckpt_path or "last"
-        if asked == "none":
-            return None
-        if asked != "last":
-            return _existing(asked)
-        last = last_checkpoint(self.config.checkpoint.dirpath)
-        if last is None:
+        found = self._checkpoint(asked)
+        if found is None and asked != "none":
             raise UserError(
                 f"There is no checkpoint in {self.config.checkpoint.dirpath}: run the fit first, give one with "
                 "--ckpt_path, or evaluate the model as it is built with --ckpt_path none."
             )
-        return str(last)
+        return found
+
+    def _checkpoint(self, asked: str | None) -> str | None:
+        if asked is None or asked == "none":
+            return None
+        if asked == "last":
+            last = last_checkpoint(self.config.checkpoint.dirpath)
+            return None if last is None else str(last)
+        store = asked.rpartition("://")[0]
+        if store and store not in _OWN_STORES:
+            raise UserError(
+                f"The checkpoint {asked} is not loaded, because a checkpoint is a pickle, and one from elsewhere can "
+                f"run anything: give one of your own, by a path or in {', '.join(f'{s}://' for s in _OWN_STORES)}."
+            )
+        if not store and not Path(asked).exists():
+            raise UserError(f"The checkpoint {asked} does not exist: correct --ckpt_path, or say last or none.")
+        return asked
 
 
 def _named(kind: type, **init_args: Any) -> dict[str, Any]:
@@ -325,18 +328,6 @@ def _is_number(value: Any) -> bool:
     return all(isinstance(part, bool | int | float | None) for part in parts)
 
 
-def _existing(path: str) -> str:
-    store = path.rpartition("://")[0]
-    if store and store not in _OWN_STORES:
-        raise UserError(
-            f"The checkpoint {path} is not loaded, because a checkpoint is a pickle, and one from elsewhere can run "
-            f"anything: give one of your own, by a path or in {', '.join(f'{name}://' for name in _OWN_STORES)}."
-        )
-    if not store and not Path(path).exists():
-        raise UserError(f"The checkpoint {path} does not exist: correct --ckpt_path, or say last or none.")
-    return path
-
-
 def _step_of(checkpoint: str | None) -> int:
     """Return the step in a checkpoint's name; 0 for none and for other names, so that no earlier curve is kept."""
     found = re.search(r"step=(\d+)", Path(checkpoint).name) if checkpoint else None
@@ -344,7 +335,7 @@ def _step_of(checkpoint: str | None) -> int:
 
 
 def _quiet_lightning() -> None:
-    """Keep Lightning's warnings and its profilers' tables, less the warnings that streamed data makes moot."""
+    """Keep Lightning's warnings and its profilers' tables, but no warning that does not apply to streamed data."""
     for name, level in {"pytorch": "WARNING", "fabric": "WARNING", "pytorch.profilers": "INFO"}.items():
         logging.getLogger(f"lightning.{name}").setLevel(level)
     for message in (

@@ -38,15 +38,15 @@ class Stage:
     run: Callable[[Any], Result] = fit
 
 
-_ALL_THREE = ("corpora", "teacher", "architecture")
+_HYBRID_INPUTS = ("corpora", "teacher", "architecture")
 STAGES = (
     Stage("data", (), "corpora", "", DataConfig, prepare_data),
     Stage("teacher", ("corpora",), "teacher"),
     Stage("supernet", ("corpora", "teacher"), "supernet"),
     Stage("placement", ("corpora", "supernet"), "architecture", "placement.json", PlacementConfig, search_placement),
-    Stage("blocks", _ALL_THREE, "architecture", "architecture.json", BlocksConfig, search_blocks),
-    Stage("hardware", _ALL_THREE, "architecture", "architecture.json", HardwareConfig, search_hardware),
-    Stage("stage1", _ALL_THREE, "student"),
+    Stage("blocks", _HYBRID_INPUTS, "architecture", "architecture.json", BlocksConfig, search_blocks),
+    Stage("hardware", _HYBRID_INPUTS, "architecture", "architecture.json", HardwareConfig, search_hardware),
+    Stage("stage1", _HYBRID_INPUTS, "student"),
     Stage("stage2", ("corpora", "student"), "student"),
     Stage("export", ("student",), "export", "", ExportConfig, export),
 )
