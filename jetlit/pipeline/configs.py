@@ -18,6 +18,7 @@ T = TypeVar("T")
 Overrides = Mapping[str, Any] | Sequence[tuple[str, Any]]
 # Keys that hold names of files, which count from the folder of the file that names them.
 PATH_KEYS = ("fit_configs", "stages", "report_config")
+_SHIPPED = "jetlit://"
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 _LARGEST = 100_000  # values in a file, aliases expanded
 
@@ -49,10 +50,13 @@ def merge_configs(files: Sequence[str | Path], overrides: Overrides | None = Non
 def read_config(file: str | Path) -> dict[str, Any]:
     """Read one YAML file, a mapping with absolute paths under `PATH_KEYS`.
 
+    Args:
+        file: path of the file; "jetlit://quickstart/postnas.yaml" names one of the shipped configs.
+
     Raises:
         UserError: the file is missing, or is no mapping in YAML.
     """
-    path = Path(file).expanduser()
+    path = _shipped(str(file)) if str(file).startswith(_SHIPPED) else Path(file).expanduser()
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.CSafeLoader)
@@ -98,6 +102,15 @@ def load_config(kind: type[T], config: Mapping[str, Any], name: str = "") -> T:
     """
     parser = arguments_parser(kind, name)
     return kind(**parser.instantiate(parse_config(parser, config)).as_dict())
+
+
+def _shipped(file: str) -> Path:
+    """Return the path of a shipped config."""
+    package = Path(__file__).parents[1]
+    folder = package / "configs"  # in a wheel
+    if not folder.is_dir():
+        folder = package.parent / "configs"  # in a checkout
+    return folder / file.removeprefix(_SHIPPED)
 
 
 def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from jetlit.errors import UserError
 from jetlit.pipeline.config_errors import one_sentence
-from jetlit.pipeline.configs import load_config, merge_configs
+from jetlit.pipeline.configs import load_config, merge_configs, read_config
 
 
 @dataclass
@@ -186,3 +186,14 @@ def test_a_class_that_moved_is_named_by_its_new_name(old, new):
 def test_all_of_a_files_path_may_be_pathlib_s(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("budget: 3")
     assert load_config(SearchConfig, merge_configs([tmp_path / "a.yaml"])).budget == 3
+
+
+def test_a_shipped_config_is_read_by_its_name_wherever_the_package_lies():
+    config = read_config("jetlit://quickstart/postnas.yaml")
+    assert config["run_dir"] == "runs/quickstart"
+    assert all(Path(file).is_file() for files in config["stages"].values() for file in files)
+
+
+def test_a_shipped_config_that_is_not_there_is_one_sentence():
+    with pytest.raises(UserError, match=r"The config .*quickstart/postnass.yaml cannot be read"):
+        read_config("jetlit://quickstart/postnass.yaml")
