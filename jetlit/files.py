@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,29 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 raise
     except OSError as error:
         raise UserError(f"Could not write {path} ({error}): free some space or choose another folder.") from error
+
+
+# What a model's folder holds: weights, configuration, tokenizer, and what a stage adds.
+_MODEL_FILES = (
+    "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "supernet.json", "tokenizer*",
+    "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model", "*chat_template*",
+    "result.json", ".once.json",
+)  # fmt: skip
+
+
+def check_replaceable(folder: str | Path, *sources: str | Path) -> None:
+    """Check that a model may be written to a folder: it holds nothing else than a model, and is none of the sources.
+
+    Raises:
+        UserError: It holds another file, or a source lies there.
+    """
+    folder = Path(folder)
+    if any(folder.resolve() == Path(source).resolve() for source in sources):
+        raise UserError(f"{folder} is the model that is read: choose another folder to write to.")
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    foreign = next((name for name in names if not any(fnmatch(name, pattern) for pattern in _MODEL_FILES)), None)
+    if foreign is not None:
+        raise UserError(f"{folder} holds {foreign}, which is not part of a model: choose an empty folder.")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jetlit.errors import UserError
 from jetlit.files import read_json, write_json
-from jetlit.results import Result, config_hash, read_result, write_result
+from jetlit.results import RESULT_FILE, Result, config_hash, read_result, write_result
 
 MARKER = ".once.json"
 _LOCK = ".lock"
@@ -49,6 +49,7 @@ def once(
         begun = time.monotonic()
         result = function()
         seconds = time.monotonic() - begun if result.seconds is None else result.seconds
+        write_json(folder / MARKER, {"hash": hash, "files": sorted(path.name for path in folder.iterdir())})
         write_result(folder, replace(result, seconds=seconds), hash)
     content = read_result(folder)
     assert content is not None
@@ -65,6 +66,11 @@ def keep_marker(folder: str | Path, successor: Path) -> None:
     """Copy the marker to a folder that is about to take the place of `folder`, where `once` calls for that."""
     if (Path(folder) / MARKER).exists():
         shutil.copyfile(Path(folder) / MARKER, successor / MARKER)
+
+
+def disown(folder: str | Path) -> None:
+    """Tell `once` that a folder's files come from elsewhere from now on, such as a fit started by hand."""
+    (Path(folder) / MARKER).unlink(missing_ok=True)
 
 
 def _is_ours(result: Any) -> bool:
@@ -88,17 +94,30 @@ def _make_ready(folder: Path, hash: str) -> str:
     marker = folder / MARKER
     if _marked(folder) == hash:
         state = "resumes where it was interrupted"
-    elif marker.exists() or _earlier_marker(folder).exists() or _is_ours(read_result(folder)):
+    elif marker.exists() or _earlier_marker(folder).exists():
         state = "its configuration or input changed, redone"
+        _check_files(folder)
         # From here on the files belong to no hash, however far their removal gets.
         write_json(marker, {"hash": None})
         _empty(folder)
     elif folder.exists() and any(map(_is_foreign, folder.iterdir())):
-        raise UserError(f"{folder} holds files that this run did not make: move them away or choose another folder.")
+        raise UserError(
+            f"{folder} holds files that this run did not make: move them away, delete them or choose another folder."
+        )
     else:
         state = "begins"
     write_json(marker, {"hash": hash})
     return state
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse to empty a finished folder that somebody put files into since."""
+    marker = folder / MARKER
+    known = read_json(marker).get("files") if marker.exists() else None
+    if known is not None:
+        foreign = sorted({path.name for path in folder.iterdir()} - {*known, MARKER, _LOCK, RESULT_FILE})
+        if foreign:
+            raise UserError(f"{folder} has to be redone but holds {foreign[0]}, which no stage made: move it away.")
 
 
 def _is_foreign(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """Open tables: names to objects, which code outside of this project may add to."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -69,4 +70,8 @@ class Registry(Mapping[str, T], Generic[T]):
         self._complete = True  # first, since an extension may read the table while it is loaded
         for point in entry_points(group=str(self.group)):
             if point.name not in self._entries:
-                self.register(point.name)(point.load())
+                try:
+                    self.register(point.name)(point.load())
+                except Exception as error:
+                    owner = point.dist.name if point.dist else point.value
+                    warnings.warn(f"The {self.kind} {point.name!r} of {owner} cannot be loaded: {error}.", stacklevel=2)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import PreTrainedTokenizerBase
 
-from jetlit.files import atomic_folder
+from jetlit.files import atomic_folder, check_replaceable
 from jetlit.training.fsdp import is_sharded
 
 
@@ -57,8 +57,8 @@ def write_model(
     Raises:
         UserError: The file system refused the write.
     """
+    check_replaceable(folder)
     with atomic_folder(folder) as written:
-        written.mkdir(exist_ok=True)
         model.save_pretrained(written, **({} if weights is None else {"state_dict": weights}))
         if tokenizer is not None:
             tokenizer.save_pretrained(written)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser
 
 from jetlit.cli import FITS
 from jetlit.cli.parsing import print_config, split
 from jetlit.errors import UserError
+from jetlit.once import disown
+from jetlit.pipeline.config_errors import one_sentence
 from jetlit.pipeline.fit import FitCLI, FitConfig
 from jetlit.results import write_result
 
@@ -18,7 +21,10 @@ class _HelpCLI(FitCLI):
     """Print the help that the config's `flags` ask for (`--help`, `--model.help=NAME`), and exit."""
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        parser.parse_args(["--help" if flag == "--help_all" else flag for flag in args["flags"]])
+        try:
+            parser.parse_args(["--help" if flag == "--help_all" else flag for flag in args["flags"]])
+        except ArgumentError as error:
+            raise UserError(one_sentence(str(error))) from None
 
 
 def open_fit(argv: Sequence[str], build: bool = True) -> FitCLI:
@@ -45,6 +51,8 @@ def run_fit(argv: Sequence[str]) -> FitCLI:
     if argv[0] != "fit":
         cli.evaluate(argv[0])
         return cli
+    if cli.trainer.is_global_zero and not cli.is_dev_run:
+        disown(cli.folder)
     result = cli.fit()
     if cli.trainer.is_global_zero and not cli.is_dev_run:
         write_result(cli.folder, result, cli.config.manifest.hash)

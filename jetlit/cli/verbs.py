@@ -15,7 +15,7 @@ from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
 from jetlit.cli.parsing import parse
-from jetlit.once import once
+from jetlit.once import disown, once
 from jetlit.results import Result, unit_of, write_result
 
 # Subcommands whose result goes to OUT_DIR/result.json.
@@ -43,6 +43,8 @@ def run(words: tuple[str, ...], function: str, argv: list[str]) -> None:
         # Bars of small models' files, dozens of them, would hide those of the stages.
         disable_progress_bar()
     begun = time.monotonic()
+    if words[0] in _WRITTEN:
+        disown(config.out_dir)
     result = work(config)
     if words[0] in _WRITTEN:
         write_result(config.out_dir, replace(result, seconds=time.monotonic() - begun))

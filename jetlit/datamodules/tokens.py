@@ -144,7 +144,10 @@ def _checked(corpora: str | list[Corpus] | dict[str, Any]) -> list[Corpus]:
             "Corpora are a list, no longer a mapping of folders to weights: "
             f"write corpora: [{', '.join(f'{{path: {path}, weight: {weight}}}' for path, weight in corpora.items())}]."
         )
-    found = [Corpus(corpora)] if isinstance(corpora, str) else list(corpora)
+    given = [corpora] if isinstance(corpora, str) else corpora
+    found = [
+        Corpus(**each) if isinstance(each, dict) else Corpus(each) if isinstance(each, str) else each for each in given
+    ]
     if not found:
         raise UserError("No corpus is named: set corpora to the folder of one, or to a list of {path, weight}.")
     for corpus in found:

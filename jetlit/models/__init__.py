@@ -2,6 +2,7 @@
 
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from jetlit.errors import moved_names
 from jetlit.models.architecture import Architecture, check_budget, uniform_layers
 from jetlit.models.cache import HybridCache
 from jetlit.models.configuration import JetNemotronConfig
@@ -32,3 +33,11 @@ __all__ = [
     "register_family",
     "uniform_layers",
 ]
+
+__getattr__ = moved_names(
+    __name__,
+    {
+        "load_teacher": "is load_model now",
+        "hybridise": "is hybridize now",
+    },
+)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jetlit.blocks import check_block_config, is_attention
+from jetlit.blocks import check_block_config, get_block, is_attention
 from jetlit.errors import UserError
 from jetlit.files import read_json, write_json
 from jetlit.models.configuration import JetNemotronConfig
@@ -73,8 +73,11 @@ class Architecture:
                 f"The architecture has {len(self.layer_types)} layers and the model {config.num_hidden_layers}: "
                 "use the architecture that was searched for this model."
             )
-        if "swa" in self.layer_types and "window_size" not in self.block_configs.get("swa", {}):
-            raise UserError("The architecture has swa layers and no window: set block_configs.swa.window_size.")
+        for name in sorted(set(self.layer_types)):
+            if get_block(name).mask_kind == "sliding" and "window_size" not in self.block_configs.get(name, {}):
+                raise UserError(
+                    f"The architecture has {name} layers and no window: set block_configs.{name}.window_size."
+                )
 
 
 def check_budget(budget: int, layers: int, option: str = "attn") -> None:

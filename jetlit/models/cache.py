@@ -14,6 +14,7 @@ from transformers.cache_utils import (
     StaticSlidingWindowLayer,
 )
 
+from jetlit.blocks import get_block
 from jetlit.errors import UserError
 from jetlit.models.configuration import JetNemotronConfig
 
@@ -92,11 +93,11 @@ class HybridCache(Cache):
         super().__init__(layers=[self._new_layer(name) for name in self.layer_types])
 
     def _new_layer(self, name: str) -> CacheLayerMixin:
-        if name == "attn":
+        kind = get_block(name).mask_kind
+        if kind == "causal":
             return DynamicLayer() if self.max_length is None else StaticLayer(max_cache_len=self.max_length)
-        if name == "swa":
-            window = self.config.window_size
-            assert window is not None
+        if kind == "sliding":
+            window = self.config.block_config(name)["window_size"]
             if self.max_length is None:
                 return DynamicSlidingWindowLayer(sliding_window=window)
             return StaticSlidingWindowLayer(max_cache_len=self.max_length, sliding_window=window)
@@ -112,7 +113,8 @@ class HybridCache(Cache):
 
     def mask_sizes(self, kind: str, q_length: int) -> tuple[int, int]:
         """Return (number of keys, position of the first) for layers of mask kind "causal" or "sliding"."""
-        return self.get_mask_sizes(q_length, self.layer_types.index("swa" if kind == "sliding" else "attn"))
+        kinds: list[str] = [get_block(name).mask_kind for name in self.layer_types]
+        return self.get_mask_sizes(q_length, kinds.index(kind))
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the number of tokens seen, the same for every layer."""

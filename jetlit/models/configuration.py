@@ -98,11 +98,12 @@ class JetNemotronConfig(PreTrainedConfig):
         for name in set(self.layer_types) & set(self.efficient_attention_config):
             if not isinstance(self.efficient_attention_config[name], dict):
                 raise UserError(f"efficient_attention_config.{name} must map settings to values: correct config.json.")
-        if "swa" in self.layer_types:
-            window = self.block_config("swa").get("window_size")
+        windowed = sorted(name for name in set(self.layer_types) if get_block(name).mask_kind == "sliding")
+        for name in windowed:
+            window = self.block_config(name).get("window_size")
             if isinstance(window, bool) or not isinstance(window, int) or window < 1:
                 raise UserError(
-                    "efficient_attention_config.swa.window_size must be a positive whole number of tokens, "
+                    f"efficient_attention_config.{name}.window_size must be a positive whole number of tokens, "
                     f"not {window!r}: set it to the window of the checkpoint."
                 )
         if self.hidden_act not in ACT2FN:
@@ -127,7 +128,8 @@ class JetNemotronConfig(PreTrainedConfig):
     @property
     def window_size(self) -> int | None:
         """Tokens in a sliding window, the current one included; None without a window."""
-        return self.block_config("swa").get("window_size")
+        windowed = (name for name in self.efficient_attention_config or {} if get_block(name).mask_kind == "sliding")
+        return next((self.block_config(name).get("window_size") for name in windowed), None)
 
     @property
     def is_released_format(self) -> bool:

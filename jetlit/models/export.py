@@ -10,7 +10,7 @@ from jetlit_data.tokenizer import load_tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
-from jetlit.files import atomic_folder
+from jetlit.files import atomic_folder, check_replaceable
 from jetlit.models.architecture import Architecture
 from jetlit.models.conversion import hybridize
 from jetlit.models.loading import load_model
@@ -42,6 +42,7 @@ def export(
     """
     if format != "jet_nemotron":
         raise UserError(f"There is no export format {format!r}: use 'jet_nemotron'.")
+    check_replaceable(out_dir, *(source for source in (model, tokenizer) if isinstance(source, str | Path)))
     if not isinstance(model, JetNemotronForCausalLM):
         model = load_model(model)
     if isinstance(tokenizer, str | Path):
@@ -77,6 +78,7 @@ def convert(
     Raises:
         UserError: the teacher, the architecture or the block does not fit.
     """
+    check_replaceable(out_dir, teacher)
     if not isinstance(architecture, Architecture):
         architecture = Architecture.load(architecture)
     if block is not None:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
-from jetlit.files import atomic_folder
+from jetlit.files import atomic_folder, check_replaceable
 from jetlit.models.loading import convert_config
 
 
@@ -45,6 +45,7 @@ def prepare_teacher(name: str, out_dir: str | Path, dtype: torch.dtype = torch.b
     Raises:
         UserError: a package is missing, a checksum is wrong, or the model's family is not supported.
     """
+    check_replaceable(out_dir, name)
     model, tokenizer = _from_package(PACKAGED[name], dtype) if name in PACKAGED else _from_folder(name, dtype)
     with atomic_folder(out_dir) as written:
         model.save_pretrained(written)

@@ -131,7 +131,7 @@ def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
         if not isinstance(present, dict):
             present = target[key] = {}
         named = value.get("class_path")
-        if named and "class_path" in present and _last(named) != _last(present["class_path"]):
+        if named and "class_path" in present and not _same_class(named, present["class_path"]):
             for name in _CLASS_KEYS:
                 present.pop(name, None)
         _merge(present, value)
@@ -174,7 +174,7 @@ def _as_class(text: str, present: Any) -> Any:
     if text.lstrip().startswith("{") and any(key in text for key in _CLASS_KEYS):
         written = get_loader("yaml")(text)
         return written if _is_class(written) else text
-    named = _is_class(present) and _last(present.get("class_path", text)) == _last(text)
+    named = _is_class(present) and _same_class(present.get("class_path", text), text)
     return _class_named(text) if named else text
 
 
@@ -187,8 +187,10 @@ def _is_class(value: Any) -> bool:
     return isinstance(value, dict) and not value.keys().isdisjoint(_CLASS_KEYS)
 
 
-def _last(class_path: str) -> str:
-    return class_path.rpartition(".")[2]
+def _same_class(one: str, other: str) -> bool:
+    """Return whether two names mean one class; a short name stands for any class of that name."""
+    short = "." not in one or "." not in other
+    return one == other or (short and one.rpartition(".")[2] == other.rpartition(".")[2])
 
 
 def _absolute(value: Any, folder: Path) -> Any:

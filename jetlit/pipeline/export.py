@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from jetlit.errors import UserError
-from jetlit.files import atomic_folder
+from jetlit.files import atomic_folder, check_replaceable
 from jetlit.models import export as writing
 from jetlit.models import load_model
 from jetlit.once import keep_marker
@@ -46,6 +46,7 @@ def export(config: ExportConfig) -> Result:
     Raises:
         UserError: they differ.
     """
+    check_replaceable(config.out_dir, config.model)
     source = load_model(config.model).eval()
     with atomic_folder(config.out_dir) as written:
         writing.export(source, config.tokenizer or config.model, written, config.format)

@@ -21,7 +21,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, Trainer, loggers
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import jetlit.datamodules  # noqa: F401 (YAML names its class without the module)
@@ -168,6 +168,8 @@ class FitCLI(LightningCLI):
             while cause is not None and not isinstance(cause, UserError):
                 cause = cause.__cause__
             raise (cause or UserError(one_sentence(str(error)))) from None
+        except MisconfigurationException as error:
+            raise UserError(f"The trainer cannot be set up: {' '.join(str(error).split())}") from None
 
     def _set_seed(self) -> None:
         if self._build:
@@ -247,7 +249,8 @@ class FitCLI(LightningCLI):
                 "or start over with --ckpt_path none."
             )
         if asked == "none":
-            shutil.rmtree(folder, ignore_errors=True)
+            for checkpoint in folder.glob("step=*.ckpt"):
+                shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink()
         return self._checkpoint(asked)
 
     def _checkpoint_to_evaluate(self) -> str | None:

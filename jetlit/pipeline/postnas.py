@@ -66,14 +66,18 @@ def postnas(config: PostnasConfig, say: Callable[[str], None] = print) -> dict[s
     hashes: dict[str, str] = {}
     results: dict[str, Result] = {}
     begun = time.monotonic()
+    # All configs first: a mistake in a later one shows before anything is trained.
+    prepared = [_prepare(stage, config) for stage in planned]
+    files = [] if config.report_config is None else [config.report_config]
+    report_config = load_config(ReportConfig, merge_configs(files, {"run_dir": str(folder)}), "report")
+    architecture = None if config.architecture is None else read_json(config.architecture)
     with run_lock(folder):
-        for number, stage in enumerate(planned, 1):
+        for number, (stage, (values, run)) in enumerate(zip(planned, prepared, strict=True), 1):
             name = stage.stage.name
             title = f"[{number}/{len(planned)}] {name}: "
-            values, run = _prepare(stage, config)
             key: dict[str, Any] = {"config": values, "needs": {need: hashes[need] for need in stage.needs}}
             if "architecture" in stage.given:
-                key["architecture"] = read_json(stage.given["architecture"])
+                key["architecture"] = architecture
             key["run_dir"] = str(folder)  # paths below it count relative to it, so that a run may be moved
             hashes[name] = config_hash(key)
             finished, stage_begun = is_finished(folder / name, hashes[name]), time.monotonic()
@@ -81,8 +85,7 @@ def postnas(config: PostnasConfig, say: Callable[[str], None] = print) -> dict[s
             if not finished:
                 now = time.monotonic()
                 say(f"{title}done in {_duration(now - stage_begun)}, {_duration(now - begun)} in all")
-        files = [] if config.report_config is None else [config.report_config]
-        report(load_config(ReportConfig, merge_configs(files, {"run_dir": str(folder)}), "report"))
+        report(report_config)
     return results
 
 

@@ -20,7 +20,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from jetlit.errors import UserError
-from jetlit.objectives import Lockstep, chunked_cross_entropy, chunked_kl, run_in_lockstep
+from jetlit.objectives import Lockstep, chunked_cross_entropy, chunked_kl
 from jetlit.training.compilation import compile_layer, recompute_feed_forward
 from jetlit.training.fsdp import is_sharded, shard_layers, shard_recipe
 from jetlit.training.logger import RunningMeans, is_logged
@@ -103,26 +103,6 @@ class Recipe(LightningModule):
         assert self.teacher is not None
         heads = self.model.lm_head.weight, self.teacher.model.lm_head.weight
         return chunked_kl(states.student_hidden, states.teacher_hidden, *heads, chunk=self.chunk)
-
-    def towards_teacher(self, input_ids: Tensor, feature_weight: float, kl_weight: float) -> dict[str, Tensor]:
-        """Return "feature" and "kl" of a batch [B, T] where they have a weight, and their weighted sum "objective"."""
-        assert self.teacher is not None
-        states = run_in_lockstep(self.model.model, self.teacher.model.model, input_ids, feature_weight > 0)
-        losses = {"objective": torch.zeros((), device=input_ids.device)}
-        if feature_weight > 0:
-            losses["feature"] = states.feature_error
-            losses["objective"] = losses["objective"] + feature_weight * losses["feature"]
-        if kl_weight > 0:
-            losses["kl"] = self.kl(states)
-            losses["objective"] = losses["objective"] + kl_weight * losses["kl"]
-        return losses
-
-    def beside_teacher(self, input_ids: Tensor) -> dict[str, Tensor]:
-        """Return the held-out "loss", "feature" and "kl" of a batch [B, T]."""
-        assert self.teacher is not None
-        states = run_in_lockstep(self.model.model, self.teacher.model.model, input_ids)
-        loss = self.cross_entropy(states.student_hidden, input_ids)
-        return {"loss": loss, "feature": states.feature_error, "kl": self.kl(states)}
 
     def generator(self, *choice: int | str) -> torch.Generator:
         """Return a generator that depends on the seed and `choice` (a step, a batch's number) only."""

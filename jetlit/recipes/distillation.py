@@ -11,6 +11,7 @@ from torch.optim import AdamW
 
 from jetlit.errors import UserError
 from jetlit.models import Architecture, JetNemotronForCausalLM, freeze_all_but_mixers, hybridize, load_model
+from jetlit.objectives import run_in_lockstep
 from jetlit.recipes.base import Recipe
 from jetlit.training.teacher import FrozenTeacher, fit_to_teacher
 
@@ -93,12 +94,22 @@ class Distillation(Recipe):
         return hybrid
 
     def losses(self, input_ids: Tensor) -> dict[str, Tensor]:
-        """Return the losses towards the teacher."""
-        return self.towards_teacher(input_ids, self.feature_weight, self.kl_weight)
+        """Return the terms that have a weight, and their weighted sum as objective."""
+        states = run_in_lockstep(self.model.model, self.teacher.model.model, input_ids, self.feature_weight > 0)
+        losses = {"objective": torch.zeros((), device=input_ids.device)}
+        if self.feature_weight > 0:
+            losses["feature"] = states.feature_error
+            losses["objective"] = losses["objective"] + self.feature_weight * losses["feature"]
+        if self.kl_weight > 0:
+            losses["kl"] = self.kl(states)
+            losses["objective"] = losses["objective"] + self.kl_weight * losses["kl"]
+        return losses
 
     def held_out_losses(self, input_ids: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """Return cross entropy, feature error and KL."""
-        return self.beside_teacher(input_ids)
+        states = run_in_lockstep(self.model.model, self.teacher.model.model, input_ids)
+        loss = self.cross_entropy(states.student_hidden, input_ids)
+        return {"loss": loss, "feature": states.feature_error, "kl": self.kl(states)}
 
 
 def _load(architecture: str | Architecture | Path) -> Architecture:

@@ -76,4 +76,6 @@ class FullTraining(Recipe):
         """Return the cross entropy, and with a teacher the feature error and the KL."""
         if self.teacher is None:
             return {"loss": self.next_token_loss(input_ids)}
-        return self.beside_teacher(input_ids)
+        states = run_in_lockstep(self.model.model, self.teacher.model.model, input_ids)
+        loss = self.cross_entropy(states.student_hidden, input_ids)
+        return {"loss": loss, "feature": states.feature_error, "kl": self.kl(states)}

@@ -2,12 +2,14 @@
 
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import AdamW
 
 from jetlit.errors import UserError
 from jetlit.models import JetNemotronForCausalLM, SuperNetwork, freeze_all_but_mixers
+from jetlit.objectives import run_in_lockstep
 from jetlit.recipes.base import Recipe
 from jetlit.training.teacher import FrozenTeacher, fit_to_teacher
 
@@ -83,14 +85,24 @@ class SuperNetworkTraining(Recipe):
         return network
 
     def losses(self, input_ids: Tensor) -> dict[str, Tensor]:
-        """Sample this step's path and return its losses towards the teacher."""
+        """Sample this step's path; return the terms that have a weight, and their weighted sum as objective."""
         generator = self.generator("path", self.global_step)
         path = self.model.sample_active_subnet(generator, self.even_budgets)
         while not self.train_attention and set(path) == {"attn"}:  # nothing in it would learn
             path = self.model.sample_active_subnet(generator, self.even_budgets)
-        return self.towards_teacher(input_ids, self.feature_weight, self.kl_weight)
+        states = run_in_lockstep(self.model.model, self.teacher.model.model, input_ids, self.feature_weight > 0)
+        losses = {"objective": torch.zeros((), device=input_ids.device)}
+        if self.feature_weight > 0:
+            losses["feature"] = states.feature_error
+            losses["objective"] = losses["objective"] + self.feature_weight * losses["feature"]
+        if self.kl_weight > 0:
+            losses["kl"] = self.kl(states)
+            losses["objective"] = losses["objective"] + self.kl_weight * losses["kl"]
+        return losses
 
     def held_out_losses(self, input_ids: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """Return cross entropy, feature error and KL of a path that depends on the batch's number only."""
         self.model.sample_active_subnet(self.generator("held-out path", batch_idx), self.even_budgets)
-        return self.beside_teacher(input_ids)
+        states = run_in_lockstep(self.model.model, self.teacher.model.model, input_ids)
+        loss = self.cross_entropy(states.student_hidden, input_ids)
+        return {"loss": loss, "feature": states.feature_error, "kl": self.kl(states)}

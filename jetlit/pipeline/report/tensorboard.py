@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,7 +45,8 @@ def write_tensorboard(folder: Path, drawn: Mapping[str, Figure], results: Mappin
         results: results by stage.
         text: the report in Markdown.
     """
-    shutil.rmtree(folder, ignore_errors=True)
+    for events in folder.glob("events.out.tfevents.*"):  # of an earlier report
+        events.unlink()
     with SummaryWriter(str(folder)) as writer:
         for name, figure in drawn.items():
             writer.add_figure(name, figure)
