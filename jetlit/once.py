@@ -115,7 +115,8 @@ def _check_files(folder: Path) -> None:
     marker = folder / MARKER
     known = read_json(marker).get("files") if marker.exists() else None
     if known is not None:
-        foreign = sorted({path.name for path in folder.iterdir()} - {*known, MARKER, _LOCK, RESULT_FILE})
+        names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+        foreign = sorted(names - {*known, RESULT_FILE})
         if foreign:
             raise UserError(f"{folder} has to be redone but holds {foreign[0]}, which no stage made: move it away.")
 

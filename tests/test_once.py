@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jetlit.errors import UserError
-from jetlit.once import MARKER, once
+from jetlit.once import MARKER, disown, once
 from jetlit.results import Result, config_hash, read_result, write_result
 
 NEEDS = {"one": (), "two": ("one",), "other": (), "three": ("two", "other")}
@@ -174,10 +174,32 @@ def test_a_run_of_the_earlier_version_keeps_its_markers_beside_the_folders(chain
     assert chain.ran == ["three"] and "three: its configuration or input changed, redone" in chain.lines
 
 
-def test_a_result_of_a_command_of_its_own_is_redone_by_the_run(chain: Chain) -> None:
+def test_a_result_of_a_command_of_its_own_is_refused_and_stays(chain: Chain) -> None:
     write_result(chain.folder / "one", Result("one", {}, {}, 9))
-    chain.run()
-    assert chain.decision("one") == 1
+    with pytest.raises(UserError, match="holds files that this run did not make"):
+        chain.run()
+    assert chain.decision("one") == 9
+
+
+def test_a_file_put_into_a_finished_folder_is_not_deleted(tmp_path: Path) -> None:
+    def work() -> Result:
+        (tmp_path / "a" / "made.txt").write_text("made")
+        return Result("s", {}, {})
+
+    once(tmp_path / "a", {"x": 1}, work)
+    (tmp_path / "a" / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match=r"holds thesis.txt, which no stage made"):
+        once(tmp_path / "a", {"x": 2}, work)
+    assert (tmp_path / "a" / "thesis.txt").read_text() == "precious"
+    (tmp_path / "a" / "thesis.txt").unlink()
+    once(tmp_path / "a", {"x": 2}, work)
+
+
+def test_a_disowned_folder_is_refused(tmp_path: Path) -> None:
+    once(tmp_path / "a", {"x": 1}, lambda: Result("s", {}, {}))
+    disown(tmp_path / "a")
+    with pytest.raises(UserError, match="did not make"):
+        once(tmp_path / "a", {"x": 1}, lambda: Result("s", {}, {}))
 
 
 def test_the_result_is_that_of_the_file(tmp_path: Path) -> None:

@@ -21,10 +21,12 @@ from jetlit.blocks import (
     register_block,
 )
 from jetlit.blocks.gla import GLA
+from jetlit.blocks.sliding_window import SlidingWindowAttention
 from jetlit.errors import UserError
-from jetlit.models import Architecture, SuperNetwork, hybridize
+from jetlit.models import Architecture, JetNemotronConfig, JetNemotronForCausalLM, SuperNetwork, hybridize
 from jetlit.models.loading import load_model
 from jetlit.models.mixers import block_arguments, inherited_settings
+from tests.blocks.cases import add_block
 from tests.models.small import prompts, small_config, small_model
 
 
@@ -121,3 +123,22 @@ def test_a_model_gives_a_block_the_settings_that_it_has(table):
     assert inherited_settings(config, "swa") == {}
     assert block_arguments(config, "running") == heads | {"initializer_range": 0.35}
     assert block_arguments(config, "gla") == heads | {"qkv_bias": True}
+
+
+def test_a_window_of_another_name_works_as_swa(monkeypatch):
+    class Window(SlidingWindowAttention):
+        pass
+
+    add_block(monkeypatch, "my_window", Window)
+    prompt = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]])
+    written = []
+    for name in ("swa", "my_window"):
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+        settings = {name: {"window_size": 4}}
+        config = JetNemotronConfig(
+            vocab_size=11, num_hidden_layers=2, layer_types=["attn", name], efficient_attention_config=settings, **sizes
+        )
+        model = JetNemotronForCausalLM(config).eval()
+        written.append(model.generate(prompt, max_new_tokens=9, do_sample=False, pad_token_id=0).tolist())
+    assert written[0] == written[1]

@@ -189,14 +189,14 @@ def test_an_export_that_fails_leaves_the_old_one(tmp_path):
             self.works = works
 
         def save_pretrained(self, folder):
-            (folder / "part").write_text(str(self.works))
+            (folder / "config.json").write_text(str(self.works))
             if not self.works:
                 raise OSError(28, "No space left on device")
 
     write_model(Model(True), None, tmp_path / "model")
     with pytest.raises(UserError, match="free some space"):
         write_model(Model(False), None, tmp_path / "model")
-    assert (tmp_path / "model/part").read_text() == "True"
+    assert (tmp_path / "model/config.json").read_text() == "True"
     write_model(Model(True), None, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

@@ -29,7 +29,7 @@ def test_an_exported_model_loads_with_its_tokenizer(tmp_path):
 def test_a_checkpoints_folder_can_be_exported_over_an_older_export(tmp_path):
     small_model(["attn"]).save_pretrained(tmp_path / "in")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").write_text("old")
+    (tmp_path / "out" / "model.safetensors.index.json").write_text("old")
     export(tmp_path / "in", None, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "config.json",
@@ -37,6 +37,19 @@ def test_a_checkpoints_folder_can_be_exported_over_an_older_export(tmp_path):
         "model.safetensors",
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"], "nothing temporary is left"
+
+
+def test_a_folder_with_other_files_and_the_source_are_never_replaced(tmp_path):
+    small_model(["attn"]).save_pretrained(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("precious")
+    for write in (export, convert):
+        what = None if write is export else Architecture(["attn"])
+        with pytest.raises(UserError, match=r"holds thesis.txt, which is not part of a model"):
+            write(str(tmp_path / "in"), what, tmp_path / "out")
+        with pytest.raises(UserError, match="is the model that is read"):
+            write(str(tmp_path / "in"), what, tmp_path / "in")
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "precious"
 
 
 def test_an_unknown_format_and_a_bad_folder_are_refused(tmp_path):
