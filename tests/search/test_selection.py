@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from jetlit.errors import UserError
+from jetlit.files import write_json
 from jetlit.models import Architecture
+from jetlit.once import MARKER
 from jetlit.results import Result
 from jetlit.search.grid import state_size_rows
 from jetlit.search.selection import Selection, most_accurate, search_hardware, select_block
@@ -80,6 +82,9 @@ def test_finished_candidates_are_not_redone_after_an_interruption(tmp_path: Path
 def test_other_settings_redo_a_candidate_from_nothing(tmp_path: Path) -> None:
     trainer = Trainer(tmp_path)
     select(tmp_path, trainer, {"steps": 1})
+    # As a fit leaves it that was killed: its marker, a checkpoint and no result.
+    (tmp_path / "candidates/gla/result.json").unlink()
+    write_json(tmp_path / "candidates/gla" / MARKER, {"hash": "of one step"})
     (tmp_path / "candidates/gla/checkpoint").write_text("of one step")
     select(tmp_path, trainer, {"steps": 2})
     assert len(trainer.trained) == 6
