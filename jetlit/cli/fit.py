@@ -51,10 +51,11 @@ def run_fit(argv: Sequence[str]) -> FitCLI:
     if argv[0] != "fit":
         cli.evaluate(argv[0])
         return cli
-    if cli.trainer.is_global_zero and not cli.is_dev_run:
+    writes = cli.trainer.is_global_zero and not cli.is_dev_run
+    if writes:
         disown(cli.folder)
     result = cli.fit()
-    if cli.trainer.is_global_zero and not cli.is_dev_run:
+    if writes:
         write_result(cli.folder, result, cli.config.manifest.hash)
     return cli
 
