@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483648
 
-.PHONY: help install demo test lint types docs clean
+.PHONY: help install demo test attack lint types docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ demo: install ## run the whole pipeline on the embedded default (8 to 14 minutes
 
 test: install ## run the tests, in two processes (GPU tests skip where there is no GPU)
 	$(BIN)/python -m pytest --numprocesses 2
+
+attack: install ## draw bad inputs, corrupt files and kill processes, seeded (ATTACKS=N scales the numbers)
+	$(BIN)/python -m pytest --numprocesses 2 -m attack
 
 lint: install ## ruff
 	$(BIN)/ruff check .
