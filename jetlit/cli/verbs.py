@@ -114,7 +114,7 @@ def _postnas(config: Any, results: Mapping[str, Result]) -> None:
     folder = Path(config.run_dir)
     figures = ("placement/heatmap.png", "placement/curve.png", "blocks/table.png", "hardware/pareto.png")
     drawn = ", ".join(str(folder / name) for name in figures if (folder / name).exists())
-    print(f"\nReport: {folder / 'report.md'}\nNumbers: {folder / 'report.json'}")
+    print(f"\nReport: {folder / 'report.html'}\nNumbers: {folder / 'report.json'}")
     if drawn:
         print(f"Figures: {drawn}")
     print(f"TensorBoard: tensorboard --logdir {folder}")
