@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483648
 
-.PHONY: help install demo test attack lint types docs clean
+.PHONY: help install demo test attack wheel-test lint types docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ test: install ## run the tests, in two processes (GPU tests skip where there is 
 
 attack: install ## draw bad inputs, corrupt files and kill processes, seeded (ATTACKS=N scales the numbers)
 	$(BIN)/python -m pytest --numprocesses 2 -m attack
+
+wheel-test: install ## install the wheel into a clean environment and start it
+	$(BIN)/python .ci/wheel.py
 
 lint: install ## ruff
 	$(BIN)/ruff check .
