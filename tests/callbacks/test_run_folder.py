@@ -209,7 +209,7 @@ def test_units():
 
 
 def slow_fit(argv, steps):
-    """What a process of its own runs: a fit that says in `steps` where it is."""
+    """Run a fit in a process of its own; it says in `steps` where it is."""
 
     def slowly(recipe, *args):
         steps.put(recipe.global_step)

@@ -169,7 +169,7 @@ def test_the_subcommand_comes_first():
 
 
 def command_line(arguments, errors):
-    """What a process of its own runs: the command, with its errors in a file."""
+    """Run the command in a process of its own, with its errors in a file."""
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
     sys.stderr, sys.argv = os.fdopen(2, "w", buffering=1), ["jetlit", *arguments]
     sys.exit(main())

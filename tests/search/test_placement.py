@@ -9,7 +9,7 @@ LAYERS = 6
 
 
 def synthetic_score(candidates: list[tuple[str, ...]]) -> list[dict[str, float]]:
-    """Retrieval needs layers 1 and 4; multiple choice gains from 2, from a sliding window there nearly as much."""
+    """Score a placement: retrieval needs layers 1 and 4, multiple choice layer 2 or nearly as well a window there."""
     return [
         {
             "recall": 0.1 + 0.5 * (c[1] == "attn") + 0.3 * (c[4] == "attn"),
