@@ -19,6 +19,7 @@ NAMES = [
     "test_token_losses",
     "test_narrow_linear",
     "test_rotate_and_store",
+    "test_short_conv",
     "test_silu",
     "test_silu_mul",
     "test_window_attention",
