@@ -11,7 +11,7 @@ from torch import nn
 
 from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, register_block
 from jetlit.blocks.projections import project
-from jetlit.blocks.rms_norm import RMSNorm
+from jetlit.blocks.rms_norm import HeadRMSNorm
 from jetlit.blocks.short_convolution import ShortConvolution
 
 
@@ -38,7 +38,7 @@ class DeltaNet(LinearMixer):
         self.k_conv1d = ShortConvolution("conv_k", self.key_dim, taps)
         self.v_conv1d = ShortConvolution("conv_v", self.value_dim, taps)
         self.b_proj = nn.Linear(self.hidden_size, self.num_heads, bias=False)
-        self.o_norm = RMSNorm(self.value_head_dim, self.norm_eps)
+        self.o_norm = HeadRMSNorm(self.value_head_dim, self.norm_eps)
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
@@ -47,4 +47,4 @@ class DeltaNet(LinearMixer):
         k = self.split_heads(self.k_conv1d(k, state, cu_seqlens))
         v = self.split_heads(self.v_conv1d(v, state, cu_seqlens, "silu"))
         o = state.recur(gated_delta_rule, q, k, v, None, b.sigmoid(), cu_seqlens=cu_seqlens, qk_activation="silu")
-        return self.o_proj(self.o_norm(o).flatten(2))
+        return self.o_proj(self.o_norm(o))

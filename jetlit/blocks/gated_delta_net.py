@@ -12,7 +12,7 @@ from torch import nn
 from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, register_block
 from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
 from jetlit.blocks.projections import project
-from jetlit.blocks.rms_norm import GatedRMSNorm
+from jetlit.blocks.rms_norm import HeadRMSNorm
 from jetlit.blocks.short_convolution import ShortConvolution
 
 
@@ -44,7 +44,7 @@ class GatedDeltaNet(LinearMixer):
         self.A_log = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
         self.dt_bias = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
         self.g_proj = nn.Linear(self.hidden_size, self.value_dim, bias=False)
-        self.o_norm = GatedRMSNorm(self.value_head_dim, self.norm_eps)
+        self.o_norm = HeadRMSNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
 
     def init_weights(self) -> None:

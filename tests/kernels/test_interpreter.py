@@ -18,6 +18,7 @@ NAMES = [
     "test_linear_attention",
     "test_token_losses",
     "test_narrow_linear",
+    "test_rotate",
     "test_rotate_and_store",
     "test_short_conv",
     "test_silu",
