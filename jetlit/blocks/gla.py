@@ -55,9 +55,9 @@ class GLA(LinearMixer):
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
-        low, high = self.gk_proj
+        low: Any = self.gk_proj[0]
         q, k, v, gate, rank = project(hidden, [self.q_proj, self.k_proj, self.v_proj, self.g_proj, low])
         q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
-        g = F.logsigmoid(at_least_float32(self.split_heads(high(rank)))) / self.gate_normalizer
+        g = F.logsigmoid(at_least_float32(self.split_heads(self.gk_proj[1](rank)))) / self.gate_normalizer
         o = state.recur(linear_attention, q, k, v, g, cu_seqlens=cu_seqlens)
         return self.o_proj(self.o_norm(o, gate))

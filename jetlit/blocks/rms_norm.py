@@ -58,5 +58,13 @@ class HeadRMSNorm(RMSNorm):
             [B, T, h · V] in the dtype of `o`.
         """
         gate = None if gate is None else gate.unflatten(-1, o.shape[2:])
-        options = {"norm_before_gate": norm_before_gate, "skip": skip, "skip_weight": skip_weight}
-        return gated_rms_norm(o, gate, self.weight, self.eps, **options).flatten(2)
+        y = gated_rms_norm(
+            o,
+            gate,
+            self.weight,
+            self.eps,
+            norm_before_gate=norm_before_gate,
+            skip=skip,
+            skip_weight=skip_weight,
+        )
+        return y.flatten(2)
