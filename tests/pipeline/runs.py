@@ -13,7 +13,7 @@ _DEADLINE_SECONDS = 200
 
 # One server imports everything once; every run is then a fork of it, which saves the imports.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["jetlit.cli.verbs", "jetlit.pipeline.postnas"])
+_context.set_forkserver_preload(["jetlit.cli.subcommands", "jetlit.pipeline.postnas"])
 
 
 def postnas(run_dir: Path, *extra: str) -> None:

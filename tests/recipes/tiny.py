@@ -70,11 +70,11 @@ def prepare_run(run_dir: Path, decoder: dict[str, int] = DECODER, linear: str = 
         (run_dir / f"{stage}.yaml").write_text(json.dumps({"stage": stage, "model": recipe}))
 
 
-def command(run_dir: Path, stage: str, *options: str, source: Path | None = None, verb: str = "fit") -> list[str]:
+def command(run_dir: Path, stage: str, *options: str, source: Path | None = None, subcommand: str = "fit") -> list[str]:
     """Return the command line of one stage; `source` holds its files if that is another folder than `run_dir`."""
     source = source or run_dir
     configs = ["--config", f"{source}/common.yaml", "--config", f"{source}/{stage}.yaml"]
-    return [verb, *configs, "--run_dir", str(run_dir), *options]
+    return [subcommand, *configs, "--run_dir", str(run_dir), *options]
 
 
 def fit(run_dir: Path, stage: str, *options: str) -> FitCLI:

@@ -1,4 +1,4 @@
-"""The command's verbs on small models, and their answers to mistakes: one sentence, exit status 2."""
+"""The subcommands on small models, and their answers to mistakes: one sentence, exit status 2."""
 
 import json
 import re
@@ -62,7 +62,7 @@ def test_help_names_every_command_without_importing_one(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("words", [words for words in SUBCOMMANDS if words[0] not in FITS])
-def test_every_verb_explains_itself(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_subcommand_explains_itself(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main([*words, "--help"])
     assert left.value.code == 0
