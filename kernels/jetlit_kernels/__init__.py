@@ -1,7 +1,7 @@
 """Operators of JetBlock and its rivals: Triton kernels, plain-PyTorch references, and the dispatch between them."""
 
 from jetlit_kernels.decode_attention import decode_attention
-from jetlit_kernels.decode_step import jet_decode_step
+from jetlit_kernels.decode_step import jet_decode_step, recurrent_step
 from jetlit_kernels.dplr_delta_rule import dplr_delta_rule
 from jetlit_kernels.dynamic_conv import dynamic_conv
 from jetlit_kernels.gated_delta_rule import gated_delta_rule
@@ -33,6 +33,7 @@ __all__ = [
     "linear_attention",
     "log_decay_and_beta",
     "narrow_linear",
+    "recurrent_step",
     "relative_error_with_gradient",
     "rotate",
     "rotate_and_store",
