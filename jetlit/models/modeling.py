@@ -392,6 +392,15 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
         """Return an empty cache for `past_key_values`; with `max_length`, keys and values are allocated once."""
         return self.model.new_cache(max_length)
 
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Prepare a step of `generate`, whose tokenizers (for stop strings and token healing) are no model inputs."""
+        for name in ("tokenizer", "assistant_tokenizer"):
+            kwargs.pop(name, None)
+        base: Any = super().prepare_inputs_for_generation
+        return base(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: Any, batch_size: int, length: int
     ) -> None:

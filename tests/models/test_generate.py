@@ -133,11 +133,12 @@ def test_sequences_of_a_cache_can_be_repeated_and_selected():
 def test_strings_stop_and_heal():
     from jetlit_data.tokenizer import ByteTokenizer
 
-    tokenizer, model = ByteTokenizer(), small_model(HYBRIDS["hybrid"], vocab_size=259)
+    tokenizer, model = ByteTokenizer(), small_model(HYBRIDS["hybrid"], vocab_size=259, bos_token_id=257)
     ids = tokenizer("a few words", return_tensors="pt", add_special_tokens=False).input_ids
-    whole = model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0)
-    stop = tokenizer.decode(whole[0, ids.shape[1] + 2 : ids.shape[1] + 3])
-    stopped = model.generate(
-        ids, max_new_tokens=8, do_sample=False, pad_token_id=0, stop_strings=[stop], tokenizer=tokenizer
-    )
-    assert stopped.shape[1] <= ids.shape[1] + 3
+    how = {"max_new_tokens": 20, "do_sample": False, "pad_token_id": 0, "tokenizer": tokenizer}
+    whole = model.generate(ids, **how)
+    written = whole[0, ids.shape[1] :].tolist()
+    place = next(n for n, token in enumerate(written) if n > 1 and token < 128)
+    stopped = model.generate(ids, stop_strings=[chr(written[place])], **how)
+    assert torch.equal(stopped, whole[:, : ids.shape[1] + written.index(written[place]) + 1])
+    assert model.generate(ids, token_healing=True, **how).shape[1] >= ids.shape[1]
