@@ -40,7 +40,7 @@ class GLA(LinearMixer):
         self.gk_proj = nn.Sequential(
             nn.Linear(self.hidden_size, rank, bias=False), nn.Linear(rank, self.key_dim, bias=True)
         )
-        no_weight_decay(self.gk_proj.get_parameter("1.bias"))
+        no_weight_decay(self, "gk_proj.1.bias")
         self.g_proj = nn.Linear(self.hidden_size, self.value_dim, bias=False)
         self.o_norm = HeadRMSNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()

@@ -12,8 +12,9 @@ from torch import nn
 from transformers import initialization as init
 
 from jetlit.blocks.base import BlockPart, CarriedState, LinearMixer, LinearSettings, StateSpec, register_block
-from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
-from jetlit.blocks.projections import project
+from jetlit.blocks.gates import at_least_float32, init_decay, no_weight_decay, spread_decay
+from jetlit.blocks.packing import SequencesWithHistory
+from jetlit.blocks.projections import is_plain, project
 from jetlit.blocks.rms_norm import HeadRMSNorm
 from jetlit.errors import UserError
 
@@ -64,12 +65,24 @@ class DynamicConvolution(BlockPart):
         self, v: torch.Tensor, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None
     ) -> torch.Tensor:
         """Convolve v [B, T, D] with kernels from the generator's hidden layer [B, T, rank], then apply SiLU."""
-        w2, past = self.kernel_generator.w2, state.read("conv")
+        w2 = self.kernel_generator.w2
+        if not is_plain(w2):
+            return self._convolve(v, w2(hidden), state, cu_seqlens)
+        past = state.read("conv")
         v, final = dynamic_conv(
             v, hidden, w2.weight, w2.bias, state=past, output_final_state=state.kept, cu_seqlens=cu_seqlens
         )
         state.write("conv", final)
         return v
+
+    def _convolve(
+        self, v: torch.Tensor, kernels: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Compute the same from kernels in memory, [B, T, D · W]."""
+        sequences = SequencesWithHistory(v, state, "conv", self.taps, cu_seqlens)
+        taps = at_least_float32(kernels).unflatten(-1, (self.channels, self.taps)).unbind(-1)
+        inputs = (sequences.at_tokens(sequences.rows, lag) for lag in reversed(range(self.taps)))
+        return F.silu(sum(x * tap for x, tap in zip(inputs, taps, strict=True))).to(v.dtype)
 
 
 @register_block("jet")
@@ -106,8 +119,9 @@ class JetBlock(LinearMixer):
         own, hidden = self.settings, self.hidden_size
         self.a_proj = nn.Linear(hidden, self.num_heads, bias=False)
         self.b_proj = nn.Linear(hidden, self.num_heads, bias=False)
-        self.A_log = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
-        self.dt_bias = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
+        self.A_log = nn.Parameter(torch.empty(self.num_heads))
+        self.dt_bias = nn.Parameter(torch.empty(self.num_heads))
+        no_weight_decay(self, "A_log", "dt_bias")
         self.dynamic_conv1d = DynamicConvolution(
             hidden, self.value_dim, own.conv_size, own.dconv_generator_reduction, own.initializer_range
         )
@@ -129,7 +143,9 @@ class JetBlock(LinearMixer):
         """See `LinearMixer.mix`."""
         one_token = hidden.shape[1] == 1 and cu_seqlens is None and not torch.is_grad_enabled()
         conv_state, recurrent_state = state.read("conv"), state.read("recurrent")
-        if one_token and conv_state is not None and recurrent_state is not None:
+        # A step reads the norm's weight and leaves the convolution out.
+        plain = is_plain(self.o_norm, HeadRMSNorm) and is_plain(self.dynamic_conv1d, DynamicConvolution)
+        if one_token and plain and conv_state is not None and recurrent_state is not None:
             return self._decode(hidden[:, 0], conv_state, recurrent_state)
         w1 = self.dynamic_conv1d.kernel_generator.w1
         q, k, v, gate, rank, a, b = project(

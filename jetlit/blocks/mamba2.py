@@ -44,9 +44,10 @@ class Mamba2(LinearMixer):
         self.v_conv1d = ShortConvolution("conv_v", self.value_dim, taps, bias=True)
         self.dt_proj = nn.Linear(self.hidden_size, self.num_heads, bias=False)
         self.g_proj = nn.Linear(self.hidden_size, self.value_dim, bias=False)
-        self.A_log = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
-        self.dt_bias = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
-        self.D = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
+        self.A_log = nn.Parameter(torch.empty(self.num_heads))
+        self.dt_bias = nn.Parameter(torch.empty(self.num_heads))
+        self.D = nn.Parameter(torch.empty(self.num_heads))
+        no_weight_decay(self, "A_log", "dt_bias", "D")
         self.o_norm = HeadRMSNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
 

@@ -20,10 +20,11 @@ from jetlit.blocks.attention import Attention
 from jetlit.blocks.base import TokenMixer
 from jetlit.blocks.gated_delta_net import GatedDeltaNet
 from jetlit.blocks.jet import JetBlock
-from jetlit.blocks.rms_norm import RMSNorm
+from jetlit.blocks.projections import checked, is_plain
+from jetlit.blocks.rms_norm import HeadRMSNorm, RMSNorm
 from jetlit.blocks.short_convolution import ShortConvolution
 from jetlit.generation.cache import Store, active_mixers
-from jetlit.generation.merging import checked, merge_linears
+from jetlit.generation.merging import merge_linears
 from jetlit.models import JetNemotronForCausalLM
 from jetlit.models.decoder_layer import DecoderLayer, GatedMLP
 
@@ -34,8 +35,11 @@ def build_layers(model: JetNemotronForCausalLM) -> list[EngineLayer]:
     """Return the engine's layers and merge the model's weights in place.
 
     Raises:
-        UserError: a layer is more than its weights (adapters, hooks).
+        UserError: a module that the engine does not call is more than its weights (adapters, hooks, quantization).
     """
+    checked(model, type(model))
+    checked(model.model, type(model.model))
+    checked(model.model.norm, RMSNorm)
     checked(model.lm_head)
     layers = [EngineLayer(*pair) for pair in zip(model.model.layers, active_mixers(model), strict=True)]
     if model.lm_head.weight.is_cuda:
@@ -47,9 +51,11 @@ class EngineLayer:
     """One decoder layer with its (in a super network, active) token mixer."""
 
     def __init__(self, layer: DecoderLayer, mixer: TokenMixer) -> None:
-        self.mixer_norm, self.mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
+        checked(layer, DecoderLayer)
+        self.mixer_norm = checked(layer.input_layernorm, RMSNorm)
+        self.mlp_norm = checked(layer.post_attention_layernorm, RMSNorm)
         self.mixer = _mixer(mixer)
-        swiglu = isinstance(layer.mlp, GatedMLP) and layer.mlp.is_swiglu
+        swiglu = isinstance(layer.mlp, GatedMLP) and is_plain(layer.mlp, GatedMLP) and layer.mlp.is_swiglu
         self.mlp = _SwiGLU(layer.mlp) if swiglu else _MLP(layer.mlp)
 
     def prefill(self, hidden: torch.Tensor, rotation: _Rotation, cache: Any, only_last: bool) -> torch.Tensor:
@@ -101,10 +107,10 @@ class _SwiGLU(_MLP):
 
 def _mixer(mixer: TokenMixer) -> _Mixer:
     if isinstance(mixer, Attention):
-        return _Attention(mixer)
-    if isinstance(mixer, JetBlock) and mixer.q_proj.bias is None:
+        return _Attention(checked(mixer, type(mixer)))
+    if isinstance(mixer, JetBlock) and is_plain(mixer, JetBlock) and mixer.q_proj.bias is None:
         return _Jet(mixer)
-    if isinstance(mixer, GatedDeltaNet) and mixer.q_proj.bias is None:
+    if isinstance(mixer, GatedDeltaNet) and is_plain(mixer, GatedDeltaNet) and mixer.q_proj.bias is None:
         return _GatedDeltaNet(mixer)
     return _Mixer(mixer)
 
@@ -128,9 +134,9 @@ class _Attention(_Mixer):
     def __init__(self, attention: Attention) -> None:
         self.weight, self.bias = merge_linears([attention.q_proj, attention.k_proj, attention.v_proj])
         self.scaling, self.out = attention.scaling, checked(attention.o_proj)
-        norms: Any = (attention.q_norm, attention.k_norm)
-        self.norms = (norms[0].weight, norms[1].weight) if isinstance(norms[0], RMSNorm) else None
-        self.norm_eps = norms[0].eps if self.norms else 0.0
+        norms: Any = [checked(n, RMSNorm) for n in (attention.q_norm, attention.k_norm) if type(n) is not nn.Identity]
+        self.norms = (norms[0].weight, norms[1].weight) if norms else None
+        self.norm_eps = norms[0].eps if norms else 0.0
 
     def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: _Rotation, cache: Any) -> torch.Tensor:
         projected = F.linear(norm(hidden), self.weight, self.bias)
@@ -163,6 +169,7 @@ class _Delta(_Mixer):
         self.weight, _ = merge_linears(linears)
         self.sizes = [linear.out_features for linear in linears]
         self.block, self.out, self.conv_state = block, checked(block.o_proj), conv_state
+        checked(block.o_norm, HeadRMSNorm)
 
     def project(self, hidden: torch.Tensor, norm: RMSNorm) -> tuple[torch.Tensor, ...]:
         """Return every projection [B, outputs] of the normed input."""
@@ -220,7 +227,8 @@ class _GatedDeltaNet(_Delta):
     def __init__(self, block: GatedDeltaNet) -> None:
         linears = [block.q_proj, block.k_proj, block.v_proj, block.g_proj, block.b_proj, block.a_proj]
         super().__init__(block, linears, "conv_v")
-        self.convolutions = (block.q_conv1d, block.k_conv1d, block.v_conv1d)
+        convolutions = (block.q_conv1d, block.k_conv1d, block.v_conv1d)
+        self.convolutions = [checked(convolution, ShortConvolution) for convolution in convolutions]
 
     def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: _Rotation, cache: Any) -> torch.Tensor:
         q, k, *others = self.project(hidden, norm)

@@ -7,18 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from jetlit.blocks.projections import is_plain
-from jetlit.errors import UserError
-
-
-def checked(linear: nn.Linear) -> nn.Linear:
-    """Return the layer, or raise UserError if it is more than its weights (an adapter, a hook, quantized)."""
-    if not is_plain(linear):
-        raise UserError(
-            f"The engine reads the weights of plain linear layers, not of {type(linear).__name__} or a layer with "
-            "hooks: merge adapters into the weights and remove hooks, or use model.generate."
-        )
-    return linear
+from jetlit.blocks.projections import checked
 
 
 def merge_linears(linears: Sequence[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor | None]:
