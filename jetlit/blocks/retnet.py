@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jetlit_kernels import linear_attention, recurrent_step, rotate
+from jetlit_kernels import linear_attention, recurrent_step, rotary_angles, rotate
 from torch import nn
 
 from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, StateSpec, register_block
@@ -51,12 +50,9 @@ class RetNet(LinearMixer):
         return torch.log1p(-torch.exp2(-5 - torch.arange(self.num_heads, dtype=torch.float64, device=device)))
 
     def _rotation(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cos and sin [B or 1, T, K/2] of position · theta^(−2i/K), in float32 (float64 for float64 inputs)."""
-        half = self.head_dim // 2
-        exponent = torch.arange(half, dtype=torch.float64, device=positions.device) / half
-        angle = positions[..., None] * torch.exp(-math.log(self.settings.rope_theta) * exponent)
+        """Return cos and sin [B or 1, T, K/2] of positions, in float32 (float64 for float64 inputs)."""
         exact = torch.promote_types(dtype, torch.float32)
-        return angle.cos().to(exact), angle.sin().to(exact)
+        return rotary_angles(positions, self.head_dim, self.settings.rope_theta, exact)
 
     def state_specs(self) -> dict[str, StateSpec]:
         """Add the number of tokens seen."""

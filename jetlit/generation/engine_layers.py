@@ -104,10 +104,8 @@ class _SwiGLU(_MLP):
 def _mixer(mixer: TokenMixer) -> _Mixer:
     if isinstance(mixer, Attention):
         return _Attention(checked(mixer, type(mixer)))
-    if isinstance(mixer, LinearMixer) and is_plain(mixer, type(mixer)):
-        linears = mixer.step_inputs()
-        if linears and all(linear.bias is None for linear in linears):
-            return _Step(mixer)
+    if isinstance(mixer, LinearMixer) and is_plain(mixer, type(mixer)) and mixer.step_inputs():
+        return _Step(mixer)
     return _Mixer(mixer)
 
 
@@ -159,11 +157,11 @@ class _Step(_Mixer):
         for name, kind in block.step_reads().items():
             checked(block.get_submodule(name), kind)
         linears = block.step_inputs()
-        self.weight, _ = merge_linears(linears)
+        self.weight, self.bias = merge_linears(linears)
         self.sizes = [linear.out_features for linear in linears]
         self.block, self.out = block, checked(block.o_proj)
 
     def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: _Rotation, cache: Any) -> torch.Tensor:
-        projected = narrow_linear(hidden, self.weight, norm_weight=norm.weight, norm_eps=norm.eps)
+        projected = narrow_linear(hidden, self.weight, self.bias, norm_weight=norm.weight, norm_eps=norm.eps)
         output = self.block.step(projected.split(self.sizes, 1), cache.states)
         return narrow_linear(output, self.out.weight, self.out.bias, add_to=hidden)

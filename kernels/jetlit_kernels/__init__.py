@@ -9,7 +9,7 @@ from jetlit_kernels.gated_norm import gated_rms_norm
 from jetlit_kernels.gates import log_decay_and_beta
 from jetlit_kernels.linear_attention import linear_attention
 from jetlit_kernels.narrow_linear import narrow_linear
-from jetlit_kernels.rotate import rotate
+from jetlit_kernels.rotate import rotary_angles, rotate
 from jetlit_kernels.rotate_and_store import rotate_and_store
 from jetlit_kernels.short_conv import short_conv
 from jetlit_kernels.silu import silu
@@ -35,6 +35,7 @@ __all__ = [
     "narrow_linear",
     "recurrent_step",
     "relative_error_with_gradient",
+    "rotary_angles",
     "rotate",
     "rotate_and_store",
     "short_conv",
