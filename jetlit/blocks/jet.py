@@ -15,7 +15,7 @@ from jetlit.blocks.base import BlockPart, CarriedState, LinearMixer, LinearSetti
 from jetlit.blocks.gates import at_least_float32, init_decay, no_weight_decay, spread_decay
 from jetlit.blocks.packing import SequencesWithHistory
 from jetlit.blocks.projections import is_plain, project
-from jetlit.blocks.rms_norm import GatedRMSNorm
+from jetlit.blocks.rms_norm import HeadRMSNorm
 from jetlit.errors import UserError
 
 
@@ -126,7 +126,7 @@ class JetBlock(LinearMixer):
             hidden, self.value_dim, own.conv_size, own.dconv_generator_reduction, own.initializer_range
         )
         self.g_proj = nn.Linear(hidden, self.value_dim, bias=False)
-        self.o_norm = GatedRMSNorm(self.value_head_dim, self.norm_eps)
+        self.o_norm = HeadRMSNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -144,7 +144,7 @@ class JetBlock(LinearMixer):
         one_token = hidden.shape[1] == 1 and cu_seqlens is None and not torch.is_grad_enabled()
         conv_state, recurrent_state = state.read("conv"), state.read("recurrent")
         # A step reads the norm's weight and leaves the convolution out.
-        plain = is_plain(self.o_norm, GatedRMSNorm) and is_plain(self.dynamic_conv1d, DynamicConvolution)
+        plain = is_plain(self.o_norm, HeadRMSNorm) and is_plain(self.dynamic_conv1d, DynamicConvolution)
         if one_token and plain and conv_state is not None and recurrent_state is not None:
             return self._decode(hidden[:, 0], conv_state, recurrent_state)
         w1 = self.dynamic_conv1d.kernel_generator.w1

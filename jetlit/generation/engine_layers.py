@@ -21,7 +21,7 @@ from jetlit.blocks.base import TokenMixer
 from jetlit.blocks.gated_delta_net import GatedDeltaNet
 from jetlit.blocks.jet import JetBlock
 from jetlit.blocks.projections import checked, is_plain
-from jetlit.blocks.rms_norm import GatedRMSNorm, RMSNorm
+from jetlit.blocks.rms_norm import HeadRMSNorm, RMSNorm
 from jetlit.blocks.short_convolution import ShortConvolution
 from jetlit.generation.cache import Store, active_mixers
 from jetlit.generation.merging import merge_linears
@@ -169,7 +169,7 @@ class _Delta(_Mixer):
         self.weight, _ = merge_linears(linears)
         self.sizes = [linear.out_features for linear in linears]
         self.block, self.out, self.conv_state = block, checked(block.o_proj), conv_state
-        checked(block.o_norm, GatedRMSNorm)
+        checked(block.o_norm, HeadRMSNorm)
 
     def project(self, hidden: torch.Tensor, norm: RMSNorm) -> tuple[torch.Tensor, ...]:
         """Return every projection [B, outputs] of the normed input."""
