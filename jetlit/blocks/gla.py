@@ -68,7 +68,8 @@ class GLA(LinearMixer):
 
     def step_inputs(self) -> list[nn.Linear]:
         """See `LinearMixer.step_inputs`."""
-        return [self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.gk_proj.get_submodule("0")]
+        low: Any = self.gk_proj[0]
+        return [self.q_proj, self.k_proj, self.v_proj, self.g_proj, low]
 
     def step_reads(self) -> dict[str, type[nn.Module]]:
         """See `LinearMixer.step_reads`."""

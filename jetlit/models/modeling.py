@@ -398,7 +398,7 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
         """Prepare a step of `generate`, whose tokenizers (for stop strings and token healing) are no model inputs."""
         for name in ("tokenizer", "assistant_tokenizer"):
             kwargs.pop(name, None)
-        base: Any = super().prepare_inputs_for_generation
+        base: Any = super().prepare_inputs_for_generation  # type: ignore[misc]
         return base(input_ids, inputs_embeds=inputs_embeds, **kwargs)
 
     def _prepare_cache_for_generation(  # type: ignore[override]
