@@ -16,7 +16,7 @@ from jetlit.errors import UserError
 def folder(tmp_path):
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "a.txt").write_text("plain text")
-    (tmp_path / "deep" / "b.md").write_bytes("café".encode("latin-1"))
+    (tmp_path / "deep" / "b.md").write_text("café", encoding="utf-8")
     (tmp_path / "deep" / "er" / "c.py").write_text("print('code')\n")
     (tmp_path / "image.png").write_bytes(b"\x89PNG")
     lines = [json.dumps({"text": "line one", "n": 1}), "", json.dumps({"text": "line two"})]
@@ -27,7 +27,7 @@ def folder(tmp_path):
 
 def test_a_folder_gives_the_documents_of_every_kind_of_file(folder):
     source = open_source(str(folder), {})
-    expected = ["plain text", "caf\ufffd", "print('code')\n", "line one", "line two", "row one", "row two"]
+    expected = ["plain text", "café", "print('code')\n", "line one", "line two", "row one", "row two"]
     assert sorted(source.documents(0)) == sorted(expected)
     assert source.size() == sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and f.suffix != ".png")
 
