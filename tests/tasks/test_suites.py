@@ -237,7 +237,7 @@ def test_the_extra_s_packages_are_all_that_mathematics_and_long_contexts_import(
 
 @harness
 def test_the_harness_knows_every_task_of_the_shipped_suites():
-    known = set(task_manager(None).all_tasks)
+    known = set(task_manager().all_tasks)
     named = {task.task for path in CONFIGS for task in Suite.load(path).tasks}
     assert named and not named - known
 
@@ -269,7 +269,7 @@ def reported(index, name: str) -> set[str]:
 
 @harness
 def test_the_harness_reports_every_metric_of_the_shipped_suites():
-    index = task_manager(None).task_index
+    index = task_manager().task_index
     assert reported(index, "winogrande") == {"acc,none"} and reported(index, "fda") == {"contains,none"}
     assert scored(index, "bbh_cot_zeroshot") > reported(index, "bbh_cot_zeroshot")
     named = {(task.task, task.metric) for path in CONFIGS for task in Suite.load(path).tasks}
