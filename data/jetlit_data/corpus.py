@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from jetlit.errors import UserError
@@ -167,7 +167,8 @@ def check_plain_names(names: Iterable[Any], where: str) -> None:
         UserError: a name is a path, or no text.
     """
     for name in names:
-        if not isinstance(name, str) or name != PurePosixPath(name).name or "\\" in name or "\0" in name:
+        plain = isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+        if not plain:
             raise UserError(f"{where} names the file {name!r}, which no corpus holds: prepare or copy it again.")
 
 

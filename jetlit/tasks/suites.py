@@ -1,11 +1,11 @@
 """Suites of lm-evaluation-harness tasks, as in configs/eval/."""
 
-import logging
 import random
 import tempfile
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +17,6 @@ from jetlit.errors import UserError
 from jetlit.files import shipped_configs
 from jetlit.models import JetNemotronForCausalLM
 from jetlit.tasks.local_data import leaves, write_task_files
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -165,25 +163,23 @@ def _manager(local_data: str | None, out: Path, names: list[str]) -> tuple[Any, 
 
     folder = Path(local_data).expanduser()
     written = write_task_files(folder, out, own.task_index, names)
-    local = TaskManager(include_defaults=False, include_path=[str(out), str(folder)]).task_index
-    _check_files(folder, {entry.yaml_path for entry in local.values()})
-    if not local:
+    # A manager for each: one that reads several folders replaces a tag by that of the last, and warns of each task.
+    found = [TaskManager(include_defaults=False, include_path=str(path)).task_index for path in (out, folder)]
+    _check_files(folder, {entry.yaml_path for entry in found[1].values()})
+    if not any(found):
         raise UserError(
             f"{local_data} holds neither task files nor data of {', '.join(names)}: see docs/tasks.md for their places."
         )
-    # Two managers: one that reads both replaces a tag by that of a local task, and warns of each task.
     merged = dict(own.task_index)
-    for name, entry in local.items():
+    for name, entry in chain.from_iterable(index.items() for index in found):
         if entry.kind.name == "TAG" and name in merged:
             if merged[name].kind.name == "TAG":
                 merged[name] = replace(entry, tags=entry.tags | merged[name].tags)
         else:
             merged[name] = entry
-    read = sorted(leaf for leaf in {leaf for name in names for leaf in leaves(merged, name)} if leaf in local)
-    logger.info("%d tasks are read from %s: %s.", len(read), local_data, ", ".join(read))
     manager = copy(own)
     manager._index = merged
-    return manager, {name: split for name, split in written.items() if local[name].yaml_path.parent == out}
+    return manager, {name: split for name, split in written.items() if name not in found[1]}
 
 
 def _check_files(folder: Path, read: set[Path | None]) -> None:
