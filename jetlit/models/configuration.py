@@ -4,6 +4,7 @@
 import math
 from typing import Any, ClassVar
 
+import torch
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, configuration_utils
@@ -177,7 +178,8 @@ class JetNemotronConfig(PreTrainedConfig):
         compute = ROPE_INIT_FUNCTIONS.get(kind, LlamaRotaryEmbedding.compute_default_rope_parameters)
         try:
             for length in (None, 2 * self.max_position_embeddings):  # some types have others for long contexts
-                frequencies, scale = compute(self, device="cpu", seq_len=length)
+                with torch.device("cpu"):  # also where a model is built on the meta device
+                    frequencies, scale = compute(self, device="cpu", seq_len=length)
                 if not (frequencies.isfinite().all() and math.isfinite(scale)):
                     raise ValueError("they are not finite")
                 if 2 * len(frequencies) != self.head_dim:
