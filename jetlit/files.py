@@ -78,7 +78,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 _MODEL_FILES = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "supernet.json", "tokenizer*",
     "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model", "*chat_template*",
-    "result.json", ".once.json",
+    "result.json", ".once.json", "configuration_jet_nemotron.py", "modeling_jet_nemotron.py",
 )  # fmt: skip
 
 
