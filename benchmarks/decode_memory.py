@@ -25,7 +25,7 @@ KV_HEADS, SIZE = 2, 128
 
 
 def state_step(batch: int) -> tuple[Callable[[Any], Any], int]:
-    """The JetBlock's step, by configuration, and the bytes of its state read and written."""
+    """Return the JetBlock's step, by configuration, and the bytes of its state read and written."""
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, device="cuda").bfloat16()
@@ -44,7 +44,7 @@ def state_step(batch: int) -> tuple[Callable[[Any], Any], int]:
 
 
 def attention(batch: int, context: int) -> tuple[Callable[[Any], Any], int]:
-    """A token's attention, by configuration, and the bytes of keys and values."""
+    """Return a token's attention, by configuration, and the bytes of keys and values."""
     query = torch.randn(batch, HEADS, SIZE, device="cuda").bfloat16()
     keys, values = torch.zeros(2, batch, KV_HEADS, context, SIZE, device="cuda", dtype=torch.bfloat16)
     seen = torch.tensor([context], device="cuda")
@@ -55,7 +55,7 @@ def attention(batch: int, context: int) -> tuple[Callable[[Any], Any], int]:
 def rows(
     name: str, run: Callable[[Any], Any], moved: int, configs: Iterable[Any], used: Any, peak: float
 ) -> list[dict]:
-    """Times every configuration inside a CUDA graph."""
+    """Time every configuration inside a CUDA graph."""
     found = []
     for config in configs:
         try:

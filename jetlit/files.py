@@ -47,7 +47,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; on success it replaces `path`, on any error it is removed.
 
-    An existing folder is renamed before the new one takes its place and deleted afterwards, so that `path` never holds
+    An existing folder is renamed before the new one takes its place and deleted afterward, so that `path` never holds
     part of a folder, whenever the process is killed. The permissions follow the umask.
 
     Raises:

@@ -324,7 +324,7 @@ class LinearMixer(TokenMixer):
     def init_weights(self) -> None:
         """Initialize the parameters that are not of plain linear layers or norms.
 
-        Constructors call it; a model that initializes its linear layers again calls it afterwards.
+        Constructors call it; a model that initializes its linear layers again calls it afterward.
         """
         for part in self._parts():
             part.init_weights()

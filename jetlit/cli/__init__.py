@@ -77,7 +77,7 @@ def _dispatch(arguments: list[str]) -> None:
         raise UserError(f"There is no subcommand {arguments[0]!r}: use one of {known}.")
     rest = arguments[len(words) :]
     if words[0] not in FITS:
-        importlib.import_module("jetlit.cli.verbs").run(words, SUBCOMMANDS[words][1], rest)
+        importlib.import_module("jetlit.cli.subcommands").run(words, SUBCOMMANDS[words][1], rest)
     elif {"-h", "--help"}.isdisjoint(rest):
         importlib.import_module("jetlit.cli.fit").main([words[0], *rest])
     else:

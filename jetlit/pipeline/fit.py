@@ -157,7 +157,7 @@ class FitCLI(LightningCLI):
         _restore_defaults(self.config, args)
 
     def instantiate_classes(self) -> None:
-        """Build nothing where only the config is wanted."""
+        """Build nothing where the config alone is asked for."""
         if not self._build:
             return
         try:

@@ -17,7 +17,7 @@ from jetlit.training.teacher import FrozenTeacher, fit_to_teacher
 
 
 class Distillation(Recipe):
-    """Training of a hybrid's token mixers towards a frozen teacher (paper, section 2: stage 1).
+    """Training of a hybrid's token mixers toward a frozen teacher (paper, section 2: stage 1).
 
     The objective is `feature_weight` · feature + `kl_weight` · kl. `feature` is the mean relative squared error
     between the outputs of the layers, `kl` is KL(teacher ‖ student) in nats per token. Held out, both are logged, and

@@ -51,7 +51,7 @@ def draw(batch, heads, key_dim, value_dim, taps, dtype=torch.float64, seed=0):
 
 
 def definition(inputs, eps=1e-5):
-    """Steps 1 to 5 for every sequence and head in turn; returns o and both new states."""
+    """Compute steps 1 to 5 for every sequence and head in turn; return o and both new states."""
     x = {name: tensor.double() for name, tensor in inputs.items()}
     batch, heads, key_dim = x["q"].shape
     value_dim, taps = x["v"].shape[-1], x["conv_kernels"].shape[-1]

@@ -1,4 +1,4 @@
-"""The report of a run: report.md for people, report.json for programs, the same in TensorBoard."""
+"""The report of a run: report.html and report.md for people, report.json for programs, the same in TensorBoard."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from jetlit.models import JetNemotronForCausalLM, load_model
 from jetlit.models.loading import pick_device
 from jetlit.pipeline.report import figures
 from jetlit.pipeline.report.candidates import candidate_figures
+from jetlit.pipeline.report.html import report_page
 from jetlit.pipeline.report.style import save_all
 from jetlit.pipeline.report.tensorboard import loss_curves, write_tensorboard
 from jetlit.pipeline.report.text import Sample, Stored, report_text
@@ -33,7 +34,7 @@ MODELS = ("teacher", "stage1", "stage2")
 
 @dataclass
 class ReportConfig(StageConfig):
-    """Write the report of a run: report.md, report.json, figures and TensorBoard's files.
+    """Write the report of a run: report.html, report.md, report.json, figures and TensorBoard's files.
 
     Attributes:
         run_dir: folder of the whole run.
@@ -109,7 +110,7 @@ def _continue(model: JetNemotronForCausalLM, tokenizer: Any, prompt: str, tokens
 def write_report(
     run_dir: Path, scores: Mapping[str, Mapping[str, Any]] | None = None, samples: Sequence[Sample] = ()
 ) -> None:
-    """Write report.md, report.json, figures and TensorBoard's files; stages not yet finished are left out.
+    """Write report.html, report.md, report.json, figures and TensorBoard's files; unfinished stages are left out.
 
     Args:
         run_dir: folder of the run.
@@ -141,6 +142,10 @@ def write_report(
     drawn = {f"{stage}/{name}": figure for stage, found in searched.items() for name, figure in found.items()} | own
     text = report_text(stages, evaluations, placement, scores, samples, drawn)
     write_text(run_dir / "report.md", text)
+    # The page's tables can be sorted; figures of the same tables would repeat them.
+    shown = {name: figure for name, figure in drawn.items() if not name.endswith("/table.png")}
+    page = report_page(report_text(stages, evaluations, placement, scores, samples, shown), shown)
+    write_text(run_dir / "report.html", page)
     values = {
         "stages": stages,
         "models": {name: with_units(found) for name, found in scores.items()},

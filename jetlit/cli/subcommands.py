@@ -111,11 +111,17 @@ def _measured(_: Any, result: Result) -> None:
     _print_table(["measured", "value", "unit"], rows)
 
 
+def _report(config: Any, _: object) -> None:
+    folder = Path(config.run_dir)
+    print(f"Report: {folder / 'report.html'}\nNumbers: {folder / 'report.json'}")
+
+
 def _postnas(config: Any, results: Mapping[str, Result]) -> None:
     folder = Path(config.run_dir)
     figures = ("placement/heatmap.png", "placement/curve.png", "blocks/table.png", "hardware/pareto.png")
     drawn = ", ".join(str(folder / name) for name in figures if (folder / name).exists())
-    print(f"\nReport: {folder / 'report.md'}\nNumbers: {folder / 'report.json'}")
+    print()
+    _report(config, None)
     if drawn:
         print(f"Figures: {drawn}")
     print(f"TensorBoard: tensorboard --logdir {folder}")
@@ -134,6 +140,7 @@ _SHOW: dict[tuple[str, ...], Callable[[Any, Any], None]] = {
     ("bench", "params"): _parameters,
     ("bench", "generation"): _measured,
     ("bench", "training"): _measured,
+    ("report",): _report,
     ("postnas",): _postnas,
 }
 
