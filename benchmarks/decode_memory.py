@@ -34,8 +34,12 @@ def state_step(batch: int) -> tuple[Callable[[Any], Any], int]:
     tensors += [draw(batch, HEADS), draw(batch, HEADS), draw(batch, HEADS * VALUE, TAPS)]
     tensors += [torch.zeros(HEADS, device="cuda"), torch.zeros(HEADS, device="cuda"), draw(VALUE)]
     tensors += [draw(batch, HEADS * VALUE, TAPS), torch.randn(batch, HEADS, KEY, VALUE, device="cuda")]
-    arguments = decode_step.Arguments(*tensors, scale=KEY**-0.5, norm_eps=1e-5)
-    run = functools.partial(decode_step.jet_decode_step, arguments)
+    names = ("q", "k", "v", "gate", "beta_logits", "a", "v_kernels", "A_log", "dt_bias", "norm_weight", "v_window")
+    given = dict(zip((*names, "recurrent_state"), tensors, strict=True))
+    switches = {"delta_rule": True, "qk_silu": True, "qk_l2norm": True, "norm_before_gate": True}
+    given |= {"scale": KEY**-0.5, "norm_eps": 1e-5} | switches
+    arguments = decode_step.Arguments(**{name: given.get(name) for name in decode_step.Arguments._fields})
+    run = functools.partial(decode_step.recurrent_step, arguments)
     return lambda config: run(config=config), 2 * tensors[-1].nbytes
 
 

@@ -54,7 +54,7 @@ class Opponent(JetBlock):
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         generator = self.dynamic_conv1d.kernel_generator
         q, k = self.split_heads(F.silu(self.q_proj(hidden))), self.split_heads(F.silu(self.k_proj(hidden)))
-        kernels = generator.w2(generator.hidden(hidden)).unflatten(-1, (self.value_dim, -1))
+        kernels = generator.w2(F.silu(generator.w1(hidden))).unflatten(-1, (self.value_dim, -1))
         v = self.split_heads(Opponent.convolve(self.v_proj(hidden), kernels))
         g, beta = log_decay_and_beta(self.b_proj(hidden), self.a_proj(hidden), self.A_log, self.dt_bias)
         o, _ = Opponent.rule(q, k, v, g, beta.to(q.dtype), use_qk_l2norm_in_kernel=True)

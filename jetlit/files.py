@@ -78,7 +78,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 _MODEL_FILES = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "supernet.json", "tokenizer*",
     "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model", "*chat_template*",
-    "result.json", ".once.json",
+    "result.json", ".once.json", "configuration_jet_nemotron.py", "modeling_jet_nemotron.py",
 )  # fmt: skip
 
 
@@ -120,3 +120,10 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path} does not exist: run the stage that writes it, or correct the path.") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not valid JSON ({error}): delete it and run its stage again.") from None
+
+
+def shipped_configs() -> Path:
+    """Return the folder of the configs that jetlit brings."""
+    package = Path(__file__).parent
+    folder = package / "configs"  # in a wheel
+    return folder if folder.is_dir() else package.parent / "configs"  # in a checkout

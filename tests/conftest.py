@@ -10,7 +10,7 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
-TOGETHER = {"pipeline"}  # folders whose tests look at one miniature run
+TOGETHER = {"pipeline", "tasks"}  # folders whose tests look at one miniature run, or at lm-eval's thousands of files
 APART = {"gpu"}  # folders whose tests spend their time compiling kernels, each its own
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from transformers.utils.logging import disable_progress_bar
 
 from jetlit.cli.parsing import parse
 from jetlit.once import disown, once
 from jetlit.results import Result, unit_of, write_result
 
+_WIDEST = 10_000  # characters of a line of a file or pipe
 # Subcommands whose result goes to OUT_DIR/result.json.
 _WRITTEN = ("data", "search", "export", "eval")
 
@@ -145,7 +146,9 @@ _SHOW: dict[tuple[str, ...], Callable[[Any, Any], None]] = {
 
 
 def _print_table(header: list[str], rows: list[list[str]], title: str | None = None) -> None:
-    table = Table(*header, title=title)
+    """Print a table with every text whole: as wide as it is, in a terminal broken into lines."""
+    table = Table(*(Column(name, overflow="fold") for name in header), title=title)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=_WIDEST)).print(table)

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser, get_loader
 from omegaconf.errors import OmegaConfBaseException
 
 from jetlit.errors import UserError
+from jetlit.files import shipped_configs
 from jetlit.pipeline.config_errors import one_sentence
 
 T = TypeVar("T")
@@ -56,7 +57,9 @@ def read_config(file: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, or is no mapping in YAML.
     """
-    path = _shipped(str(file)) if str(file).startswith(_SHIPPED) else Path(file).expanduser()
+    name = str(file)
+    shipped = name.startswith(_SHIPPED)
+    path = shipped_configs() / name.removeprefix(_SHIPPED) if shipped else Path(file).expanduser()
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.CSafeLoader)
@@ -102,15 +105,6 @@ def load_config(kind: type[T], config: Mapping[str, Any], name: str = "") -> T:
     """
     parser = arguments_parser(kind, name)
     return kind(**parser.instantiate(parse_config(parser, config)).as_dict())
-
-
-def _shipped(file: str) -> Path:
-    """Return the path of a shipped config."""
-    package = Path(__file__).parents[1]
-    folder = package / "configs"  # in a wheel
-    if not folder.is_dir():
-        folder = package.parent / "configs"  # in a checkout
-    return folder / file.removeprefix(_SHIPPED)
 
 
 def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:

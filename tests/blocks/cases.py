@@ -26,7 +26,7 @@ class DictCache:
         if name in self.tensors:
             self.tensors[name].copy_(tensor)
         else:
-            self.tensors[name] = tensor.detach().clone()
+            self.tensors[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def lively(block, seed=0):

@@ -38,7 +38,7 @@ def linear_attention_of(attention, x, rotation=None):
 
 
 class Ungated(torch.nn.Module):
-    """Takes the place of a GatedRMSNorm: neither normalizes nor gates."""
+    """Takes the place of a HeadRMSNorm: neither normalizes nor gates."""
 
     def forward(self, o, gate):
         return o.flatten(2)

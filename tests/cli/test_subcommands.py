@@ -12,7 +12,7 @@ from jetlit_data import load_tokenizer
 from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from jetlit.cli import FITS, SUBCOMMANDS, main
+from jetlit.cli import FITS, SUBCOMMANDS, main, verbs
 from jetlit.models import Architecture, SuperNetwork
 from jetlit.pipeline.configs import load_config
 from jetlit.pipeline.placement import PlacementConfig
@@ -269,3 +269,34 @@ def test_teacher_prepares_a_folder_once(models: Path, tmp_path: Path, capsys: py
     nothing = str(tmp_path / "nothing")
     assert f"There is no teacher {nothing!r}" in refused(capsys, "teacher", nothing, "--run_dir", str(tmp_path))
     assert "name" in refused(capsys, "teacher")
+
+
+def test_tables_are_never_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    task = "bbh_cot_zeroshot_tracking_shuffled_objects_seven_objects"
+    verbs._print_table(["task", "value"], [[task, "0.5"]])
+    assert task in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--suite", "seed", "--local_data", "/no/such"], "There is no folder /no/such: set local_data"),
+        ([TASKS, "--local_data", "/no/such"], "There is no folder /no/such: set local_data"),
+        (["--suite", "seed", "--limit", "-1"], "limit is -1: give a positive number"),
+        (["--suite", "seed", "--max_length", "0"], "max_length is 0: give a positive number"),
+        (["--suite", "seeds"], "There is no suite seeds: give a YAML file, or one of commonsense, general, "),
+        (['--tasks=[{"kind": "recall", "documents": -1}]'], 'at least 1 as "documents", not -1'),
+        (['--tasks=[{"kind": "recall", "documents": 1.5}]'], 'at least 1 as "documents", not 1.5'),
+    ],
+)
+def test_eval_names_what_is_wrong(
+    models: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    out = ["--run_dir", str(tmp_path)]
+    assert sentence in refused(capsys, "eval", "--model", str(models / "teacher" / "model"), *out, *arguments)
+
+
+def test_python_m_jetlit_is_the_command(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "jetlit", "--version"], capture_output=True, text=True, timeout=120)
+    assert re.fullmatch(r"jetlit \d+\.\d+.*\n", done.stdout) and not done.returncode

@@ -8,9 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jetlit.cli.fit import open_fit, run_fit
+from jetlit.errors import UserError
 from jetlit.models import SuperNetwork, load_model
 from jetlit.results import read_result
 from jetlit.training import last_checkpoint
+from tests.data.tokenizers import tokenizer_of
 from tests.recipes import tiny
 
 
@@ -63,6 +65,13 @@ def test_frozen_tensors_do_not_move_by_a_bit_and_mixers_do(run_dir, stage):
     moved = [name for name in mixers if not torch.equal(start[name], trained[name])]
     assert {"gla"} <= {part for name in moved for part in ("gla", "attn") if part in name or stage == "stage1"}
     assert len(moved) > len(mixers) // 2
+
+
+@pytest.mark.parametrize("stage", ["supernet", "stage1", "stage2", "stage2_taught"])
+def test_data_in_other_tokens_than_the_model_s_are_refused_before_anything_is_loaded(run_dir, stage):
+    tokenizer_of("byte_level").save_pretrained(run_dir / ("stage1" if stage == "stage2" else "teacher") / "model")
+    with pytest.raises(UserError, match=r"in the tokens of another tokenizer \(bytes\) than that of .*model: prepare"):
+        tiny.fit(run_dir, stage, "--ckpt_path", "none")
 
 
 @pytest.mark.parametrize("stage", ["stage2", "stage2_taught"])
