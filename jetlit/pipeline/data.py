@@ -8,6 +8,7 @@ from jetlit_data import CorpusSpec, prepare
 
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result
+from jetlit.values import ChunkTokens, Fraction, InnerFraction, Seed
 
 
 @dataclass
@@ -30,10 +31,10 @@ class DataConfig(StageConfig):
     run_dir: str = "runs/quickstart"
     out_dir: str = "${run_dir}/data"
     tokenizer: str = "bytes"
-    val_fraction: float = 0.02
-    chunk_tokens: int = 2**22
-    seed: int = 0
-    near_duplicates: float | None = None
+    val_fraction: InnerFraction = 0.02
+    chunk_tokens: ChunkTokens = 2**22
+    seed: Seed = 0
+    near_duplicates: Fraction | None = None
 
 
 def prepare_data(config: DataConfig) -> Result:
