@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +16,19 @@ from jetlit.generation.measurements import cached_measurement
 from jetlit.generation.throughput import prefill_pieces
 from jetlit.models import JetNemotronForCausalLM, load_model
 from jetlit.models.loading import pick_device
+from jetlit.pipeline.command_configs import ReportConfig
 from jetlit.pipeline.report import figures
 from jetlit.pipeline.report.candidates import candidate_figures
 from jetlit.pipeline.report.html import report_page
 from jetlit.pipeline.report.style import save_all
 from jetlit.pipeline.report.tensorboard import loss_curves, write_tensorboard
 from jetlit.pipeline.report.text import Sample, Stored, report_text
-from jetlit.pipeline.stage_config import StageConfig
 from jetlit.pipeline.stages import NAMES
 from jetlit.results import Result, read_result, with_units
 from jetlit.search.selection import Metrics
 from jetlit.tasks import build_tasks, score_tasks
 
 MODELS = ("teacher", "stage1", "stage2")
-
-
-@dataclass
-class ReportConfig(StageConfig):
-    """Write the report of a run: report.html, report.md, report.json, figures and TensorBoard's files.
-
-    Attributes:
-        run_dir: folder of the whole run.
-        tasks: what teacher and students are scored on, see `jetlit.tasks.build_task`.
-        prompts: what the teacher and the last student continue.
-        sample_tokens: number of tokens that they add.
-        batch: sequences generated at a time when throughput is measured.
-        context: tokens of context at which it is measured.
-        device: "auto", "cpu" or "cuda".
-    """
-
-    run_dir: str = "runs/quickstart"
-    tasks: list[dict[str, Any]] | None = None
-    prompts: list[str] | None = None
-    sample_tokens: int = 96
-    batch: int = 8
-    context: int = 512
-    device: str = "auto"
 
 
 def report(config: ReportConfig) -> Result:
