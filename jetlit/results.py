@@ -19,7 +19,7 @@ import torch
 from jetlit.files import read_json, write_json
 
 RESULT_FILE = "result.json"
-_PACKAGES = ("jetlit", "torch", "triton", "lightning", "transformers", "litdata", "jsonargparse", "optuna", "fla-core")
+_PACKAGES = ("jetlit", "torch", "triton", "lightning", "transformers", "litdata", "jsonargparse", "fla-core")
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,18 @@ def config_hash(config: Mapping[str, Any]) -> str:
     Paths under the config's own `run_dir` count relative to it, so that a run moved elsewhere keeps its hashes.
     """
     run_dir = config.get("run_dir")
-    canonical = json.dumps(_relative(config, None if run_dir is None else str(run_dir)), sort_keys=True, default=str)
+    canonical = json.dumps(
+        relative_to_run(config, None if run_dir is None else str(run_dir)), sort_keys=True, default=str
+    )
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _relative(value: Any, run_dir: str | None) -> Any:
+def relative_to_run(value: Any, run_dir: str | None) -> Any:
+    """Return a config whose paths under `run_dir` count from there."""
     if isinstance(value, Mapping):
-        return {_relative(str(key), run_dir): _relative(item, run_dir) for key, item in value.items()}
+        return {relative_to_run(str(key), run_dir): relative_to_run(item, run_dir) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_relative(item, run_dir) for item in value]
+        return [relative_to_run(item, run_dir) for item in value]
     if isinstance(value, str | Path) and run_dir and _is_under(str(value), run_dir):
         return "${run_dir}" + str(value)[len(run_dir) :]
     return value

@@ -9,6 +9,9 @@ from jetlit_data import CorpusSpec, prepare
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result
 
+# What the stage leaves in its folder, as patterns. Corpora of today know their files themselves.
+CORPUS_FILES = ("*/corpus.json", "*/train/*", "*/val/*", "*/tokenizer/*")
+
 
 @dataclass
 class DataConfig(StageConfig):
