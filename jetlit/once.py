@@ -13,6 +13,7 @@ from typing import Any
 from jetlit.errors import UserError
 from jetlit.files import (
     MARK,
+    check_folder,
     check_place,
     digest,
     entries,
@@ -123,8 +124,12 @@ def by_hand(folder: str | Path) -> Iterator[None]:
     """Do work in a folder without `once`, which does not know its files from then on and refuses it.
 
     Work that fails before it changed anything leaves the folder to `once`.
+
+    Raises:
+        UserError: the folder may not be written into.
     """
     folder = Path(folder)
+    check_folder(folder)
     marker = folder / MARKER
     kept, before = marker.read_bytes() if marker.is_file() else None, _state(folder)
     marker.unlink(missing_ok=True)

@@ -36,7 +36,6 @@ from jetlit.callbacks import (
 )
 from jetlit.errors import UserError
 from jetlit.files import atomic_path, check_folder, claim_folder, existing_paths
-from jetlit.once import UNREAD
 from jetlit.pipeline.config_errors import one_sentence
 from jetlit.pipeline.configs import Overrides, merge_configs, parse_config
 from jetlit.recipes import Recipe
@@ -225,7 +224,8 @@ class FitCLI(LightningCLI):
             if isinstance(logger, StageLogger):
                 logger.begin_at(_step_of(checkpoint))
         if self.trainer.is_global_zero and not self.is_dev_run:
-            check_folder(self.folder, *existing_paths(self.resolved(), *UNREAD))
+            resolved = self.resolved()
+            check_folder(self.folder, *existing_paths([resolved["model"], resolved["data"]]))
             claim_folder(self.folder)
             with atomic_path(Path(self.trainer.default_root_dir) / "config.yaml") as path:
                 self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
