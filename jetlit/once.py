@@ -25,7 +25,7 @@ from jetlit.files import (
     remove_temporaries,
     write_json,
 )
-from jetlit.results import RESULT_FILE, Result, config_hash, read_result, relative_to_run, write_result
+from jetlit.results import Result, config_hash, read_result, relative_to_run, write_result
 
 MARKER = ".once.json"
 UNREAD = ("run_dir", "out_dir", "cache")
@@ -167,9 +167,9 @@ def _digests(folder: Path, artifacts: Collection[str]) -> dict[str, str | None]:
 
 
 def _result(folder: Path) -> dict[str, Any] | None:
-    """Return what `write_result` wrote, of whatever version; None for nothing or something else."""
+    """Return what `write_result` wrote; None for nothing or something else."""
     try:
-        return read_mapping(folder / RESULT_FILE, "stage", "hash", "metrics", "versions")
+        return read_result(folder)
     except UserError:
         return None
 

@@ -16,9 +16,11 @@ from typing import Any
 
 import torch
 
-from jetlit.files import read_json, write_json
+from jetlit.errors import UserError
+from jetlit.files import read_mapping, write_json
 
 RESULT_FILE = "result.json"
+_KEYS = ("stage", "hash", "config", "decision", "metrics", "versions", "hardware", "seed", "seconds", "date")
 _PACKAGES = ("jetlit", "torch", "triton", "lightning", "transformers", "litdata", "jsonargparse", "fla-core")
 
 
@@ -92,9 +94,20 @@ def with_units(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def read_result(folder: str | Path) -> dict[str, Any] | None:
-    """Return the content of the folder's result.json, or None where the stage has not finished."""
+    """Return the content of the folder's result.json, or None where the stage has not finished.
+
+    Raises:
+        UserError: the file is damaged, or of another kind.
+    """
     path = Path(folder) / RESULT_FILE
-    return read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    content = read_mapping(path, *_KEYS)
+    metrics = content["metrics"]
+    found = metrics.values() if isinstance(metrics, dict) else [None]
+    if not all(isinstance(entry, dict) and "value" in entry for entry in found):
+        raise UserError(f"{path} does not hold what its stage writes: delete it and run that again.")
+    return content
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

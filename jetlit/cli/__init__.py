@@ -8,6 +8,7 @@ import sys
 
 from jetlit.cli.fit_help import page
 from jetlit.errors import UserError
+from jetlit.files import REFUSED_WRITES, write_error
 
 # Words of the command -> what it does, and the function of `jetlit` that it calls.
 SUBCOMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
@@ -54,6 +55,11 @@ def main(argv: list[str] | None = None) -> int:
         _dispatch(arguments)
     except UserError as error:
         print(f"jetlit: {error}", file=sys.stderr)
+        return EXIT_WRONG
+    except OSError as error:
+        if error.errno not in REFUSED_WRITES:
+            raise
+        print(f"jetlit: {write_error(error.filename or 'a file', error)}", file=sys.stderr)
         return EXIT_WRONG
     except KeyboardInterrupt:
         print("jetlit: interrupted; run the same command again to resume.", file=sys.stderr)
