@@ -16,6 +16,9 @@ from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result, read_result
 from jetlit.values import ChunkTokens, Fraction, InnerFraction, Seed
 
+# What the stage leaves in its folder, as patterns. Corpora of today know their files themselves.
+CORPUS_FILES = ("*/corpus.json", "*/train/*", "*/val/*", "*/tokenizer/*")
+
 
 @dataclass
 class DataConfig(StageConfig):

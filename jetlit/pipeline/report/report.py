@@ -10,7 +10,7 @@ import torch
 from jetlit_data import load_tokenizer
 
 from jetlit.errors import UserError
-from jetlit.files import read_json, write_json, write_text
+from jetlit.files import check_folder, claim_folder, read_mapping, write_json, write_text
 from jetlit.generation import GenerationEngine, measure_generation
 from jetlit.generation.measurements import cached_measurement
 from jetlit.generation.throughput import prefill_pieces
@@ -29,6 +29,10 @@ from jetlit.search.selection import Metrics
 from jetlit.tasks import build_tasks, score_tasks
 
 MODELS = ("teacher", "stage1", "stage2")
+_PLACEMENT = (
+    *("layer_evaluations", "naive_layer_evaluations", "budget", "full_attention", "sliding_window"),
+    *("searched", "uniform"),
+)
 
 
 def report(config: ReportConfig) -> Result:
@@ -37,6 +41,7 @@ def report(config: ReportConfig) -> Result:
     Raises:
         UserError: no stage has finished.
     """
+    check_folder(config.run_dir)
     scores: dict[str, Metrics] = {}
     samples: list[Sample] = []
     for name in MODELS:
@@ -100,8 +105,9 @@ def write_report(
     stages = _stored(run_dir, [run_dir / stage for stage in NAMES])
     if not stages:
         raise UserError(f"{run_dir} holds no finished stage: run `jetlit postnas` first, or correct --run_dir.")
+    claim_folder(run_dir)
     evaluations = _stored(run_dir, [run_dir / "eval", *sorted((run_dir / "eval").glob("*/"))])
-    placement = read_json(run_dir / "placement/placement.json") if "placement" in stages else None
+    placement = read_mapping(run_dir / "placement/placement.json", *_PLACEMENT) if "placement" in stages else None
     results = {stage: Result.of(content) for stage, content in stages.items()}
     curves = {stage: lines for stage in stages if (lines := loss_curves(run_dir / stage / "tensorboard"))}
     own = {}
