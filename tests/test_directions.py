@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = {"jetlit": ROOT, "jetlit_kernels": ROOT / "kernels", "jetlit_data": ROOT / "data"}
-BASE = {"errors", "files", "once", "progress", "registry", "results"}  # below all packages
+BASE = {"errors", "files", "once", "progress", "registry", "results", "values"}  # below all packages
 TOP = {"jetlit.__main__", "jetlit.registration"}  # above all packages; no module imports them
 BELOW_DATA = {"jetlit.errors", "jetlit.files", "jetlit.registry"}
 

@@ -116,7 +116,7 @@ def test_a_stage_nobody_knows_is_named(tmp_path: Path, capsys: pytest.CaptureFix
         (["--budget", "1", "--curve_budgets", "[9]"], "budget of 9"),
         (["--budget", "1", "--linear", "jet"], "no linear path 'jet': it offers gla"),
         (["--budget", "1", "--weights", '{"mmlu": 1}'], "no task 'mmlu'"),
-        (["--budget", "1", "--width", "0"], "at least one candidate"),
+        (["--budget", "1", "--width", "0"], "width is 0, but should be greater than or equal to 1"),
         (["--budget", "1", "--sliding_window_budget", "1"], "offers no sliding window"),
         (["--budget", "1", "--device", "tpu9"], "no device 'tpu9'"),
     ],

@@ -155,7 +155,7 @@ def unit(x):
 
 
 def step_definition(x):
-    """Compute recurrent_step as documented, every sequence and head in turn; return o and the states by name."""
+    """Compute the docstring of recurrent_step for every sequence and head in turn; return o and the states by name."""
     states = {name: x[name].double().clone() for name in STATES if name in x}
     x = {name: t.double() if isinstance(t, torch.Tensor) and t.is_floating_point() else t for name, t in x.items()}
     batch, heads, key_dim = x["q"].shape

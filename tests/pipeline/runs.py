@@ -32,6 +32,13 @@ def postnas(run_dir: Path, *extra: str) -> None:
 
 def run_to_the_end(run_dir: Path, *extra: str) -> str:
     """Run and return what it printed in this call."""
+    status, said = attempt(run_dir, *extra)
+    assert status == 0, said[-3000:]
+    return said
+
+
+def attempt(run_dir: Path, *extra: str) -> tuple[int | None, str]:
+    """Run and return the exit status, and what it printed in this call."""
     log = Path(f"{run_dir}.log")
     before = len(log.read_text()) if log.exists() else 0
     process = _context.Process(target=postnas, args=(run_dir, *extra))
@@ -39,9 +46,7 @@ def run_to_the_end(run_dir: Path, *extra: str) -> str:
     process.join(_DEADLINE_SECONDS)
     if process.is_alive():
         process.kill()
-    said = log.read_text()[before:]
-    assert process.exitcode == 0, said[-3000:]
-    return said
+    return process.exitcode, log.read_text()[before:]
 
 
 def run_until(run_dir: Path, moment: Callable[[Path], bool]) -> None:
