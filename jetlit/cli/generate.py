@@ -10,6 +10,7 @@ from jetlit_data import load_tokenizer
 from jetlit.errors import UserError
 from jetlit.generation import GenerationEngine, Sampling, seeded
 from jetlit.models import load_model
+from jetlit.values import Count, Device, Dtype, Fraction, NonNegativeFloat, Seed
 
 
 @dataclass
@@ -29,12 +30,12 @@ class GenerateConfig:
 
     prompt: str
     model: str = "runs/quickstart/export"
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    device: str = "auto"
-    dtype: str | None = None
-    seed: int = 0
+    max_new_tokens: Count = 128
+    temperature: NonNegativeFloat = 0.0
+    top_p: Fraction = 1.0
+    device: Device = "auto"
+    dtype: Dtype | None = None
+    seed: Seed = 0
 
 
 def generate(config: GenerateConfig) -> None:

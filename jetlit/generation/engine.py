@@ -34,7 +34,7 @@ class CacheDoesNotFit(UserError):
 class CapturedStep:
     """A function of tensors that stay in place, captured once in a CUDA graph and replayed.
 
-    It runs a few times before the capture, each time after `rewind`; the state it changes must be reset afterwards.
+    It runs a few times before the capture, each time after `rewind`; the state it changes must be reset afterward.
     """
 
     def __init__(self, run: Callable[[], torch.Tensor], rewind: Callable[[], None]) -> None:

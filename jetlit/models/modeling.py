@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils import can_return_tuple, logging
@@ -22,7 +21,8 @@ from jetlit.blocks.packing import packed_positions
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.errors import UserError
 from jetlit.models.cache import HybridCache
-from jetlit.models.checkpoint_files import IGNORED_TENSORS, check_files, check_loading
+from jetlit.models.checkpoint import CheckpointModel
+from jetlit.models.checkpoint_files import IGNORED_TENSORS
 from jetlit.models.configuration import JetNemotronConfig
 from jetlit.models.decoder_layer import DecoderLayer, LayerInputs
 from jetlit.models.packed_inputs import check_arguments, sequence_bounds
@@ -46,12 +46,9 @@ class HybridRotaryEmbedding(LlamaRotaryEmbedding):
         return self
 
 
-class JetNemotronPreTrainedModel(PreTrainedModel):
-    """The model's settings for transformers, the initialization of weights, and strict loading."""
+class JetNemotronPreTrainedModel(CheckpointModel):
+    """The model's settings for transformers and the initialization of weights."""
 
-    config: JetNemotronConfig
-    config_class = JetNemotronConfig
-    base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["DecoderLayer"]  # noqa: RUF012 (transformers' own form)
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
@@ -73,32 +70,6 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, LinearMixer):
             module.init_weights()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a checkpoint as transformers does, but only from safetensors that fit the configuration.
-
-        A local checkpoint's headers are checked before a tensor is read.
-
-        Raises:
-            UserError: tensors are missing, unexpected or of another shape than in the configuration.
-        """
-        folder, config = Path(str(pretrained_model_name_or_path)), kwargs.get("config")
-        # A decoder without a head may be loaded from a checkpoint with one, which transformers resolves.
-        tied = getattr(cls, "_tied_weights_keys", None)
-        if folder.is_dir() and tied is not None:
-            if not isinstance(config, JetNemotronConfig):
-                config = JetNemotronConfig.from_pretrained(folder)
-            with torch.device("meta"):
-                expected = cls(config).state_dict()
-            check_files(folder, expected, tied if config.tie_word_embeddings else ())
-        wants_info = kwargs.pop("output_loading_info", False)
-        kwargs.setdefault("use_safetensors", True)
-        kwargs["ignore_mismatched_sizes"] = True
-        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        model, info = loaded
-        check_loading(str(pretrained_model_name_or_path), info)
-        return (model, info) if wants_info else model
 
 
 class JetNemotronModel(JetNemotronPreTrainedModel):

@@ -30,7 +30,7 @@ class DictCache:
 
 
 def lively(block, seed=0):
-    """Moves every parameter off its starting value, so that none is zero or one by initialisation."""
+    """Move every parameter off its starting value, so that none is zero or one by initialization."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in block.parameters():
