@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jetlit.models import Architecture
-from jetlit.pipeline.candidates import CandidatesConfig, linear_block
+from jetlit.pipeline.candidates import CandidatesConfig, choice, linear_block
 from jetlit.pipeline.report.candidates import save_candidates
 from jetlit.results import Result
 from jetlit.search import selection
@@ -46,7 +46,7 @@ def search_hardware(config: HardwareConfig) -> Result:
     rows = state_size_rows(
         config.state_size, config.key_dims, config.value_dims, config.heads, conv_sizes, config.tolerance
     )
-    values = config.values()
+    values, guessed = config.values(), config.guessed_by_teacher()
     base = Architecture.load(config.architecture)
     block = linear_block(base)
     found = selection.search_hardware(rows, block, base.block_configs.get(block, {}), base, config.evaluation("rows"))
@@ -56,7 +56,8 @@ def search_hardware(config: HardwareConfig) -> Result:
         "hardware",
         values | {"rows": {row.name: asdict(row) for row in rows}, "block": block},
         metrics | {"state_size": config.state_size},
-        {"block": block, "row": found.chosen, "config": found.architecture.block_configs[block]},
+        {"block": block, "row": found.chosen, "config": found.architecture.block_configs[block]}
+        | choice(found, guessed),
         values["fit_configs"]["seed_everything"],
     )
     save_candidates(result, Path(config.out_dir))
