@@ -16,7 +16,7 @@ from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings
 from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
 from jetlit.blocks.jet import DynamicConvolution
 from jetlit.blocks.projections import project
-from jetlit.blocks.rms_norm import GatedRMSNorm
+from jetlit.blocks.rms_norm import HeadRMSNorm
 from jetlit.blocks.short_convolution import ShortConvolution
 
 TAPS, REDUCTION, INITIALIZER_RANGE = 4, 8, 0.02
@@ -62,7 +62,7 @@ class VariedConvolutions(LinearMixer):
             DynamicConvolution(hidden, self.value_dim, TAPS, REDUCTION, INITIALIZER_RANGE) if dynamic_v else None
         )
         self.g_proj = nn.Linear(hidden, self.value_dim, bias=False)
-        self.o_norm = GatedRMSNorm(self.value_head_dim, self.norm_eps)
+        self.o_norm = HeadRMSNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
 
     def init_weights(self) -> None:

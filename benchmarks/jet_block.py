@@ -15,6 +15,7 @@ and 128.
 
 import argparse
 import datetime
+import functools
 import os
 import subprocess
 import sys
@@ -25,8 +26,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jetlit_kernels import jet_decode_step, log_decay_and_beta
-from jetlit_kernels.gated_norm import reference as gated_norm
+from jetlit_kernels import gated_rms_norm, jet_decode_step, log_decay_and_beta
 from reporting import RESULTS, report, with_earlier
 from timing import ceilings, milliseconds
 
@@ -81,7 +81,7 @@ def assemble_opponent() -> str | None:
     chunk_o.IS_NVIDIA_HOPPER = False
     Opponent.rule = staticmethod(chunk_gated_delta_rule)
     Opponent.convolve = staticmethod(torch.compile(convolution_over_kernels))
-    Opponent.norm = staticmethod(torch.compile(gated_norm.gated_rms_norm))
+    Opponent.norm = staticmethod(torch.compile(functools.partial(gated_rms_norm, backend="torch")))
     return None
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jetlit_kernels import gated_delta_rule
 from torch import nn
 
 from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, register_block
-from jetlit.blocks.rms_norm import RMSNorm
+from jetlit.blocks.projections import project
+from jetlit.blocks.rms_norm import HeadRMSNorm
 from jetlit.blocks.short_convolution import ShortConvolution
 
 
@@ -38,14 +38,13 @@ class DeltaNet(LinearMixer):
         self.k_conv1d = ShortConvolution("conv_k", self.key_dim, taps)
         self.v_conv1d = ShortConvolution("conv_v", self.value_dim, taps)
         self.b_proj = nn.Linear(self.hidden_size, self.num_heads, bias=False)
-        self.o_norm = RMSNorm(self.value_head_dim, self.norm_eps)
+        self.o_norm = HeadRMSNorm(self.value_head_dim, self.norm_eps)
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
-        q = self.q_conv1d(self.q_proj(hidden), state, cu_seqlens)
-        k = self.k_conv1d(self.k_proj(hidden), state, cu_seqlens)
-        v = F.silu(self.v_conv1d(self.v_proj(hidden), state, cu_seqlens))
-        q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
-        beta = self.b_proj(hidden).sigmoid()
-        o = state.recur(gated_delta_rule, q, k, v, None, beta, cu_seqlens=cu_seqlens, qk_activation="silu")
-        return self.o_proj(self.o_norm(o).flatten(2))
+        q, k, v, b = project(hidden, [self.q_proj, self.k_proj, self.v_proj, self.b_proj])
+        q = self.split_heads(self.q_conv1d(q, state, cu_seqlens))
+        k = self.split_heads(self.k_conv1d(k, state, cu_seqlens))
+        v = self.split_heads(self.v_conv1d(v, state, cu_seqlens, "silu"))
+        o = state.recur(gated_delta_rule, q, k, v, None, b.sigmoid(), cu_seqlens=cu_seqlens, qk_activation="silu")
+        return self.o_proj(self.o_norm(o))

@@ -13,7 +13,8 @@ from transformers import initialization as init
 
 from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, register_block
 from jetlit.blocks.gates import at_least_float32, no_weight_decay, spread_memory
-from jetlit.blocks.rms_norm import GatedRMSNorm
+from jetlit.blocks.projections import project
+from jetlit.blocks.rms_norm import HeadRMSNorm
 
 
 @register_block("gla")
@@ -41,7 +42,7 @@ class GLA(LinearMixer):
         )
         no_weight_decay(self.gk_proj.get_parameter("1.bias"))
         self.g_proj = nn.Linear(self.hidden_size, self.value_dim, bias=False)
-        self.o_norm = GatedRMSNorm(self.value_head_dim, self.norm_eps)
+        self.o_norm = HeadRMSNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -54,7 +55,9 @@ class GLA(LinearMixer):
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
-        q, k, v = self.heads(hidden)
-        g = F.logsigmoid(at_least_float32(self.split_heads(self.gk_proj(hidden)))) / self.gate_normalizer
+        low: Any = self.gk_proj[0]
+        q, k, v, gate, rank = project(hidden, [self.q_proj, self.k_proj, self.v_proj, self.g_proj, low])
+        q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
+        g = F.logsigmoid(at_least_float32(self.split_heads(self.gk_proj[1](rank)))) / self.gate_normalizer
         o = state.recur(linear_attention, q, k, v, g, cu_seqlens=cu_seqlens)
-        return self.o_proj(self.o_norm(o, self.g_proj(hidden)))
+        return self.o_proj(self.o_norm(o, gate))

@@ -14,7 +14,7 @@ from transformers import initialization as init
 from jetlit.blocks.base import BlockPart, CarriedState, LinearMixer, LinearSettings, StateSpec, register_block
 from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
 from jetlit.blocks.projections import project
-from jetlit.blocks.rms_norm import GatedRMSNorm
+from jetlit.blocks.rms_norm import HeadRMSNorm
 from jetlit.errors import UserError
 
 
@@ -112,7 +112,7 @@ class JetBlock(LinearMixer):
             hidden, self.value_dim, own.conv_size, own.dconv_generator_reduction, own.initializer_range
         )
         self.g_proj = nn.Linear(hidden, self.value_dim, bias=False)
-        self.o_norm = GatedRMSNorm(self.value_head_dim, self.norm_eps)
+        self.o_norm = HeadRMSNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
 
     def init_weights(self) -> None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jetlit_kernels import linear_attention
+from jetlit_kernels import linear_attention, rotate
 from torch import nn
 
 from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, StateSpec, register_block
-from jetlit.blocks.gates import at_least_float32
 from jetlit.blocks.packing import packed_positions, sequence_index
-from jetlit.blocks.rms_norm import GatedRMSNorm
+from jetlit.blocks.projections import project
+from jetlit.blocks.rms_norm import HeadRMSNorm
 from jetlit.errors import UserError
 
 
@@ -43,11 +43,19 @@ class RetNet(LinearMixer):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.g_proj = nn.Linear(self.hidden_size, self.value_dim, bias=False)
-        self.o_norm = GatedRMSNorm(self.value_head_dim, self.norm_eps)
+        self.o_norm = HeadRMSNorm(self.value_head_dim, self.norm_eps)
 
     def log_decay(self, device: torch.device) -> torch.Tensor:
         """Return log γ of each head: [h], float64."""
         return torch.log1p(-torch.exp2(-5 - torch.arange(self.num_heads, dtype=torch.float64, device=device)))
+
+    def _rotation(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cos and sin [B or 1, T, K/2] of position · theta^(−2i/K), in float32 (float64 for float64 inputs)."""
+        half = self.head_dim // 2
+        exponent = torch.arange(half, dtype=torch.float64, device=positions.device) / half
+        angle = positions[..., None] * torch.exp(-math.log(self.settings.rope_theta) * exponent)
+        exact = torch.promote_types(dtype, torch.float32)
+        return angle.cos().to(exact), angle.sin().to(exact)
 
     def state_specs(self) -> dict[str, StateSpec]:
         """Add the number of tokens seen."""
@@ -55,12 +63,13 @@ class RetNet(LinearMixer):
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
-        q, k, v = self.heads(hidden)
-        positions = _count_positions(hidden, state, cu_seqlens)
-        q, k = _rotate(q, positions, self.settings.rope_theta), _rotate(k, positions, self.settings.rope_theta)
+        q, k, v, gate = project(hidden, [self.q_proj, self.k_proj, self.v_proj, self.g_proj])
+        q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
+        cos, sin = self._rotation(_count_positions(hidden, state, cu_seqlens), q.dtype)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         g = self.log_decay(hidden.device).to(torch.promote_types(q.dtype, torch.float32))
         o = state.recur(linear_attention, q, k, v, g.expand(*hidden.shape[:2], -1), cu_seqlens=cu_seqlens)
-        return self.o_proj(self.o_norm(o, self.g_proj(hidden)))
+        return self.o_proj(self.o_norm(o, gate))
 
 
 def _count_positions(hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
@@ -79,17 +88,3 @@ def _count_positions(hidden: torch.Tensor, state: CarriedState, cu_seqlens: torc
         positions, lengths = positions + seen[owner], lengths + seen
     state.write("position", lengths)
     return positions
-
-
-def _rotate(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tensor:
-    """Rotate the pairs (i, i + K/2) of [B, T, h, K] by position · theta^(−2i/K).
-
-    On halves: transformers' function concatenates them first, which takes a block 5% longer on an H200.
-    """
-    half = x.shape[-1] // 2
-    frequency = torch.exp(torch.arange(half, dtype=torch.float64, device=x.device) * (-math.log(theta) / half))
-    angle = positions[..., None, None] * frequency
-    exact = at_least_float32(x)
-    cos, sin = angle.cos().to(exact.dtype), angle.sin().to(exact.dtype)
-    first, second = exact.chunk(2, -1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)

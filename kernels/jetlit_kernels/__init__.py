@@ -9,7 +9,9 @@ from jetlit_kernels.gated_norm import gated_rms_norm
 from jetlit_kernels.gates import log_decay_and_beta
 from jetlit_kernels.linear_attention import linear_attention
 from jetlit_kernels.narrow_linear import narrow_linear
+from jetlit_kernels.rotate import rotate
 from jetlit_kernels.rotate_and_store import rotate_and_store
+from jetlit_kernels.short_conv import short_conv
 from jetlit_kernels.silu import silu
 from jetlit_kernels.swiglu import silu_mul
 from jetlit_kernels.token_losses import (
@@ -32,7 +34,9 @@ __all__ = [
     "log_decay_and_beta",
     "narrow_linear",
     "relative_error_with_gradient",
+    "rotate",
     "rotate_and_store",
+    "short_conv",
     "silu",
     "silu_mul",
     "window_attention",

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from jetlit_kernels.decode_step.arguments import Arguments
 from jetlit_kernels.dtypes import compute_dtype
+from jetlit_kernels.gated_norm.arguments import Arguments as NormArguments
 from jetlit_kernels.gated_norm.reference import gated_rms_norm
 from jetlit_kernels.gates import log_decay_and_beta
 
@@ -27,7 +28,7 @@ def jet_decode_step(x: Arguments) -> torch.Tensor:
     state = state + key[..., None] * write[..., None, :]
     x.recurrent_state.copy_(state)
     o = torch.einsum("bhkv,bhk->bhv", state, query)
-    return gated_rms_norm(o, x.gate, x.norm_weight, x.norm_eps).to(x.v.dtype)
+    return gated_rms_norm(NormArguments(o, x.gate, x.norm_weight, None, None, x.norm_eps, True)).to(x.v.dtype)
 
 
 def _unit(x: torch.Tensor) -> torch.Tensor:
