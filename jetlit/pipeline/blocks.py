@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jetlit.files import claim_folder
 from jetlit.models import Architecture
 from jetlit.pipeline.candidates import CandidatesConfig, choice
 from jetlit.pipeline.report.candidates import save_candidates
-from jetlit.results import Result
+from jetlit.results import Result, config_hash
 from jetlit.search.selection import select_block
 
 
@@ -32,8 +33,11 @@ class BlocksConfig(CandidatesConfig):
 
 def search_blocks(config: BlocksConfig) -> Result:
     """Select the block; the decision names it."""
-    values, guessed = config.values(), config.guessed_by_teacher()
-    found = select_block(config.blocks, Architecture.load(config.placement), config.evaluation("candidates"))
+    values = config.values()
+    placement, evaluate = Architecture.load(config.placement), config.evaluation("candidates")
+    guessed = config.guessed_by_teacher()
+    claim_folder(config.out_dir, search=config_hash(values))
+    found = select_block(config.blocks, placement, evaluate)
     found.architecture.save(Path(config.out_dir) / "architecture.json")
     metrics = {f"{name}/{key}": value for name, row in found.candidates.items() for key, value in row.items()}
     decision = {"block": found.chosen, "config": dict(config.blocks[found.chosen])} | choice(found, guessed)

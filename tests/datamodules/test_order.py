@@ -26,7 +26,7 @@ def order_of(found, seed: int) -> BlockOrder:
 
 
 def shown(order: BlockOrder, epoch: int, batch_size: int, processes: int, first: int = 0, count: int = 3) -> list:
-    """What all processes see of an epoch from a batch on, in the order of one process."""
+    """Return what all processes see of an epoch from a batch on, in the order of one process."""
     streams = []
     for rank in range(processes):
         blocks = TrainingBlocks([Numbered(i) for i in range(count)], order, batch_size, (rank, processes))
