@@ -29,7 +29,8 @@ from jetlit.training.teacher import FrozenTeacher
 from jetlit.training.termination import agree_on_termination
 from jetlit.values import Count, Seed, check_values
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+"""{"input_ids": int64 [B, T]}; a held-out batch may have a "number" and a "weight" (jetlit.datamodules)."""
 
 
 class Recipe(LightningModule):
@@ -124,9 +125,9 @@ class Recipe(LightningModule):
         return losses["objective"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add up the held-out losses of a batch."""
-        losses = self.held_out_losses(batch["input_ids"], batch_idx)
-        self.val_losses.update(losses, weight=len(batch["input_ids"]))
+        """Add up the held-out losses of a batch, by the number and weight that it may have."""
+        losses = self.held_out_losses(batch["input_ids"], batch.get("number", batch_idx))
+        self.val_losses.update(losses, weight=batch.get("weight", len(batch["input_ids"])))
 
     def on_validation_epoch_end(self) -> None:
         """Log the held-out means over all batches and processes."""

@@ -5,7 +5,16 @@ import pytest
 from jetlit_data import load_tokenizer
 
 from jetlit.errors import UserError
-from jetlit.tasks import TASKS, build_task, build_tasks, evaluate_task, register_task, score_tasks
+from jetlit.tasks import (
+    TASKS,
+    build_task,
+    build_tasks,
+    evaluate_task,
+    guessed_tasks,
+    mean_error,
+    register_task,
+    score_tasks,
+)
 from tests.tasks.models import Oracle, random_model
 
 TOKENIZER = load_tokenizer("bytes")
@@ -23,6 +32,16 @@ def test_scores_of_several_tasks_and_their_mean():
         assert scores[f"{task.name}/chance"] == task.chance
     assert scores["accuracy"] == pytest.approx((scores["recall/accuracy"] + scores["code/accuracy"]) / 2)
     assert len(scores) == 5 + 7 + 2 + 1 and all(isinstance(value, float) for value in scores.values())
+
+
+def test_the_error_of_the_mean_and_tasks_that_are_guessed():
+    scores = {"good/accuracy": 0.5, "good/accuracy_stderr": 0.03, "good/chance": 0.25}
+    assert guessed_tasks(scores) == {} and mean_error(scores) == 0.03
+    scores |= {"bad/accuracy": 12 / 32, "bad/accuracy_stderr": 0.087, "bad/chance": 0.25}
+    scores |= {"none/accuracy": 0.0, "none/accuracy_stderr": 0.0, "none/chance": 0.0}
+    assert mean_error(scores) == pytest.approx((0.03**2 + 0.087**2) ** 0.5 / 3)
+    assert list(guessed_tasks(scores)) == ["bad", "none"]
+    assert guessed_tasks(scores)["bad"] == "right in 37.5% ± 8.7% of bad, where guessing is right in 25.0%"
 
 
 @pytest.mark.parametrize(
