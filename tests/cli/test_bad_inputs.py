@@ -397,7 +397,7 @@ def draw(rng: random.Random, place: Path, out: str, options: Callable[[tuple[str
         return Attack([*words, *argv, *extra], True, how)
     option = rng.choice([each for each in known if bad_values(each, place)])
     value, bad = rng.choice(bad_values(option, place))
-    # What these name is not read: weights where only shapes count, and what the rest of the command line has no use for.
+    # What these name is not read: weights where only shapes count, and what the rest of the line has no use for.
     unread = {("bench", "params"): ["model"], ("eval",): ["local_data"], ("search", "ranking"): ["teacher"]}
     bad = bad and option.name not in {**unread, ("postnas",): ["teacher"]}.get(words, ())
     return Attack([*words, *argv, f"--{option.name}={value}"], bad, how)
