@@ -110,7 +110,7 @@ def _dispatch(arguments: list[str]) -> None:
         config = getattr(importlib.import_module("jetlit.pipeline.command_configs"), QUICK_HELP[words])
         importlib.import_module("jetlit.cli.parsing").parse(config, rest, " ".join(words))
     elif words[0] not in FITS:
-        importlib.import_module("jetlit.cli.verbs").run(words, SUBCOMMANDS[words][1], rest)
+        importlib.import_module("jetlit.cli.subcommands").run(words, SUBCOMMANDS[words][1], rest)
     elif not wants_help:
         importlib.import_module("jetlit.cli.fit").main([words[0], *rest])
     else:

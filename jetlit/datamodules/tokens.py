@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jetlit_data.corpus import CorpusInfo, read_corpus
+from jetlit_data.corpus import CorpusInfo, check_tokens, corpus_digest, read_corpus
 from jetlit_data.reading import open_split
 from jetlit_data.tokenizer import check_vocabulary
 from lightning.pytorch import LightningDataModule
@@ -72,10 +72,16 @@ class TokenDataModule(LightningDataModule):
             self._check_blocks(corpus.path, info)
             if self.vocab_size is not None:
                 check_vocabulary(info.vocab_size, self.vocab_size)
-        if len({info.tokenizer for info in self.infos}) > 1:
+        digests = {corpus_digest(corpus.path, info) for corpus, info in zip(self.corpora, self.infos, strict=True)}
+        if len(digests - {None}) > 1:
             raise UserError(
                 "The corpora were prepared with different tokenizers: prepare all of a mixture with the same one."
             )
+
+    def check_tokens(self, model: str | Path) -> None:
+        """Refuse corpora in other tokens than those of a model's folder or hub name (UserError)."""
+        for corpus, info in zip(self.corpora, self.infos, strict=True):
+            check_tokens(corpus.path, info, model)
 
     @cached_property
     def infos(self) -> list[CorpusInfo]:

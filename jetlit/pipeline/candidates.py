@@ -13,7 +13,7 @@ from jetlit_data import load_tokenizer
 from jetlit.blocks import is_attention
 from jetlit.errors import UserError
 from jetlit.models import Architecture, load_model
-from jetlit.pipeline.fit import FitConfig, fit, resolved_config
+from jetlit.pipeline.fit import FIT_FILES, FitConfig, fit, resolved_config
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result
 from jetlit.search.selection import Evaluate, Metrics
@@ -23,6 +23,18 @@ from jetlit.values import Count, Device, NonEmptyList, Seed
 
 # Names in a fit's result -> names in a search's table.
 _NAMES = {"val/loss": "held_out_loss", "val/kl": "held_out_kl"}
+# What a candidate's fit leaves in its folder, and a search in its own, as patterns.
+CANDIDATE_FILES = ("architecture.json", *FIT_FILES)
+SEARCH_FILES = (
+    "architecture.json",
+    *("table.png", "table.md", "pareto.png"),
+    *("jobs/*", "journal.log*", "queue*", "worker-*"),  # the last three of version 0.1
+    *(
+        f"{kind}/*/{file}"
+        for kind in ("candidates", "rows")
+        for file in (*CANDIDATE_FILES, "result.json", ".once.json")
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -115,6 +127,7 @@ class CandidatesConfig(StageConfig):
             evaluate_candidates,
             folder=Path(self.out_dir) / kind,
             train=fits.train,
+            made=CANDIDATE_FILES,
             measure=partial(_measure, tasks=tasks, context=self.context, device=self.device),
             settings={"fit": fits.settings(), "tasks": self.tasks, "context": self.context, "run_dir": self.run_dir},
         )

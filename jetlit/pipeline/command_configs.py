@@ -39,7 +39,7 @@ class PostnasConfig(StageConfig):
 
 @dataclass
 class ReportConfig(StageConfig):
-    """Write the report of a run: report.md, report.json, figures and TensorBoard's files.
+    """Write the report of a run: report.html, report.md, report.json, figures and TensorBoard's files.
 
     Attributes:
         run_dir: folder of the whole run.

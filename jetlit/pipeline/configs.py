@@ -14,6 +14,7 @@ from jsonargparse import ArgumentError, ArgumentParser, get_loader, set_parsing_
 from omegaconf.errors import OmegaConfBaseException
 
 from jetlit.errors import UserError
+from jetlit.files import shipped_configs
 from jetlit.pipeline.config_errors import one_sentence
 
 T = TypeVar("T")
@@ -62,7 +63,9 @@ def read_config(file: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, or is no mapping in YAML.
     """
-    path = _shipped(str(file)) if str(file).startswith(_SHIPPED) else Path(file).expanduser()
+    name = str(file)
+    shipped = name.startswith(_SHIPPED)
+    path = shipped_configs() / name.removeprefix(_SHIPPED) if shipped else Path(file).expanduser()
     try:
         text = path.read_text(encoding="utf-8")
         _check_depth(text, f"The config {path}")
@@ -119,15 +122,6 @@ def named_object(name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError:
         return getattr(named_object(module), attribute)  # a class inside a class
-
-
-def _shipped(file: str) -> Path:
-    """Return the path of a shipped config."""
-    package = Path(__file__).parents[1]
-    folder = package / "configs"  # in a wheel
-    if not folder.is_dir():
-        folder = package.parent / "configs"  # in a checkout
-    return folder / file.removeprefix(_SHIPPED)
 
 
 def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:

@@ -35,6 +35,7 @@ from jetlit.callbacks import (
     Throughput,
 )
 from jetlit.errors import UserError
+from jetlit.files import atomic_path, check_folder, claim_folder, existing_paths
 from jetlit.pipeline.config_classes import check_classes
 from jetlit.pipeline.config_errors import one_sentence
 from jetlit.pipeline.configs import Overrides, merge_configs, named_object, parse_config
@@ -43,6 +44,11 @@ from jetlit.results import Result
 from jetlit.training import AtomicCheckpointIO, StageLogger, last_checkpoint
 from jetlit.values import Count, Length, NonNegativeFloat, NonNegativeInt, Seed, check_values
 
+# What a fit leaves in its folder, as patterns.
+FIT_FILES = (
+    *("config.yaml", "checkpoints/step=*", "checkpoints/.step=*", "tensorboard/*", "model", "bad_batch_step*.pt"),
+    *("lightning_logs", "wandb", "mlruns"),  # of other loggers
+)
 _FOLDER = "${run_dir}/${stage}"
 # Reading a checkpoint unpickles it, which runs what its author put there: these stores hold one's own files.
 _OWN_STORES = ("file", "s3", "gs", "abfs")
@@ -185,7 +191,7 @@ class FitCLI(LightningCLI):
         check_values(TrainerValues, dict(self.config.trainer.items()), "trainer.")
 
     def instantiate_classes(self) -> None:
-        """Build nothing where only the config is wanted."""
+        """Build nothing where the config alone is asked for."""
         if not self._build:
             return
         try:
@@ -226,8 +232,17 @@ class FitCLI(LightningCLI):
 
     @property
     def folder(self) -> Path:
-        """The stage's folder."""
-        return Path(self.config.run_dir) / self.config.stage
+        """The stage's folder.
+
+        Raises:
+            UserError: the stage leads out of the run's folder.
+        """
+        run_dir, stage = Path(self.config.run_dir), Path(self.config.stage)
+        if stage.is_absolute() or ".." in stage.parts or not stage.parts:
+            raise UserError(
+                f"The stage {str(stage)!r} is no folder in {run_dir}: give a name without `..` and `/` before."
+            )
+        return run_dir / stage
 
     @property
     def is_dev_run(self) -> bool:
@@ -249,9 +264,11 @@ class FitCLI(LightningCLI):
             if isinstance(logger, StageLogger):
                 logger.begin_at(_step_of(checkpoint))
         if self.trainer.is_global_zero and not self.is_dev_run:
-            path = Path(self.trainer.default_root_dir) / "config.yaml"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
+            resolved = self.resolved()
+            check_folder(self.folder, *existing_paths([resolved["model"], resolved["data"]]))
+            claim_folder(self.folder)
+            with atomic_path(Path(self.trainer.default_root_dir) / "config.yaml") as path:
+                self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
         manifest = self.config_init.manifest
         self._call("fit", checkpoint)
         manifest.gather(self.trainer)

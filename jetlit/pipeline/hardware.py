@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from jetlit.files import claim_folder
 from jetlit.models import Architecture
 from jetlit.pipeline.candidates import CandidatesConfig, linear_block
 from jetlit.pipeline.report.candidates import save_candidates
-from jetlit.results import Result
+from jetlit.results import Result, config_hash
 from jetlit.search import selection
 from jetlit.search.grid import state_size_rows
 from jetlit.values import Count, NonEmptyList, NonNegativeFloat
@@ -50,7 +51,9 @@ def search_hardware(config: HardwareConfig) -> Result:
     values = config.values()
     base = Architecture.load(config.architecture)
     block = linear_block(base)
-    found = selection.search_hardware(rows, block, base.block_configs.get(block, {}), base, config.evaluation("rows"))
+    evaluate = config.evaluation("rows")
+    claim_folder(config.out_dir, search=config_hash(values))
+    found = selection.search_hardware(rows, block, base.block_configs.get(block, {}), base, evaluate)
     found.architecture.save(Path(config.out_dir) / "architecture.json")
     metrics = {f"{name}/{key}": value for name, row in found.candidates.items() for key, value in row.items()}
     result = Result(

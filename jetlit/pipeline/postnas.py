@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jetlit.files import read_json
-from jetlit.once import is_finished, once
+from jetlit.files import check_folder, claim_folder, existing_paths, read_json
+from jetlit.once import UNREAD, once
 from jetlit.pipeline.command_configs import PostnasConfig, ReportConfig
 from jetlit.pipeline.configs import load_config, merge_configs
 from jetlit.pipeline.fit import FitConfig, resolved_config
@@ -43,18 +43,26 @@ def postnas(config: PostnasConfig, say: Callable[[str], None] = print) -> dict[s
     files = [] if config.report_config is None else [config.report_config]
     report_config = load_config(ReportConfig, merge_configs(files, {"run_dir": str(folder)}), "report")
     architecture = None if config.architecture is None else read_json(config.architecture)
+    check_folder(folder, *existing_paths([config.teacher, config.architecture], words=True))
+    claim_folder(folder)
     with run_lock(folder):
         for number, (stage, (values, run)) in enumerate(zip(planned, prepared, strict=True), 1):
-            name = stage.stage.name
+            name, made, artifacts = stage.stage.name, stage.stage.made, stage.stage.artifacts
             title = f"[{number}/{len(planned)}] {name}: "
             key: dict[str, Any] = {"config": values, "needs": {need: hashes[need] for need in stage.needs}}
             if "architecture" in stage.given:
                 key["architecture"] = architecture
             key["run_dir"] = str(folder)  # paths below it count relative to it, so that a run may be moved
             hashes[name] = config_hash(key)
-            finished, stage_begun = is_finished(folder / name, hashes[name]), time.monotonic()
-            results[name] = once(folder / name, key, run, lambda state, title=title: say(title + state))  # type: ignore[misc]
-            if not finished:
+            stage_begun, states = time.monotonic(), []  # type: ignore[var-annotated]
+
+            def say_state(state: str, title: str = title, states: list[str] = states) -> None:
+                states.append(state)
+                say(title + state)
+
+            inputs = [path for path in existing_paths(values, *UNREAD) if not Path(path).is_relative_to(folder / name)]
+            results[name] = once(folder / name, key, run, say_state, inputs=inputs, made=made, artifacts=artifacts)
+            if not states[0].startswith("finished"):
                 now = time.monotonic()
                 say(f"{title}done in {_duration(now - stage_begun)}, {_duration(now - begun)} in all")
         report(report_config)

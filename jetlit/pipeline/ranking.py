@@ -11,7 +11,7 @@ from typing import Any
 from jetlit.files import write_json
 from jetlit.models import Architecture
 from jetlit.models.loading import read_config
-from jetlit.pipeline.candidates import CandidateFits
+from jetlit.pipeline.candidates import CANDIDATE_FILES, CandidateFits
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result
 from jetlit.search import ranking
@@ -62,7 +62,7 @@ def rank_layers(config: RankingConfig) -> Result:
     trained = restore.settings()
     settings = {"distil": distil.settings(), "restore": trained, "run_dir": config.run_dir}
     bare = Architecture([config.linear] * layers, {config.linear: block_config} if block_config else {})
-    shared = partial(evaluate_candidates, settings=settings, metric=ranking.RANKED_BY)
+    shared = partial(evaluate_candidates, settings=settings, metric=ranking.RANKED_BY, made=CANDIDATE_FILES)
     first = shared({"all_linear": bare}, folder / "distilled", distil.train, lambda _: {})["all_linear"]
     evaluate = partial(shared, folder=folder / "layers", train=restore.train, measure=_remove_weights)
     found = ranking.rank_layers(layers, config.linear, block_config, evaluate)

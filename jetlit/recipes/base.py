@@ -136,6 +136,13 @@ class Recipe(LightningModule):
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
+    def setup(self, stage: str) -> None:
+        """Check that the data are in the tokens of the teacher and of the student (UserError)."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        for source in (self.teacher and self.teacher.source, getattr(self, "student", None)):
+            if isinstance(source, str | Path) and hasattr(data, "check_tokens"):
+                data.check_tokens(source)
+
     def configure_model(self) -> None:
         """Build the model once, at the first of fit, validate and test.
 

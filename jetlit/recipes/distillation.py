@@ -18,7 +18,7 @@ from jetlit.values import Count, NonNegativeFloat, NonNegativeInt, Seed
 
 
 class Distillation(Recipe):
-    """Training of a hybrid's token mixers towards a frozen teacher (paper, section 2: stage 1).
+    """Training of a hybrid's token mixers toward a frozen teacher (paper, section 2: stage 1).
 
     The objective is `feature_weight` · feature + `kl_weight` · kl. `feature` is the mean relative squared error
     between the outputs of the layers, `kl` is KL(teacher ‖ student) in nats per token. Held out, both are logged, and

@@ -55,7 +55,7 @@ class FullTraining(Recipe):
     ) -> None:
         super().__init__(optimizer, scheduler, seed, chunk, activation_checkpointing, compile, reshard_after_forward)
         if teacher is not None and kl_weight <= 0:
-            raise UserError("kl_weight must be above zero: FullTraining towards the text alone takes no teacher.")
+            raise UserError("kl_weight must be above zero: FullTraining toward the text alone takes no teacher.")
         self.student = student
         self.teacher = None if teacher is None else FrozenTeacher(teacher, shard_teacher)
         self.kl_weight = kl_weight

@@ -18,7 +18,7 @@ from jetlit.values import Count, NonNegativeFloat, NonNegativeInt, Seed
 class SuperNetworkTraining(Recipe):
     """Training of one random path a step through the layers' alternatives (paper, section 2: step 1).
 
-    Every layer holds its full attention and the alternatives; only these token mixers learn, towards the frozen
+    Every layer holds its full attention and the alternatives; only these token mixers learn, toward the frozen
     teacher. All processes train the same path. The losses are those of `Distillation`.
 
     Args:

@@ -19,17 +19,20 @@ T = TypeVar("T")
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Return the trainable parameters in two groups, without an empty one: with weight decay and without.
 
-    Vectors (norm weights, biases) take no weight decay, nor do parameters with the attribute `_no_weight_decay`
-    (A_log and dt_bias of the JetBlock).
+    Vectors (norm weights, biases) take no weight decay, nor do parameters that their module names in
+    `_no_weight_decay`, or that have this attribute themselves.
 
     Raises:
         UserError: No parameter is trainable.
     """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
+    spared = {
+        id(part.get_parameter(name)) for part in module.modules() for name in getattr(part, "_no_weight_decay", ())
+    }
     for parameter in module.parameters():
         if parameter.requires_grad:
-            exempt = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
+            exempt = parameter.ndim < 2 or id(parameter) in spared or getattr(parameter, "_no_weight_decay", False)
             (plain if exempt else decayed).append(parameter)
     if not decayed and not plain:
         raise UserError("No parameter is trainable: choose an architecture with at least one new token mixer.")

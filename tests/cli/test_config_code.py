@@ -19,7 +19,7 @@ HERE = __name__
 
 
 def touch(*arguments, path: str = "", **rest):
-    """What an attacker's function would be: it is not in any list of dangerous modules."""
+    """Stand for an attacker's function: it is not in any list of dangerous modules."""
     Path(path).touch()
 
 
@@ -38,12 +38,12 @@ class OwnOptimizer(SGD):
 
 
 def own_optimizer(parameters) -> AdamW:
-    """A function that says what it returns."""
+    """Say what it returns."""
     return AdamW(parameters, lr=0.5)
 
 
 def own_schedule(optimizer: Optimizer) -> LRScheduler:
-    """The same for a schedule."""
+    """Do the same for a schedule."""
     return StepLR(optimizer, 3)
 
 

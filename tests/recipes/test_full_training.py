@@ -21,7 +21,7 @@ def models(tmp_path):
 
 
 def recipe(models, **options):
-    """A recipe whose model is built; logits are held for fewer tokens at a time than there are."""
+    """Return a recipe whose model is built; logits are held for fewer tokens at a time than there are."""
     built = FullTraining(**models, chunk=13, **options)
     built.configure_model()
     return built
