@@ -64,7 +64,9 @@ def _wrong_class(text: str) -> str | None:
         rf"{_MISSING}[^(]*\(class_path='([^']+)'", text
     )
     if gone is None:
-        gone = re.search(r"Expected a dot import path string: (.+?)\.?(?: - | Given |$)", text)
+        gone = re.search(
+            r"(?:Expected a dot import path string|Unexpected import path format): (.+?)\.?(?: - | Given |$)", text
+        )
         # A number where a tensor would do is no class.
         gone = None if re.search(r"Expected a <class '(int|float)'>", text) else gone
     return gone and _no_class(gone[1], text)

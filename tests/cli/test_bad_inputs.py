@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import traceback
 import typing
@@ -158,9 +159,10 @@ YAML = {
 
 @pytest.fixture(scope="module")
 def place(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of good inputs, and of bad ones."""
+    """Make a folder of good inputs, and of bad ones."""
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "run").symlink_to(finished_run)
+    shutil.copytree(finished_run / "teacher", folder / "reported/teacher")
     supernet = SuperNetwork(load_model(finished_run / "teacher/model"), ("gla",))
     supernet.save_pretrained(folder / "supernet")
     for file in (finished_run / "teacher/model").glob("*token*"):
@@ -184,7 +186,7 @@ def place(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def good_commands(place: Path, out: str) -> dict[tuple[str, ...], list[str]]:
-    """A quick command line of each subcommand that succeeds."""
+    """Return a quick command line of each subcommand that succeeds."""
     run, model = place / "run", str(place / "run/teacher/model")
     configs = json.dumps([f"{run}/common.yaml", f"{run}/stage1.yaml", f"{place}/candidate.yaml"])
     fit = ["--stage=x", f"--run_dir={out}", f"--model.teacher={model}", f"--data.corpora={run}/data/recall"]
@@ -236,13 +238,13 @@ def good_commands(place: Path, out: str) -> dict[tuple[str, ...], list[str]]:
         ("bench", "params"): [f"--model={model}"],
         ("bench", "generation"): [f"--model={model}", "--context=40", "--repeats=1"],
         ("bench", "training"): [f"--model={model}", "--batch=1", "--length=8", "--repeats=1"],
-        ("report",): [f"--run_dir={place}/run"],
+        ("report",): [f"--run_dir={place}/reported"],
         ("postnas",): [json.dumps({"data": [f"{place}/data.yaml"]}).join(["--stages=", ""]), f"--run_dir={out}"],
     }
 
 
 def fit_options() -> list[Option]:
-    """The options of fits whose values are drawn."""
+    """Return the options of fits whose values are drawn."""
     from jetlit.callbacks import NanGuard, StageCheckpoint, TaskScores, Throughput
     from jetlit.datamodules import TokenDataModule
     from jetlit.recipes import Distillation
@@ -279,7 +281,7 @@ def fit_options() -> list[Option]:
 
 
 def options_of(words: tuple[str, ...]) -> list[Option]:
-    """The options of a subcommand."""
+    """Return the options of a subcommand."""
     if words[0] in ("fit", "validate", "test"):
         return fit_options()
     import importlib
@@ -291,7 +293,7 @@ def options_of(words: tuple[str, ...]) -> list[Option]:
 
 
 def flat(kind: typing.Any) -> Iterator[typing.Any]:
-    """The plain types that an annotation is made of, and the annotated ones."""
+    """Yield the plain types that an annotation is made of, and the annotated ones."""
     if hasattr(kind, "__metadata__"):
         yield kind
         kind = kind.__origin__
@@ -306,7 +308,7 @@ def flat(kind: typing.Any) -> Iterator[typing.Any]:
 
 
 def bad_values(option: Option, place: Path) -> list[tuple[str, bool]]:
-    """Values of an option, and whether each must be refused."""
+    """Return values of an option, and whether each must be refused."""
     kinds = list(flat(option.kind))
     plain = {kind for kind in kinds if isinstance(kind, type)}
     ranged = any(hasattr(kind, "__metadata__") for kind in kinds)
@@ -361,7 +363,7 @@ def bad_values(option: Option, place: Path) -> list[tuple[str, bool]]:
 
 
 def misspell(name: str, rng: random.Random) -> str:
-    """A name with two letters exchanged, one doubled or one missing."""
+    """Return a name with two letters exchanged, one doubled or one missing."""
     at = rng.randrange(len(name) - 1)
     forms = [
         name[:at] + name[at + 1] + name[at] + name[at + 2 :],
