@@ -80,7 +80,7 @@ def _weights(path: Path) -> dict[str, Any]:
             # Lightning's own consolidation does not read what ModelParallelStrategy writes.
             whole = Path(folder) / "whole.ckpt"
             dcp_to_torch_save(path, whole)
-            return torch.load(whole, map_location="cpu", weights_only=True)["state_dict"]
+            return torch.load(whole, map_location="cpu", weights_only=False)["state_dict"]  # just written
     except (
         AssertionError,
         EOFError,
