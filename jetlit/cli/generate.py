@@ -44,10 +44,7 @@ def generate(config: GenerateConfig) -> None:
     Raises:
         UserError: the prompt is empty, or a value makes no sense; nothing is printed.
     """
-    Sampling(config.temperature, config.top_p)
-    seeded(config.seed, torch.device("cpu"))
-    if config.max_new_tokens < 0:
-        raise UserError(f"max_new_tokens must be 0 or more, not {config.max_new_tokens}.")
+    Sampling(config.temperature, config.top_p)  # checks them before anything is loaded
     model = load_model(config.model, config.dtype, config.device)
     tokenizer = load_tokenizer(config.model)
     text = sys.stdin.read() if config.prompt == "-" else config.prompt

@@ -12,7 +12,7 @@ from jetlit_data import load_tokenizer
 from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from jetlit.cli import FITS, SUBCOMMANDS, main, verbs
+from jetlit.cli import FITS, SUBCOMMANDS, main, subcommands
 from jetlit.models import Architecture, SuperNetwork
 from jetlit.pipeline.configs import load_config
 from jetlit.pipeline.placement import PlacementConfig
@@ -274,7 +274,7 @@ def test_teacher_prepares_a_folder_once(models: Path, tmp_path: Path, capsys: py
 def test_tables_are_never_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     task = "bbh_cot_zeroshot_tracking_shuffled_objects_seven_objects"
-    verbs._print_table(["task", "value"], [[task, "0.5"]])
+    subcommands._print_table(["task", "value"], [[task, "0.5"]])
     assert task in capsys.readouterr().out
 
 
