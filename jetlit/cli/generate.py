@@ -10,7 +10,7 @@ from jetlit_data import load_tokenizer
 from jetlit.errors import UserError
 from jetlit.generation import GenerationEngine, Sampling, seeded
 from jetlit.models import load_model
-from jetlit.values import Count, Device, Dtype, Fraction, NonNegativeFloat, Seed
+from jetlit.values import Device, Dtype, Fraction, NonNegativeFloat, NonNegativeInt, Seed
 
 
 @dataclass
@@ -30,7 +30,7 @@ class GenerateConfig:
 
     prompt: str
     model: str = "runs/quickstart/export"
-    max_new_tokens: Count = 128
+    max_new_tokens: NonNegativeInt = 128
     temperature: NonNegativeFloat = 0.0
     top_p: Fraction = 1.0
     device: Device = "auto"
