@@ -78,7 +78,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path, *inputs: str | Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; on success it replaces `path`, on any error it is removed.
 
-    An existing folder is renamed before the new one takes its place and deleted afterwards, so that `path` never holds
+    An existing folder is renamed before the new one takes its place and deleted afterward, so that `path` never holds
     part of a folder, whenever the process is killed. The permissions follow the umask.
 
     Args:
@@ -353,6 +353,13 @@ def _readable(path: str | Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read ({error.strerror}): correct the path or its permissions.") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): delete it and run its stage again.") from None
+
+
+def shipped_configs() -> Path:
+    """Return the folder of the configs that jetlit brings."""
+    package = Path(__file__).parent
+    folder = package / "configs"  # in a wheel
+    return folder if folder.is_dir() else package.parent / "configs"  # in a checkout
 
 
 def check_place(folder: Path) -> None:

@@ -63,6 +63,9 @@ def run_fit(argv: Sequence[str]) -> FitCLI:
 def main(argv: Sequence[str]) -> None:
     """Run the command line, the subcommand included."""
     flags = split(list(argv[1:])).flags
+    nameless = next((flag for flag in flags if flag.endswith(".help")), None)
+    if nameless:
+        raise UserError(f"{nameless} needs the name of a class: {nameless} NAME, such as --model.help Distillation.")
     if any(not flag.startswith("--print_config") for flag in flags):
         _HelpCLI(FitConfig([], {"flags": flags}), build=False)
     if flags:

@@ -19,6 +19,7 @@ from jetlit.results import Result
 from jetlit.search.selection import Evaluate, Metrics
 from jetlit.search.sharing import evaluate_candidates
 from jetlit.tasks import Task, build_tasks, score_tasks
+from jetlit.values import Count, Device, NonEmptyList, Seed
 
 # Names in a fit's result -> names in a search's table.
 _NAMES = {"val/loss": "held_out_loss", "val/kl": "held_out_kl"}
@@ -97,15 +98,15 @@ class CandidatesConfig(StageConfig):
     """
 
     tasks: list[dict[str, Any]]
-    fit_configs: list[str]
+    fit_configs: NonEmptyList[str]
     run_dir: str = "runs/quickstart"
     teacher: str = "${run_dir}/teacher/model"
     out_dir: str
     fit_overrides: dict[str, Any] | None = None
-    batch: int = 8
-    context: int = 512
-    device: str = "auto"
-    seed: int | None = None
+    batch: Count = 8
+    context: Count = 512
+    device: Device = "auto"
+    seed: Seed | None = None
 
     def _fits(self) -> CandidateFits:
         throughput = {

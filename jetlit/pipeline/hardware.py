@@ -12,6 +12,7 @@ from jetlit.pipeline.report.candidates import save_candidates
 from jetlit.results import Result, config_hash
 from jetlit.search import selection
 from jetlit.search.grid import state_size_rows
+from jetlit.values import Count, NonEmptyList, NonNegativeFloat
 
 
 @dataclass(kw_only=True)
@@ -31,12 +32,12 @@ class HardwareConfig(CandidatesConfig):
         architecture: file of the architecture whose linear block is shaped.
     """
 
-    state_size: int
-    key_dims: list[int]
-    value_dims: list[int]
-    heads: list[int]
-    conv_sizes: list[int] | None = None
-    tolerance: float = 0.0
+    state_size: Count
+    key_dims: NonEmptyList[Count]
+    value_dims: NonEmptyList[Count]
+    heads: NonEmptyList[Count]
+    conv_sizes: NonEmptyList[Count] | None = None
+    tolerance: NonNegativeFloat = 0.0
     architecture: str = "${run_dir}/blocks/architecture.json"
     out_dir: str = "${run_dir}/hardware"
 

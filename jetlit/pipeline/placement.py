@@ -21,6 +21,7 @@ from jetlit.search import placement as search
 from jetlit.search.evaluation import SubnetEvaluator
 from jetlit.search.sharing import SharedEvaluator
 from jetlit.tasks import Task, build_tasks
+from jetlit.values import Count, Device, NonEmptyList, NonNegativeFloat, NonNegativeInt, Seed
 
 # What the stage leaves in its folder, as patterns.
 PLACEMENT_FILES = ("placement.json", "heatmap.png", "curve.png", "shared/*")
@@ -51,18 +52,18 @@ class PlacementConfig(StageConfig):
     """
 
     tasks: list[dict[str, Any]]
-    budget: int
+    budget: NonNegativeInt
     run_dir: str = "runs/quickstart"
     supernet: str = "${run_dir}/supernet/model"
     out_dir: str = "${run_dir}/placement"
-    weights: dict[str, float] | None = None
-    width: int = 4
-    curve_budgets: list[int] | None = None
+    weights: dict[str, NonNegativeFloat] | None = None
+    width: Count = 4
+    curve_budgets: NonEmptyList[NonNegativeInt] | None = None
     linear: str | None = None
-    sliding_window_budget: int = 0
-    workers: int = 1
-    device: str = "auto"
-    seed: int = 0
+    sliding_window_budget: NonNegativeInt = 0
+    workers: Count = 1
+    device: Device = "auto"
+    seed: Seed = 0
 
 
 def search_placement(config: PlacementConfig) -> Result:

@@ -16,6 +16,7 @@ from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result
 from jetlit.search import ranking
 from jetlit.search.sharing import evaluate_candidates
+from jetlit.values import NonEmptyList, NonNegativeInt, Seed
 
 
 @dataclass
@@ -39,8 +40,8 @@ class RankingConfig(StageConfig):
         seed: seed of every fit; None leaves the files' own.
     """
 
-    fit_configs: list[str]
-    budgets: list[int]
+    fit_configs: NonEmptyList[str]
+    budgets: NonEmptyList[NonNegativeInt]
     run_dir: str = "runs/quickstart"
     teacher: str = "${run_dir}/teacher/model"
     out_dir: str = "${run_dir}/ranking"
@@ -48,7 +49,7 @@ class RankingConfig(StageConfig):
     block_config: dict[str, Any] | None = None
     distil_overrides: dict[str, Any] | None = None
     restore_overrides: dict[str, Any] | None = None
-    seed: int | None = None
+    seed: Seed | None = None
 
 
 def rank_layers(config: RankingConfig) -> Result:

@@ -44,9 +44,8 @@ def evaluate_candidates(
     Raises:
         UserError: There is no candidate, or one lacks the metric.
     """
-    kind = folder.name
     if not architectures:
-        raise UserError(f"The search has no {kind} to choose from: name at least one.")
+        raise UserError("The search has no candidates to choose from: name at least one.")
     described = {name: asdict(architecture) for name, architecture in architectures.items()}
     jobs = [{"name": name} for name in architectures]
     inputs = [path for path in existing_paths(settings, *UNREAD) if not Path(path).is_relative_to(folder.parent)]
@@ -70,7 +69,7 @@ def evaluate_candidates(
         files = ("architecture.json", *made)
         return dict(once(folder / name, key, lambda: evaluate(name), inputs=inputs, made=files).metrics)
 
-    with progress_bar(kind.capitalize(), len(jobs), kind) as advance:
+    with progress_bar("Candidates", len(jobs), "candidates") as advance:
         return dict(zip(architectures, study.run(job, lambda: advance(1)), strict=True))
 
 

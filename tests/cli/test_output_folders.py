@@ -75,7 +75,7 @@ def digest(folder: Path) -> str:
 
 
 def places(tmp_path: Path) -> dict[str, Path]:
-    """What somebody may name by mistake."""
+    """Make what somebody may name by mistake."""
     home = tmp_path / "home"
     for folder in ("thesis", "config"):
         (home / folder).mkdir(parents=True)
@@ -99,7 +99,7 @@ def places(tmp_path: Path) -> dict[str, Path]:
 
 
 def written_to(place: Path, option: str) -> list[str]:
-    """The arguments that name a place."""
+    """Return the arguments that name a place."""
     if option != "stage":
         return [f"--{option}={place}"]
     return [f"--run_dir={place.absolute().parent}", f"--stage={place.absolute().name}"]

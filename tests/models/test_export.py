@@ -35,8 +35,10 @@ def test_a_checkpoints_folder_can_be_exported_over_an_older_export(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         MARK,
         "config.json",
+        "configuration_jet_nemotron.py",
         "generation_config.json",
         "model.safetensors",
+        "modeling_jet_nemotron.py",
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"], "nothing temporary is left"
 

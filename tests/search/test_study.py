@@ -29,7 +29,7 @@ def work(folder: Path, pause: float = 0.0, jobs: list[dict[str, int]] = ROWS, na
 
 
 def started(folder: Path) -> list[str]:
-    """The jobs that were begun."""
+    """Return the jobs that were begun."""
     path = folder / "started.txt"
     return [line.partition(" ")[2] for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -102,7 +102,7 @@ def test_row_of_a_failed_worker_is_taken_over_at_once(folder: Path) -> None:
 
 
 def claim(folder: Path, row: dict[str, int], **owner) -> Path:
-    """A claim as a worker elsewhere leaves it."""
+    """Leave a claim as a worker elsewhere does."""
     path = folder / "jobs" / "grid" / f"{config_hash(row)[:16]}.1"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"pid": os.getpid(), "started": "1", "place": "elsewhere", **owner}))

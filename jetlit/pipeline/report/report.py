@@ -1,9 +1,8 @@
-"""The report of a run: report.md for people, report.json for programs, the same in TensorBoard."""
+"""The report of a run: report.html and report.md for people, report.json for programs, the same in TensorBoard."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ from jetlit.generation.measurements import cached_measurement
 from jetlit.generation.throughput import prefill_pieces
 from jetlit.models import JetNemotronForCausalLM, load_model
 from jetlit.models.loading import pick_device
+from jetlit.pipeline.command_configs import ReportConfig
 from jetlit.pipeline.report import figures
 from jetlit.pipeline.report.candidates import candidate_figures
+from jetlit.pipeline.report.html import report_page
 from jetlit.pipeline.report.style import save_all
 from jetlit.pipeline.report.tensorboard import loss_curves, write_tensorboard
 from jetlit.pipeline.report.text import Sample, Stored, report_text
-from jetlit.pipeline.stage_config import StageConfig
 from jetlit.pipeline.stages import NAMES
 from jetlit.results import Result, read_result, with_units
 from jetlit.search.selection import Metrics
@@ -33,29 +33,6 @@ _PLACEMENT = (
     *("layer_evaluations", "naive_layer_evaluations", "budget", "full_attention", "sliding_window"),
     *("searched", "uniform"),
 )
-
-
-@dataclass
-class ReportConfig(StageConfig):
-    """Write the report of a run: report.md, report.json, figures and TensorBoard's files.
-
-    Attributes:
-        run_dir: folder of the whole run.
-        tasks: what teacher and students are scored on, see `jetlit.tasks.build_task`.
-        prompts: what the teacher and the last student continue.
-        sample_tokens: number of tokens that they add.
-        batch: sequences generated at a time when throughput is measured.
-        context: tokens of context at which it is measured.
-        device: "auto", "cpu" or "cuda".
-    """
-
-    run_dir: str = "runs/quickstart"
-    tasks: list[dict[str, Any]] | None = None
-    prompts: list[str] | None = None
-    sample_tokens: int = 96
-    batch: int = 8
-    context: int = 512
-    device: str = "auto"
 
 
 def report(config: ReportConfig) -> Result:
@@ -114,7 +91,7 @@ def _continue(model: JetNemotronForCausalLM, tokenizer: Any, prompt: str, tokens
 def write_report(
     run_dir: Path, scores: Mapping[str, Mapping[str, Any]] | None = None, samples: Sequence[Sample] = ()
 ) -> None:
-    """Write report.md, report.json, figures and TensorBoard's files; stages not yet finished are left out.
+    """Write report.html, report.md, report.json, figures and TensorBoard's files; unfinished stages are left out.
 
     Args:
         run_dir: folder of the run.
@@ -147,6 +124,10 @@ def write_report(
     drawn = {f"{stage}/{name}": figure for stage, found in searched.items() for name, figure in found.items()} | own
     text = report_text(stages, evaluations, placement, scores, samples, drawn)
     write_text(run_dir / "report.md", text)
+    # The page's tables can be sorted; figures of the same tables would repeat them.
+    shown = {name: figure for name, figure in drawn.items() if not name.endswith("/table.png")}
+    page = report_page(report_text(stages, evaluations, placement, scores, samples, shown), shown)
+    write_text(run_dir / "report.html", page)
     values = {
         "stages": stages,
         "models": {name: with_units(found) for name, found in scores.items()},

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from transformers.utils.logging import disable_progress_bar
 
 from jetlit.cli.parsing import parse
@@ -19,6 +19,7 @@ from jetlit.files import check_folder, check_replaceable, claim_folder, existing
 from jetlit.once import UNREAD, by_hand, helps, once
 from jetlit.results import Result, unit_of, write_result
 
+_WIDEST = 10_000  # characters of a line of a file or pipe
 # Subcommands whose result goes to OUT_DIR/result.json.
 _WRITTEN = ("data", "search", "export", "eval")
 # Subcommands that replace OUT_DIR as a whole.
@@ -127,11 +128,17 @@ def _measured(_: Any, result: Result) -> None:
     _print_table(["measured", "value", "unit"], rows)
 
 
+def _report(config: Any, _: object) -> None:
+    folder = Path(config.run_dir)
+    print(f"Report: {folder / 'report.html'}\nNumbers: {folder / 'report.json'}")
+
+
 def _postnas(config: Any, results: Mapping[str, Result]) -> None:
     folder = Path(config.run_dir)
     figures = ("placement/heatmap.png", "placement/curve.png", "blocks/table.png", "hardware/pareto.png")
     drawn = ", ".join(str(folder / name) for name in figures if (folder / name).exists())
-    print(f"\nReport: {folder / 'report.md'}\nNumbers: {folder / 'report.json'}")
+    print()
+    _report(config, None)
     if drawn:
         print(f"Figures: {drawn}")
     print(f"TensorBoard: tensorboard --logdir {folder}")
@@ -150,12 +157,15 @@ _SHOW: dict[tuple[str, ...], Callable[[Any, Any], None]] = {
     ("bench", "params"): _parameters,
     ("bench", "generation"): _measured,
     ("bench", "training"): _measured,
+    ("report",): _report,
     ("postnas",): _postnas,
 }
 
 
 def _print_table(header: list[str], rows: list[list[str]], title: str | None = None) -> None:
-    table = Table(*header, title=title)
+    """Print a table with every text whole: as wide as it is, in a terminal broken into lines."""
+    table = Table(*(Column(name, overflow="fold") for name in header), title=title)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=_WIDEST)).print(table)
