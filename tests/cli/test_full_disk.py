@@ -5,6 +5,7 @@ import os
 import random
 import resource
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def limited(arguments: list[str], size: int, output: int) -> None:
     torch.set_num_threads(1)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    sys.stdout = sys.stderr = os.fdopen(output, "w", buffering=1, encoding="utf-8")
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     os._exit(main(arguments))
