@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483648
 
-.PHONY: help install demo test attack test-clients lint types docs clean
+.PHONY: help install demo test attack wheel-test test-clients lint types docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ $(CLIENTS)/.installed: $(VENV)/.installed tests/clients/constraints.txt
 		&& tar -xzf "$(CLIENTS)/transformers-$$version.tar.gz" -C $(CLIENTS) --wildcards '*/tests/*.py' \
 		&& rm -rf $(CLIENTS)/transformers && mv "$(CLIENTS)/transformers-$$version" $(CLIENTS)/transformers
 	@touch $@
+
+wheel-test: install ## install the wheel into a clean environment and start it
+	$(BIN)/python .ci/wheel.py
 
 lint: install ## ruff
 	$(BIN)/ruff check .

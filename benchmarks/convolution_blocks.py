@@ -16,7 +16,7 @@ from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings
 from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
 from jetlit.blocks.jet import DynamicConvolution
 from jetlit.blocks.projections import project
-from jetlit.blocks.rms_norm import GatedRMSNorm
+from jetlit.blocks.rms_norm import HeadRMSNorm
 from jetlit.blocks.short_convolution import ShortConvolution
 
 TAPS, REDUCTION, INITIALIZER_RANGE = 4, 8, 0.02
@@ -52,8 +52,9 @@ class VariedConvolutions(LinearMixer):
         hidden, static, dynamic_v = self.hidden_size, self.settings.static, self.settings.dynamic_v
         self.a_proj = nn.Linear(hidden, self.num_heads, bias=False)
         self.b_proj = nn.Linear(hidden, self.num_heads, bias=False)
-        self.A_log = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
-        self.dt_bias = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
+        self.A_log = nn.Parameter(torch.empty(self.num_heads))
+        self.dt_bias = nn.Parameter(torch.empty(self.num_heads))
+        no_weight_decay(self, "A_log", "dt_bias")
         widths = {"q": self.key_dim, "k": self.key_dim, "v": self.value_dim}
         self.static_conv1d = nn.ModuleDict(
             {name: ShortConvolution(f"conv_{name}", widths[name], TAPS) for name in static}
@@ -62,7 +63,7 @@ class VariedConvolutions(LinearMixer):
             DynamicConvolution(hidden, self.value_dim, TAPS, REDUCTION, INITIALIZER_RANGE) if dynamic_v else None
         )
         self.g_proj = nn.Linear(hidden, self.value_dim, bias=False)
-        self.o_norm = GatedRMSNorm(self.value_head_dim, self.norm_eps)
+        self.o_norm = HeadRMSNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
 
     def init_weights(self) -> None:

@@ -7,7 +7,7 @@ from jetlit_data import load_tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.models import JetNemotronConfig, JetNemotronForCausalLM
-from jetlit.tasks import Row, Task, build_task, evaluate_task, make_batches, register_task, summarize_answers
+from jetlit.tasks import Task, build_task, encode_row, evaluate_task, make_batches, register_task, summarize_answers
 
 LETTERS = "abcdefgh"
 
@@ -26,7 +26,7 @@ class Reversal:
         rows = []
         for number in range(self.questions):
             word = "".join(rng.choices(LETTERS, k=self.length))
-            rows.append(Row([(tokenizer.encode(f"{word}="), False), (tokenizer.encode(word[::-1]), True)], number))
+            rows.append(encode_row(tokenizer, [(f"{word}=", False), (word[::-1], True)], number))
         chance = len(LETTERS) ** -self.length
         return Task(name, "accuracy", chance, make_batches(rows), summarize_answers)
 

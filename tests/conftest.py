@@ -10,12 +10,12 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
-TOGETHER = {"pipeline"}  # folders whose tests look at one miniature run
+TOGETHER = {"pipeline", "tasks"}  # folders whose tests look at one miniature run, or at lm-eval's thousands of files
 APART = {"gpu"}  # folders whose tests spend their time compiling kernels, each its own
 
 
 def division(nodeid):
-    """The tests that one of several processes (`make test`) takes together: a file's, a folder's, or that one only."""
+    """Name the tests that one of several processes takes together: those of a file or a folder, or one alone."""
     file = nodeid.partition("::")[0]
     folder = file.rpartition("/")[0]
     name = folder.rpartition("/")[2]
@@ -54,6 +54,6 @@ def finished_run(tmp_path_factory):
 
 @pytest.fixture
 def run_dir(finished_run, tmp_path):
-    """A copy of that run to work in."""
+    """Return a copy of that run to work in."""
     shutil.copytree(finished_run, tmp_path / "run")
     return tmp_path / "run"

@@ -4,12 +4,15 @@ import hashlib
 import io
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jetlit.errors import UserError
 from jetlit.files import read_json, write_json
+from jetlit_data.encoding import tokenizer_digest
+from jetlit_data.tokenizer import load_tokenizer
 
 CORPUS_FILE = "corpus.json"
 INDEX_FILE = "index.json"
@@ -52,6 +55,8 @@ class CorpusInfo:
         duplicates: number of dropped copies of earlier documents.
         splits: "train" and "val".
         near_duplicates: number of dropped documents that repeat much text of earlier ones.
+        skipped: what the source left out: how many by kind, such as "rows without a text".
+        tokenizer_digest: `jetlit_data.encoding.tokenizer_digest` of the tokenizer; None in corpora of version 0.1.
     """
 
     name: str
@@ -65,6 +70,8 @@ class CorpusInfo:
     duplicates: int
     splits: dict[str, SplitInfo]
     near_duplicates: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    tokenizer_digest: str | None = None
 
     def save(self, folder: Path) -> None:
         """Write corpus.json, which makes the folder a finished corpus."""
@@ -101,8 +108,11 @@ def _parse(record: dict[str, Any], path: str) -> CorpusInfo:
             name: SplitInfo(**{**split, "chunks": [ChunkInfo(**chunk) for chunk in split["chunks"]]})
             for name, split in record.pop("splits").items()
         }
-        return CorpusInfo(splits=splits, **record)
-    except (KeyError, TypeError) as error:
+        info = CorpusInfo(splits=splits, **record)
+        for name, split in splits.items():
+            check_plain_names([name, *(chunk.filename for chunk in split.chunks)], path)
+        return info
+    except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}/{CORPUS_FILE} was not written by this version of jetlit ({error}): prepare the corpus again."
         ) from error
@@ -117,6 +127,49 @@ def _check_files(folder: Path, split: SplitInfo) -> None:
     index = folder / INDEX_FILE
     if not index.is_file() or sha256_of(index) != split.index_sha256:
         raise UserError(f"{index} is missing or damaged: prepare the corpus again or restore the file from its copy.")
+
+
+def check_tokens(path: str, info: CorpusInfo, model: str | Path) -> None:
+    """Refuse a corpus in other tokens than a model's. Where one of the two has no tokenizer, nothing is compared.
+
+    Args:
+        path: folder or s3:// path of the corpus.
+        info: its corpus.json.
+        model: folder or hub name of the model.
+
+    Raises:
+        UserError: the tokenizers differ.
+    """
+    own = corpus_digest(path, info)
+    try:
+        digest = tokenizer_digest(load_tokenizer(model))
+    except UserError:
+        return
+    if own not in (None, digest):
+        raise UserError(
+            f"The corpus {path} is in the tokens of another tokenizer ({info.tokenizer}) than that of {model}: prepare "
+            f"it again with tokenizer: {model}."
+        )
+
+
+def corpus_digest(path: str, info: CorpusInfo) -> str | None:
+    """Return the digest of a corpus' tokenizer; None for a remote corpus of version 0.1, which does not say it."""
+    folder = Path(path, "tokenizer")
+    if info.tokenizer_digest is None and "://" not in path and folder.is_dir():
+        return tokenizer_digest(load_tokenizer(folder))
+    return info.tokenizer_digest
+
+
+def check_plain_names(names: Iterable[Any], where: str) -> None:
+    """Refuse what is no plain name of a file: a path would lead out of the corpus or of its cache.
+
+    Raises:
+        UserError: a name is a path, or no text.
+    """
+    for name in names:
+        plain = isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+        if not plain:
+            raise UserError(f"{where} names the file {name!r}, which no corpus holds: prepare or copy it again.")
 
 
 def check_size(path: Path, expected: int) -> None:

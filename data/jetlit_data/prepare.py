@@ -1,10 +1,10 @@
 """Turning text into corpora: folders of litdata token chunks that a `TokenDataModule` streams."""
 
 import hashlib
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,16 @@ from jetlit.errors import UserError
 from jetlit.files import atomic_folder
 from jetlit_data.corpus import CORPUS_FILE, CorpusInfo
 from jetlit_data.corpus_progress import corpus_progress
+from jetlit_data.encoding import encode_documents, tokenizer_digest
 from jetlit_data.overlap import SeenParagraphs
-from jetlit_data.sources import Source, open_source
-from jetlit_data.tokenizer import encode_documents, load_tokenizer, vocabulary_size
+from jetlit_data.sources import Skipped, Source, open_source
+from jetlit_data.tokenizer import load_tokenizer, vocabulary_size
 
-_DOCUMENTS_AT_ONCE = 256  # encoded together: a fast tokenizer spreads them over its threads
+logger = logging.getLogger(__name__)
+
+# Documents and characters that are encoded together: a fast tokenizer spreads them over its threads.
+_DOCUMENTS_AT_ONCE = 256
+_CHARACTERS_AT_ONCE = 2**22
 _DIGEST_BYTES = 16
 
 
@@ -122,6 +127,11 @@ class _Build:
     duplicates: int = 0
     near_duplicates: int = 0
 
+    @property
+    def skipped(self) -> Skipped:
+        """What the source left out."""
+        return getattr(self.source, "skipped", None) or Skipped()
+
     def run(self, folder: Path) -> CorpusInfo:
         from jetlit_data.chunks import ChunkWriter  # litdata takes seconds to import
 
@@ -130,10 +140,13 @@ class _Build:
         writers = {split: ChunkWriter(folder / split, self.chunk_tokens, dtype) for split in ("train", "val")}
         for split, tokens in self._tokens():
             writers[split].add(tokens)
+        if self.skipped.counts:
+            logger.warning('Corpus "%s" leaves out %s.', self.name, self.skipped)
         for split, writer in writers.items():
             if not writer.tokens:
+                left_out = f", of which {self.skipped} were left out" if self.skipped.counts else ""
                 raise UserError(
-                    f'The {split} split of corpus "{self.name}" is empty: give more documents, '
+                    f'The {split} split of corpus "{self.name}" is empty: give more documents{left_out}, '
                     f"or change val_fraction ({self.val_fraction})."
                 )
         info = CorpusInfo(
@@ -148,6 +161,8 @@ class _Build:
             duplicates=self.duplicates,
             splits={split: writer.close() for split, writer in writers.items()},
             near_duplicates=self.near_duplicates,
+            skipped=dict(self.skipped.counts),
+            tokenizer_digest=tokenizer_digest(self.tokenizer),
         )
         self.tokenizer.save_pretrained(folder / "tokenizer")
         info.save(folder)
@@ -158,7 +173,7 @@ class _Build:
         left = self.spec.max_tokens
         documents = self._distinct()
         with corpus_progress(self.name, left, self.source.size(), self.progress) as advance:
-            while batch := list(islice(documents, _DOCUMENTS_AT_ONCE)):
+            for batch in _batches(documents):
                 encoded = encode_documents(self.tokenizer, [text for _, text in batch])
                 advance(sum(map(len, encoded)), sum(len(text) for _, text in batch))
                 for (split, _), tokens in zip(batch, encoded):
@@ -194,3 +209,17 @@ class _Build:
                 f'Source "{self.spec.source}" could not be read ({reason}): check its path or name, its permissions '
                 "and the connection."
             ) from error
+
+
+def _batches(documents: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    """Yield documents, with their splits, in batches to encode together."""
+    batch: list[tuple[str, str]] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document[1])
+        if len(batch) >= _DOCUMENTS_AT_ONCE or size >= _CHARACTERS_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

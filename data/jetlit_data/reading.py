@@ -10,7 +10,7 @@ import torch
 from litdata.streaming import downloader
 
 from jetlit.errors import UserError
-from jetlit_data.corpus import check_size, sha256_of
+from jetlit_data.corpus import check_plain_names, check_size, sha256_of
 
 
 class TokensLoader(litdata.TokensLoader):
@@ -23,6 +23,11 @@ class TokensLoader(litdata.TokensLoader):
     def __init__(self, block_size: int) -> None:
         super().__init__(block_size=block_size)
         self._verified: set[int] = set()
+
+    def setup(self, config: dict[str, Any], chunks: list[Any], *args: Any, **kwargs: Any) -> None:
+        """Take the index in. Raises UserError if a chunk is to be read or fetched elsewhere than beside it."""
+        check_plain_names([chunk["filename"] for chunk in chunks], "The corpus' index")
+        super().setup(config, chunks, *args, **kwargs)
 
     def load_item_from_chunk(
         self, index: int, chunk_index: int, chunk_filepath: str, begin: int, filesize_bytes: int

@@ -1,7 +1,6 @@
 """Tokenizers: any of Hugging Face, or bytes, which need no download."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +100,23 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     """
     if name_or_path == "bytes":
         return ByteTokenizer()
+    path = Path(name_or_path).expanduser()
     try:
-        return AutoTokenizer.from_pretrained(str(name_or_path), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"There is no tokenizer at {name_or_path}: give a folder that holds tokenizer.json, a name on the hub that "
-            'can be reached, or "bytes".'
-        ) from error
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    except Exception as error:  # the library `tokenizers` raises nothing more special
+        raise _no_tokenizer(path) from error
+    # Without files transformers makes an empty tokenizer of the model's family.
+    own = set(tokenizer.get_vocab()) - {*tokenizer.all_special_tokens, *tokenizer.added_tokens_encoder}
+    if not own:
+        raise _no_tokenizer(path)
+    return tokenizer
+
+
+def _no_tokenizer(path: Path) -> UserError:
+    return UserError(
+        f"There is no tokenizer at {path}: give a folder that holds tokenizer.json, a name on the hub that can be "
+        'reached, or "bytes".'
+    )
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -132,25 +141,3 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase | int, model_vocabulary:
             f"The tokenizer has {size} tokens but {model} has room for {model_vocabulary}: "
             "prepare the data with the tokenizer that belongs to the model."
         )
-
-
-def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[np.ndarray]:
-    """Encode texts, each with EOS at the end and no other special token.
-
-    Returns:
-        An int32 array [n + 1] for each text.
-
-    Raises:
-        UserError: the tokenizer has no EOS token.
-    """
-    texts = list(texts)
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            f'The tokenizer "{tokenizer.name_or_path}" has no end-of-sequence token, which ends documents: '
-            "set its eos_token and save it again."
-        )
-    if isinstance(tokenizer, ByteTokenizer):
-        encoded: list[Any] = [tokenizer.encode_array(text) for text in texts]
-    else:
-        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    return [np.append(np.asarray(ids, dtype=np.int32), np.int32(tokenizer.eos_token_id)) for ids in encoded]

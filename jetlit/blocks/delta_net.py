@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jetlit_kernels import gated_delta_rule
+from jetlit_kernels import gated_delta_rule, recurrent_step
 from torch import nn
 
 from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, register_block
-from jetlit.blocks.rms_norm import RMSNorm
+from jetlit.blocks.projections import project
+from jetlit.blocks.rms_norm import HeadRMSNorm
 from jetlit.blocks.short_convolution import ShortConvolution
 
 
@@ -38,14 +39,44 @@ class DeltaNet(LinearMixer):
         self.k_conv1d = ShortConvolution("conv_k", self.key_dim, taps)
         self.v_conv1d = ShortConvolution("conv_v", self.value_dim, taps)
         self.b_proj = nn.Linear(self.hidden_size, self.num_heads, bias=False)
-        self.o_norm = RMSNorm(self.value_head_dim, self.norm_eps)
+        self.o_norm = HeadRMSNorm(self.value_head_dim, self.norm_eps)
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
-        q = self.q_conv1d(self.q_proj(hidden), state, cu_seqlens)
-        k = self.k_conv1d(self.k_proj(hidden), state, cu_seqlens)
-        v = F.silu(self.v_conv1d(self.v_proj(hidden), state, cu_seqlens))
-        q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
-        beta = self.b_proj(hidden).sigmoid()
-        o = state.recur(gated_delta_rule, q, k, v, None, beta, cu_seqlens=cu_seqlens, qk_activation="silu")
-        return self.o_proj(self.o_norm(o).flatten(2))
+        q, k, v, b = project(hidden, self.step_inputs())
+        q = self.split_heads(self.q_conv1d(q, state, cu_seqlens))
+        k = self.split_heads(self.k_conv1d(k, state, cu_seqlens))
+        v = self.split_heads(self.v_conv1d(v, state, cu_seqlens, "silu"))
+        o = state.recur(gated_delta_rule, q, k, v, None, b.sigmoid(), cu_seqlens=cu_seqlens, qk_activation="silu")
+        return self.o_proj(self.o_norm(o))
+
+    def step_inputs(self) -> list[nn.Linear]:
+        """See `LinearMixer.step_inputs`."""
+        return [self.q_proj, self.k_proj, self.v_proj, self.b_proj]
+
+    def step_reads(self) -> dict[str, type[nn.Module]]:
+        """See `LinearMixer.step_reads`."""
+        return {"o_norm": HeadRMSNorm, **dict.fromkeys(("q_conv1d", "k_conv1d", "v_conv1d"), ShortConvolution)}
+
+    def step(
+        self, projected: Sequence[torch.Tensor], states: Mapping[str, torch.Tensor], slots: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See `LinearMixer.step`."""
+        q, k, v, b = projected
+        o = recurrent_step(
+            self.split_heads(q),
+            self.split_heads(k),
+            self.split_heads(v),
+            states["recurrent"],
+            self.o_norm.weight,
+            norm_eps=self.norm_eps,
+            slots=slots,
+            beta_logits=b,
+            delta_rule=True,
+            qk_silu=True,
+            qk_l2norm=True,
+            **self.q_conv1d.step_arguments("q", states, len(q)),
+            **self.k_conv1d.step_arguments("k", states, len(q)),
+            **self.v_conv1d.step_arguments("v", states, len(q)),
+        )
+        return o.flatten(1)

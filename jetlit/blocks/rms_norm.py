@@ -33,9 +33,38 @@ class RMSNorm(nn.Module):
         return f"{self.weight.shape[0]}, eps={self.eps}"
 
 
-class GatedRMSNorm(RMSNorm):
-    """RMSNorm(o) · SiLU(gate) of each head."""
+class HeadRMSNorm(RMSNorm):
+    """RMSNorm of each head of a recurrence's output, with the gate and skip that some blocks have."""
 
-    def forward(self, o: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """Normalize and gate o [B, T, h, V] by gate [B, T, h · V]; return [B, T, h · V]."""
-        return gated_rms_norm(o, gate.unflatten(-1, o.shape[2:]), self.weight, self.eps).flatten(2)
+    def forward(  # type: ignore[override]
+        self,
+        o: torch.Tensor,
+        gate: torch.Tensor | None = None,
+        *,
+        norm_before_gate: bool = True,
+        skip: torch.Tensor | None = None,
+        skip_weight: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return RMSNorm(x) · SiLU(gate), or RMSNorm(x · SiLU(gate)), with x = o + skip_weight · skip.
+
+        Args:
+            o: [B, T, h, V].
+            gate: [B, T, h · V] or None.
+            norm_before_gate: whether the gate comes last.
+            skip: [B, T, h, V] or None.
+            skip_weight: [h], with a skip.
+
+        Returns:
+            [B, T, h · V] in the dtype of `o`.
+        """
+        gate = None if gate is None else gate.unflatten(-1, o.shape[2:])
+        y = gated_rms_norm(
+            o,
+            gate,
+            self.weight,
+            self.eps,
+            norm_before_gate=norm_before_gate,
+            skip=skip,
+            skip_weight=skip_weight,
+        )
+        return y.flatten(2)

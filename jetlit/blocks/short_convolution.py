@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
+from jetlit_kernels import short_conv
 from torch import nn
 from transformers import initialization as init
 
 from jetlit.blocks.base import BlockPart, CarriedState, StateSpec
-from jetlit.blocks.packing import SequencesWithHistory
 from jetlit.errors import UserError
 
 
@@ -48,9 +49,27 @@ class ShortConvolution(BlockPart):
         """Return the spec of the last inputs."""
         return {self.state_name: StateSpec((len(self.weight), self.taps), None)}
 
-    def forward(self, x: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
-        """Convolve [B, T, D]; SiLU is left to the caller, since some operators begin with it."""
-        sequences = SequencesWithHistory(x, state, self.state_name, self.taps, cu_seqlens)
-        y = F.conv1d(sequences.rows.transpose(1, 2), self.weight, self.bias, groups=x.shape[2]).transpose(1, 2)
-        # Row r of y ends at row r + W - 1 of the inputs.
-        return sequences.at_tokens(y, self.taps - 1)
+    def forward(
+        self,
+        x: torch.Tensor,
+        state: CarriedState,
+        cu_seqlens: torch.Tensor | None,
+        activation: Literal["silu"] | None = None,
+    ) -> torch.Tensor:
+        """Convolve [B, T, D]. The activation is optional, since some recurrences begin with it."""
+        y, final = short_conv(
+            x,
+            self.weight[:, 0],
+            self.bias,
+            activation=activation,
+            state=state.read(self.state_name),
+            output_final_state=state.kept,
+            cu_seqlens=cu_seqlens,
+        )
+        state.write(self.state_name, final)
+        return y
+
+    def step_arguments(self, name: str, states: Mapping[str, torch.Tensor], batch: int) -> dict[str, Any]:
+        """Return what `jetlit_kernels.recurrent_step` takes to convolve its input `name` ("q", "k" or "v")."""
+        kernels = self.weight[:, 0].expand(batch, -1, -1)
+        return {f"{name}_kernels": kernels, f"{name}_bias": self.bias, f"{name}_window": states[self.state_name]}

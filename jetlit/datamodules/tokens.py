@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jetlit_data.corpus import CorpusInfo, read_corpus
+from jetlit_data.corpus import CorpusInfo, check_tokens, corpus_digest, read_corpus
 from jetlit_data.reading import open_split
 from jetlit_data.tokenizer import check_vocabulary
 from lightning.pytorch import LightningDataModule
@@ -17,6 +17,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 from jetlit.datamodules.mixture import Mixture
 from jetlit.datamodules.resumable import ResumableLoader
 from jetlit.errors import UserError
+from jetlit.values import BlockSize, Count, NonNegativeInt, PositiveFloat, Seed, check_values
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Corpus:
     """A corpus: its folder or s3:// path, and its share of the blocks. Weights need not add up to 1."""
 
     path: str
-    weight: float = 1.0
+    weight: PositiveFloat = 1.0
 
 
 class TokenDataModule(LightningDataModule):
@@ -48,12 +49,12 @@ class TokenDataModule(LightningDataModule):
     def __init__(
         self,
         corpora: str | list[Corpus] | dict[str, Any],
-        block_size: int,
-        batch_size: int,
-        num_workers: int = 0,
-        seed: int = 0,
-        val_batches: int = 8,
-        vocab_size: int | None = None,
+        block_size: BlockSize,
+        batch_size: Count,
+        num_workers: NonNegativeInt = 0,
+        seed: Seed = 0,
+        val_batches: Count = 8,
+        vocab_size: Count | None = None,
     ) -> None:
         super().__init__()
         self.corpora = _checked(corpora)
@@ -63,9 +64,7 @@ class TokenDataModule(LightningDataModule):
         self.seed = seed
         self.val_batches = val_batches
         self.vocab_size = vocab_size
-        for name, value in (("block_size", block_size), ("batch_size", batch_size)):
-            if value < 1:
-                raise UserError(f"{name} is {value}: give a positive number.")
+        check_values(TokenDataModule.__init__, vars(self))
 
     def setup(self, stage: str | None = None) -> None:
         """Refuse a corpus that is not finished and whole, or does not fit the block size or vocabulary (UserError)."""
@@ -73,10 +72,16 @@ class TokenDataModule(LightningDataModule):
             self._check_blocks(corpus.path, info)
             if self.vocab_size is not None:
                 check_vocabulary(info.vocab_size, self.vocab_size)
-        if len({info.tokenizer for info in self.infos}) > 1:
+        digests = {corpus_digest(corpus.path, info) for corpus, info in zip(self.corpora, self.infos, strict=True)}
+        if len(digests - {None}) > 1:
             raise UserError(
                 "The corpora were prepared with different tokenizers: prepare all of a mixture with the same one."
             )
+
+    def check_tokens(self, model: str | Path) -> None:
+        """Refuse corpora in other tokens than those of a model's folder or hub name (UserError)."""
+        for corpus, info in zip(self.corpora, self.infos, strict=True):
+            check_tokens(corpus.path, info, model)
 
     @cached_property
     def infos(self) -> list[CorpusInfo]:

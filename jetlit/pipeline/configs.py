@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, get_loader
+from jsonargparse import ArgumentError, ArgumentParser, get_loader, set_parsing_settings
 from omegaconf.errors import OmegaConfBaseException
 
 from jetlit.errors import UserError
+from jetlit.files import shipped_configs
 from jetlit.pipeline.config_errors import one_sentence
 
 T = TypeVar("T")
@@ -21,6 +23,9 @@ PATH_KEYS = ("fit_configs", "stages", "report_config")
 _SHIPPED = "jetlit://"
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 _LARGEST = 100_000  # values in a file, aliases expanded
+# A config is data: naming a function of `os` or a class in a place of any type must not run it. An empty list is what
+# makes jsonargparse refuse its own list of modules instead of warning.
+set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
 
 
 def merge_configs(files: Sequence[str | Path], overrides: Overrides | None = None) -> dict[str, Any]:
@@ -56,7 +61,9 @@ def read_config(file: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, or is no mapping in YAML.
     """
-    path = _shipped(str(file)) if str(file).startswith(_SHIPPED) else Path(file).expanduser()
+    name = str(file)
+    shipped = name.startswith(_SHIPPED)
+    path = shipped_configs() / name.removeprefix(_SHIPPED) if shipped else Path(file).expanduser()
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.CSafeLoader)
@@ -104,13 +111,13 @@ def load_config(kind: type[T], config: Mapping[str, Any], name: str = "") -> T:
     return kind(**parser.instantiate(parse_config(parser, config)).as_dict())
 
 
-def _shipped(file: str) -> Path:
-    """Return the path of a shipped config."""
-    package = Path(__file__).parents[1]
-    folder = package / "configs"  # in a wheel
-    if not folder.is_dir():
-        folder = package.parent / "configs"  # in a checkout
-    return folder / file.removeprefix(_SHIPPED)
+def named_object(name: str) -> Any:
+    """Return the class or function of a dotted name that a parsed config holds."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError:
+        return getattr(named_object(module), attribute)  # a class inside a class
 
 
 def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:

@@ -14,7 +14,8 @@ from jetlit.results import Result
 from jetlit.search.selection import Metrics
 from jetlit.tasks import build_tasks, score_tasks
 from jetlit.tasks.paper import paper_accuracy, paper_mean
-from jetlit.tasks.suites import Suite, run_suite
+from jetlit.tasks.suites import Suite, check_local_data, run_suite
+from jetlit.values import Count, Device, Dtype
 
 
 @dataclass
@@ -24,9 +25,10 @@ class EvaluateConfig(StageConfig):
     Attributes:
         model: folder or hub name of a checkpoint or a teacher, with its tokenizer.
         tasks: see `jetlit.tasks.build_task`.
-        suite: YAML file of a suite (configs/eval); needs the optional extra "eval".
+        suite: a suite by name (seed, general, mathematics, commonsense, retrieval, long_context) or by its YAML file;
+            needs the optional extra "eval".
         limit: largest number of questions of each of the suite's tasks.
-        local_data: folder of the harness' own task files, for machines without a hub.
+        local_data: folder of copies of the suite's data, or of the harness' own task files, for machines without a hub.
         max_length: tokens of the suite's rows; longer contexts lose their beginning.
         run_dir: folder of the whole run.
         out_dir: where result.json goes; the run's report shows those in eval/ and the folders in it.
@@ -37,13 +39,13 @@ class EvaluateConfig(StageConfig):
     model: str = "runs/quickstart/export"
     tasks: list[dict[str, Any]] | None = None
     suite: str | None = None
-    limit: int | None = None
+    limit: Count | None = None
     local_data: str | None = None
-    max_length: int = 4096
+    max_length: Count = 4096
     run_dir: str = "runs/quickstart"
     out_dir: str = "${run_dir}/eval"
-    device: str = "auto"
-    dtype: str | None = None
+    device: Device = "auto"
+    dtype: Dtype | None = None
 
 
 def evaluate(config: EvaluateConfig) -> Result:
@@ -54,6 +56,10 @@ def evaluate(config: EvaluateConfig) -> Result:
     """
     if (config.tasks is None) == (config.suite is None):
         raise UserError("Say what to score on: give either tasks or a suite.")
+    for name, value in (("limit", config.limit), ("max_length", config.max_length)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}: give a positive number, or leave it out.")
+    check_local_data(config.local_data)
     suite = None if config.suite is None else Suite.load(config.suite)
     model = load_model(config.model, config.dtype, config.device)
     tokenizer = load_tokenizer(config.model)

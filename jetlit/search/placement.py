@@ -1,5 +1,6 @@
 """Placement of full attention: heatmap, beam search under a budget, searched against uniform (paper, section 2.2)."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -41,8 +42,10 @@ class CombinedObjective:
             raise UserError(
                 f"There is no task {unknown[0]!r} to weigh; the tasks are {', '.join(sorted(self.linear))}."
             )
-        if min(weights.values(), default=0) < 0 or not any(weights.values()):
-            raise UserError("The tasks' weights must not be negative and not all zero: give one of them a weight of 1.")
+        if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
+            raise UserError(
+                f"The tasks' weights are {dict(weights)}: give numbers that are not negative and not all zero."
+            )
         self.weights = {task: weight / sum(weights.values()) for task, weight in weights.items() if weight}
 
     def combine(self, scores: Mapping[str, float]) -> float:

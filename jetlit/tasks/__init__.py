@@ -13,7 +13,7 @@ from jetlit.tasks.base import (
     summarize_answers,
     summarize_choices,
 )
-from jetlit.tasks.batches import Row, TaskBatch, answer_scores, make_batches
+from jetlit.tasks.batches import Row, TaskBatch, answer_scores, encode_row, make_batches
 
 __all__ = [
     "TASKS",
@@ -24,6 +24,7 @@ __all__ = [
     "answer_scores",
     "build_task",
     "build_tasks",
+    "encode_row",
     "evaluate_task",
     "make_batches",
     "register_task",

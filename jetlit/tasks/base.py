@@ -142,6 +142,8 @@ def build_task(spec: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> T
     Raises:
         UserError: the kind or a setting is unknown or wrong, or a file is missing.
     """
+    if not isinstance(spec, Mapping) or not all(isinstance(spec.get(key, ""), str) for key in ("kind", "name")):
+        raise UserError(f"A task is a mapping with texts as kind and name, such as {{kind: recall}}, not {spec!r}.")
     settings = dict(spec)
     kind = settings.pop("kind", None)
     name = settings.pop("name", kind)

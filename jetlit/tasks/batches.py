@@ -1,9 +1,12 @@
 """Teacher-forced answers: texts to rows, rows to batches, logits to scores."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
+from jetlit_data.encoding import leading_tokens, text_encoder
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
@@ -65,17 +68,35 @@ class TaskBatch:
         return torch.bincount(self.answer[self.answer >= 0], minlength=len(self.group))
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Encode the beginning of a row: with BOS if the tokenizer adds it, never with EOS."""
-    ids = tokenizer(text)["input_ids"]
-    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+def encode_row(
+    tokenizer: PreTrainedTokenizerBase, spans: Sequence[tuple[str, bool]], group: int, correct: bool = True
+) -> Row:
+    """Encode a text in which answers stand as one text, as corpora are encoded.
 
+    A token that holds part of an answer belongs to it, as " Paris" does after "Answer: ". BOS comes first if the
+    tokenizer adds it. No other special token occurs, whatever the text spells.
 
-def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str | None = None) -> list[int]:
-    """Encode what follows, without special tokens. A space separates it from `prompt` if neither side has one."""
-    if prompt and text and not prompt[-1].isspace() and not text[0].isspace():
-        text = " " + text
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    Args:
+        tokenizer: the model's.
+        spans: the pieces of the text in order, and whether they are an answer.
+        group: see `Row`.
+        correct: see `Row`.
+    """
+    bounds = [0, *accumulate(len(text) for text, _ in spans)]
+    ids, counts = text_encoder(tokenizer).encode_with_bounds("".join(text for text, _ in spans), bounds)
+    pieces: list[tuple[list[int], bool]] = [(leading_tokens(tokenizer), False)]
+    done = 0
+    for (text, is_answer), (first, _), (_, last) in zip(spans, counts, counts[1:]):
+        if not is_answer:
+            continue
+        pieces.append((ids[done:first], False))
+        done = max(done, first)
+        last = max(last, done) if text else done
+        pieces.append((ids[done:last], True))
+        done = last
+    pieces.append((ids[done:], False))
+    first_piece = pieces.pop(0)[0] + pieces.pop(0)[0]
+    return Row([(first_piece, False), *pieces], group, correct)
 
 
 def make_batches(rows: list[Row], batch_tokens: int = 8192) -> list[TaskBatch]:

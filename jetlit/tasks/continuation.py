@@ -3,7 +3,9 @@
 import random
 from dataclasses import dataclass
 
-from jetlit_data.corpus import read_corpus
+from jetlit_data.corpus import corpus_digest, read_corpus
+from jetlit_data.encoding import tokenizer_digest
+from jetlit_data.options import Positive
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
@@ -25,13 +27,23 @@ class Continuation:
     """
 
     corpus: str
-    questions: int = 64
-    context: int = 64
-    length: int = 16
+    questions: Positive = 64
+    context: Positive = 64
+    length: Positive = 16
     seed: int = 0
 
     def build(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Task:
-        """Return the task. The corpus' tokens are used as they are: the tokenizer must be the corpus' own."""
+        """Return the task. The corpus' tokens are used as they are.
+
+        Raises:
+            UserError: the tokenizer is not the corpus' own, or the corpus has too little held-out text.
+        """
+        digest = corpus_digest(self.corpus, read_corpus(self.corpus))
+        if digest not in (None, tokenizer_digest(tokenizer)):
+            raise UserError(
+                f"The corpus {self.corpus} of task {name} is in the tokens of another tokenizer than the model's: "
+                "prepare it again with that of the model."
+            )
         places = self._places()
         rng = random.Random(self.seed)
         rows = []

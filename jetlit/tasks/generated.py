@@ -6,12 +6,11 @@ from itertools import islice
 from typing import Any
 
 from jetlit_data.generators import GENERATORS, Generator
-from jetlit_data.options import build
+from jetlit_data.options import Positive, build
 from transformers import PreTrainedTokenizerBase
 
-from jetlit.errors import UserError
 from jetlit.tasks.base import Task, register_task, summarize_answers
-from jetlit.tasks.batches import Row, encode_answer, encode_prompt, make_batches
+from jetlit.tasks.batches import encode_row, make_batches
 
 
 @dataclass(frozen=True)
@@ -26,18 +25,14 @@ class GeneratedTask:
         """Return the task."""
         rows = []
         for number, spans in enumerate(islice(self.generator.documents(self.seed, "task"), self.documents)):
-            pieces = [(encode_prompt(tokenizer, spans[0].text), False)]
-            pieces += [(encode_answer(tokenizer, span.text), span.is_answer) for span in spans[1:]]
-            rows.append(Row(pieces, number))
+            rows.append(encode_row(tokenizer, [(span.text, span.is_answer) for span in spans], number))
         return Task(name, "accuracy", float(self.generator.chance), make_batches(rows), summarize_answers)
 
 
 def _kind(name: str, generator: Callable[..., Generator]) -> Callable[..., GeneratedTask]:
     """Return the kind of task of a generator: it takes the generator's settings, `documents` and `seed`."""
 
-    def settings(documents: int = 32, seed: int = 0, **options: Any) -> GeneratedTask:
-        if documents < 1:
-            raise UserError(f'Task kind "{name}" has {documents} documents: give it at least one.')
+    def settings(documents: Positive = 32, seed: int = 0, **options: Any) -> GeneratedTask:
         return GeneratedTask(build(generator, f'Generator "{name}"', options), documents, seed)
 
     return settings

@@ -8,11 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from jetlit_data.options import Positive
+from jetlit_data.sources.reading import decode
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
 from jetlit.tasks.base import Task, register_task, summarize_answers, summarize_choices
-from jetlit.tasks.batches import Row, encode_answer, encode_prompt, make_batches
+from jetlit.tasks.batches import Row, encode_row, make_batches
 
 
 @register_task("exact_answer")
@@ -21,7 +23,7 @@ class ExactAnswer:
     """Questions of a JSONL file with lines {"prompt": ..., "answer": ...}; see `read_records` for path and limit."""
 
     path: str
-    limit: int | None = None
+    limit: Positive | None = None
 
     def build(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Task:
         """Return the task."""
@@ -43,7 +45,7 @@ class MultipleChoice:
     """
 
     path: str
-    limit: int | None = None
+    limit: Positive | None = None
 
     def build(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Task:
         """Return the task."""
@@ -64,8 +66,9 @@ class MultipleChoice:
 
 
 def _row(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, number: int, correct: bool = True) -> Row:
-    pieces = [(encode_prompt(tokenizer, prompt), False), (encode_answer(tokenizer, answer, prompt), True)]
-    return Row(pieces, number, correct)
+    """Return a row, with a space between prompt and answer if neither has one there."""
+    space = " " if prompt and answer and not prompt[-1].isspace() and not answer[0].isspace() else ""
+    return encode_row(tokenizer, [(prompt, False), (space + answer, True)], number, correct)
 
 
 def read_records(path: str, limit: int | None) -> Iterator[tuple[dict[str, Any], str]]:
@@ -76,22 +79,24 @@ def read_records(path: str, limit: int | None) -> Iterator[tuple[dict[str, Any],
         limit: largest number of objects.
 
     Raises:
-        UserError: there is no such file, a line is not a JSON object, or the limit is not positive.
+        UserError: there is no such file, it is not UTF-8 text, or a line is not a JSON object.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"limit is {limit}: give a positive number of questions, or null for all.")
     packaged = Path(str(resources.files("jetlit.tasks"))) / "data"
-    file = next((file for file in (Path(path), packaged / f"{path}.jsonl") if file.is_file()), None)
+    file = next((file for file in (Path(path).expanduser(), packaged / f"{path}.jsonl") if file.is_file()), None)
     if file is None:
         names = ", ".join(sorted(file.stem for file in packaged.glob("*.jsonl")))
         raise UserError(f'There is no task file "{path}": give the path of a JSONL file, or one of {names}.')
-    lines = enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+    text = decode(file.read_bytes(), "utf-8")
+    if text is None:
+        raise UserError(f"The task file {file} is not UTF-8 text: save it in UTF-8.")
+    lines = enumerate(text.split("\n"), start=1)
     for number, line in islice(((number, line) for number, line in lines if line.strip()), limit):
         where = f"{file}, line {number},"
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where} is not valid JSON ({error.msg}): correct or remove it.") from None
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", error)
+            raise UserError(f"{where} is not valid JSON ({reason}): correct or remove it.") from None
         if not isinstance(record, dict):
             raise UserError(f"{where} is not a JSON object: write one question a line.")
         yield record, where

@@ -63,7 +63,7 @@ class HybridTester:
 
 
 def get_values(mapping):
-    """What transformers' own function returns, and our decoder: without a head it has no loss to train on."""
+    """Return what transformers' own function does, and our decoder: without a head it has no loss to train on."""
     ours = ["JetNemotronModel"] if mapping is common.MODEL_MAPPING_NAMES else []
     return [*auto.get_values(mapping), *ours]
 

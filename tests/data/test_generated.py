@@ -3,8 +3,9 @@ from itertools import islice
 
 import pytest
 from jetlit_data import Arithmetic, Recall, Repetition
+from jetlit_data.encoding import encode_documents
 from jetlit_data.generators import text_of
-from jetlit_data.tokenizer import ByteTokenizer, encode_documents
+from jetlit_data.tokenizer import ByteTokenizer
 
 from jetlit.errors import UserError
 

@@ -4,15 +4,17 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from jetlit_data import ByteTokenizer, CorpusSpec, prepare, read_corpus
+from jetlit_data import ByteTokenizer, CorpusSpec, load_tokenizer, prepare, read_corpus
 from jetlit_data.chunks import ChunkWriter
-from jetlit_data.corpus import sha256_of
+from jetlit_data.corpus import check_tokens, sha256_of
 from jetlit_data.reading import open_split
 
 from jetlit.errors import UserError
+from tests.data.tokenizers import tokenizer_of
 
 
 def documents(count, start=0):
@@ -26,7 +28,7 @@ def write_folder(path, texts):
 
 
 def prepared_texts(corpus, split):
-    """The documents of a split, read back through litdata, token by token."""
+    """Return the documents of a split, read back through litdata, token by token."""
     content = read_corpus(str(corpus)).splits[split]
     tokens = [int(block["input_ids"]) for block in open_split(str(corpus), split, 1, shuffle=False)]
     assert len(tokens) == content.tokens and tokens[-1] == 258
@@ -245,3 +247,40 @@ def test_the_tokenizer_of_the_corpus_is_the_one_it_was_made_with(make):
     from transformers import AutoTokenizer
 
     assert isinstance(AutoTokenizer.from_pretrained(make(documents(40)) / "tokenizer"), ByteTokenizer)
+
+
+def test_a_corpus_knows_its_tokenizer_by_content(make, tmp_path):
+    path = str(make(documents(40)))
+    info = read_corpus(path)
+    load_tokenizer("bytes").save_pretrained(tmp_path / "teacher")
+    check_tokens(path, info, tmp_path / "teacher")
+    check_tokens(path, info, tmp_path / "nothing")  # no tokenizer, nothing to compare
+    tokenizer_of("byte_level").save_pretrained(tmp_path / "other")
+    for known in (info, replace(info, tokenizer_digest=None)):  # a corpus of version 0.1 has its folder
+        with pytest.raises(UserError, match=r"in the tokens of another tokenizer \(bytes\) than that of .*/other"):
+            check_tokens(path, known, tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", ["../chunk.bin", "/tmp/chunk.bin", "a/b.bin", "..", "", ".", "a\\b", 3, None])
+def test_names_that_lead_out_of_a_corpus_are_refused(make, name):
+    corpus = make(documents(40))
+    record = json.loads((corpus / "corpus.json").read_text())
+    record["splits"]["train"]["chunks"][0]["filename"] = name
+    (corpus / "corpus.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="which no corpus holds"):
+        read_corpus(str(corpus))
+    index = json.loads((corpus / "train" / "index.json").read_text())
+    index["chunks"][0]["filename"] = name
+    (corpus / "train" / "index.json").write_text(json.dumps(index))
+    if isinstance(name, str):  # litdata itself reads the ending of each name before that
+        with pytest.raises(UserError, match="which no corpus holds"):
+            open_split(str(corpus), "train", 10, shuffle=False)[0]
+
+
+def test_a_split_that_leads_out_of_a_corpus_is_refused(make):
+    corpus = make(documents(40))
+    record = json.loads((corpus / "corpus.json").read_text())
+    record["splits"]["../train"] = record["splits"]["train"]
+    (corpus / "corpus.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="'../train', which no corpus holds"):
+        read_corpus(str(corpus))

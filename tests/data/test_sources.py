@@ -1,4 +1,7 @@
+import bz2
+import gzip
 import json
+import lzma
 import re
 import sysconfig
 from pathlib import Path
@@ -16,7 +19,7 @@ from jetlit.errors import UserError
 def folder(tmp_path):
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "a.txt").write_text("plain text")
-    (tmp_path / "deep" / "b.md").write_bytes("café".encode("latin-1"))
+    (tmp_path / "deep" / "b.md").write_text("café", encoding="utf-8")
     (tmp_path / "deep" / "er" / "c.py").write_text("print('code')\n")
     (tmp_path / "image.png").write_bytes(b"\x89PNG")
     lines = [json.dumps({"text": "line one", "n": 1}), "", json.dumps({"text": "line two"})]
@@ -27,7 +30,7 @@ def folder(tmp_path):
 
 def test_a_folder_gives_the_documents_of_every_kind_of_file(folder):
     source = open_source(str(folder), {})
-    expected = ["plain text", "caf\ufffd", "print('code')\n", "line one", "line two", "row one", "row two"]
+    expected = ["plain text", "café", "print('code')\n", "line one", "line two", "row one", "row two"]
     assert sorted(source.documents(0)) == sorted(expected)
     assert source.size() == sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and f.suffix != ".png")
 
@@ -101,9 +104,151 @@ def test_a_hub_data_set_is_read_through_datasets(tmp_path):
         list(open_source("hub:json", options).documents(0))
 
 
+TEXT = "Grüße, señor: text\nin two lines\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "expected"),
+    [
+        (TEXT.encode(), "utf-8", TEXT),
+        (TEXT.encode("utf-8-sig"), "utf-8", TEXT),
+        (TEXT.encode("utf-16"), "utf-8", TEXT),  # with a mark
+        (TEXT.encode("utf-32"), "utf-8", TEXT),
+        (TEXT.replace("\n", "\r\n").encode(), "utf-8", TEXT),
+        (TEXT.encode("latin-1"), "latin-1", TEXT),
+        (TEXT.encode("utf-16-le"), "utf-16-le", TEXT),
+        (TEXT.encode("latin-1"), "utf-8", None),
+        (TEXT.encode("utf-16-le"), "utf-8", None),
+        ("plain".encode("utf-16-be"), "utf-8", None),  # valid UTF-8, with a NUL between the letters
+        (bytes(range(256)), "utf-8", None),
+        (b"\xff\xfea", "utf-8", None),  # a mark, and half a character
+    ],
+)
+def test_encodings_are_detected_or_the_text_is_skipped_and_counted(tmp_path, data, encoding, expected):
+    (tmp_path / "a.txt").write_bytes(data)
+    source = open_source(str(tmp_path), {"encoding": encoding})
+    assert list(source.documents(0)) == ([] if expected is None else [expected])
+    assert source.skipped.counts == ({} if expected else {f"files that are not {encoding} text": 1})
+
+
+@pytest.mark.parametrize(
+    ("encoding", "written"),
+    [("utf-8", "utf-8-sig"), ("utf-8", "utf-16"), ("utf-8", "utf-32"), ("latin-1", "latin-1"), ("utf-16-le",) * 2],
+)
+def test_lines_are_read_in_the_encoding_of_their_file(tmp_path, encoding, written):
+    texts = ["Grüße", TEXT]
+    lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+    (tmp_path / "a.jsonl").write_bytes(lines.encode(written))
+    assert list(open_source(str(tmp_path), {"encoding": encoding}).documents(0)) == texts
+
+
+def test_lines_in_another_encoding_and_rows_without_a_text_are_skipped_and_counted(tmp_path):
+    lines = [
+        b'{"text": "one"}',
+        '{"text": "é"}'.encode("latin-1"),
+        b'{"text": null}',
+        b'{"text": 3}',
+        b'{"text": "two"}',
+    ]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    pq.write_table(pa.table({"text": ["three", None]}), tmp_path / "b.parquet")
+    source = open_source(str(tmp_path), {})
+    for _ in range(2):  # each pass counts anew
+        assert sorted(source.documents(0)) == ["one", "three", "two"]
+        assert source.skipped.counts == {"lines that are not utf-8 text": 1, "rows without a text": 3}
+    assert source.skipped.first["lines that are not utf-8 text"].endswith("a.jsonl, line 2")
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz", "zst", "lz4"])
+def test_compressed_files_are_read(tmp_path, ending):
+    contents = {"a.txt": b"plain", "b.jsonl": b'{"text": "a line"}\n{"text": "another"}\n'}
+    for name, data in contents.items():
+        with open_compressed(tmp_path / f"{name}.{ending}") as file:
+            file.write(data)
+    assert sorted(open_source(str(tmp_path), {}).documents(0)) == ["a line", "another", "plain"]
+    whole = (tmp_path / f"a.txt.{ending}").read_bytes()
+    (tmp_path / f"a.txt.{ending}").write_bytes(whole[:-3])
+    with pytest.raises(UserError, match=f"a.txt.{ending} cannot be read"):
+        list(open_source(str(tmp_path / f"a.txt.{ending}"), {}).documents(0))
+
+
+def open_compressed(path):
+    modules = {".gz": gzip, ".bz2": bz2, ".xz": lzma}
+    return modules[path.suffix].open(path, "wb") if path.suffix in modules else pa.output_stream(str(path))
+
+
+def test_linked_folders_are_followed_once_and_other_files_are_counted(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.txt").write_text("far")
+    (tmp_path / "home" / "texts").mkdir(parents=True)
+    (tmp_path / "home" / "texts" / "b.txt").write_text("near")
+    (tmp_path / "home" / "texts" / "c.pdf").write_bytes(b"%PDF")
+    (tmp_path / "home" / "texts" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "home" / "texts")  # a circle
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    source = open_source("~/texts", {})
+    assert sorted(source.documents(0)) == ["far", "near"] and source.skipped.counts == {".pdf files": 1}
+
+
+def test_what_is_left_out_is_said_and_kept(folder, tmp_path_factory, caplog):
+    (folder / "deep" / "latin.txt").write_bytes("café".encode("latin-1"))
+    for number in range(40):
+        (folder / f"{number}.txt").write_text(f"document {number}")
+    out = tmp_path_factory.mktemp("out")
+    info = prepare(str(out), {"notes": CorpusSpec(str(folder))}, val_fraction=0.2, progress=False)["notes"]
+    expected = {".png files": 1, "files that are not utf-8 text": 1, "rows without a text": 1}
+    assert info.skipped == read_corpus(str(out / "notes")).skipped == expected
+    assert 'Corpus "notes" leaves out' in caplog.text and "latin.txt" in caplog.text
+
+
+def test_a_digest_follows_names_and_contents_but_not_the_place(tmp_path):
+    digests = []
+    for name, text in (("one", "same"), ("two", "same"), ("three", "other")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(text)
+        digests.append(open_source(str(tmp_path / name), {}).digest())
+    assert digests[0] == digests[1] != digests[2]
+    (tmp_path / "one" / "a.txt").rename(tmp_path / "one" / "b.txt")
+    assert open_source(str(tmp_path / "one"), {}).digest() != digests[0]
+
+
+@pytest.mark.parametrize("keep", [0, 3, 4, 20, 0.3, 0.6, 0.9, 0.99, -9, -4, -1])
+def test_torn_parquet_is_one_sentence(tmp_path, keep):
+    pq.write_table(pa.table({"text": [f"row {n} " * 20 for n in range(500)]}), tmp_path / "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    with pytest.raises(UserError, match=r"a.parquet is not a Parquet file, or damaged"):
+        list(open_source(str(tmp_path), {}).documents(0))
+
+
+@pytest.mark.parametrize("line", ['{"text": ' + "1" * 5000 + "}", "[" * 100_000, "NaN", "", '"text"', "\x00"])
+def test_strange_lines_are_one_sentence_or_nothing(tmp_path, line):
+    (tmp_path / "a.jsonl").write_text(line + "\n")
+    try:
+        assert list(open_source(str(tmp_path), {}).documents(0)) == []
+    except UserError as error:
+        assert "a.jsonl, line 1" in str(error)
+
+
+def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="the optional library datasets is not installed")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"^Data set nobody/nothing could not be read .* check the connection"):
+        list(open_source("hub:nobody/nothing", {}).documents(0))
+
+
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
+        ("stdlib", {"encoding": "utf-8"}, 'no option "encoding"'),
+        (".", {"encoding": "utf-99"}, 'no text encoding "utf-99"'),
+        (".", {"encoding": 8}, "takes a text as .encoding., not 8"),
+        (".", {"text_field": None}, "takes a text as .text_field., not None"),
+        ("recall", {"pairs": 2.5}, "takes a whole number as .pairs., not 2.5"),
+        ("recall", {"style": ["words"]}, "takes letters or words as .style., not"),
+        ("debian", {"packages": "git-doc"}, "takes a list of a text as .packages., not 'git-doc'"),
         ("/no/such/folder", {}, 'no source of text "/no/such/folder": use one of debian, folder, stdlib, recall, '),
         ("recall", {"pears": 3}, 'no option "pears": it takes pairs, queries, style'),
         ("stdlib", {"files": []}, 'no option "files"'),

@@ -3,9 +3,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jetlit_data import ByteTokenizer, check_vocabulary, load_tokenizer
-from jetlit_data.tokenizer import encode_documents, vocabulary_size
+from jetlit_data.encoding import encode_documents
+from jetlit_data.tokenizer import vocabulary_size
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config
 
 import jetlit  # noqa: F401 (registers the byte tokenizer)
 from jetlit.errors import UserError
@@ -69,6 +70,15 @@ def test_a_missing_tokenizer_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="There is no tokenizer at ") as raised:
         load_tokenizer(str(tmp_path / "nothing"))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [None, "{}", "not JSON", '{"model": {"type": "BPE"}}'])
+def test_a_folder_without_a_tokenizer_s_files_or_with_broken_ones_is_refused(tmp_path, content):
+    Qwen2Config().save_pretrained(tmp_path)  # of which transformers makes a tokenizer of one token
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match="There is no tokenizer at "):
+        load_tokenizer(tmp_path)
 
 
 def test_a_tokenizer_without_eos_is_refused(tmp_path):

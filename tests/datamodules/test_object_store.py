@@ -1,5 +1,6 @@
 """Streaming from an object store, against a local server that speaks S3 (moto)."""
 
+import json
 import uuid
 from pathlib import Path
 
@@ -18,7 +19,7 @@ BUCKET = f"corpora-{uuid.uuid4().hex}"
 
 @pytest.fixture
 def bucket(corpora, tmp_path, monkeypatch):
-    """The corpora in a bucket of a local server; gives a function from a corpus' name to its s3:// path."""
+    """Put the corpora into a bucket of a local server; give a function from a corpus' name to its s3:// path."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -87,3 +88,18 @@ def test_a_damaged_object_is_noticed(corpora, bucket):
         boto3.client("s3").put_object(Bucket=BUCKET, Key=f"small/train/{chunk.name}", Body=bytes(content))
     with pytest.raises(UserError, match="is damaged .its checksum differs"):
         list(TokenDataModule(bucket("small"), BLOCK, 4).train_dataloader())
+
+
+@pytest.mark.parametrize("name", ["../../../stolen.bin", "/tmp/stolen.bin"])
+def test_an_index_that_leads_out_of_the_cache_is_refused(bucket, tmp_path, name):
+    import boto3
+
+    path, client = bucket("small"), boto3.client("s3")
+    index = json.loads(client.get_object(Bucket=BUCKET, Key="small/train/index.json")["Body"].read())
+    client.put_object(Bucket=BUCKET, Key="small/train/stolen.bin", Body=b"x")
+    index["chunks"][0]["filename"] = name
+    index["updated_at"] = uuid.uuid4().hex  # which litdata keeps its cache by
+    client.put_object(Bucket=BUCKET, Key="small/train/index.json", Body=json.dumps(index).encode())
+    with pytest.raises(UserError, match=f"names the file '{name}', which no corpus holds"):
+        next(iter(TokenDataModule(path, BLOCK, 2).train_dataloader()))
+    assert not list(tmp_path.rglob("stolen.bin")) and not Path("/tmp/stolen.bin").exists()

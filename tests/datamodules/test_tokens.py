@@ -81,7 +81,7 @@ def test_a_vocabulary_too_large_for_the_model_is_refused(corpora):
 def test_corpora_of_different_tokenizers_are_refused(corpora, tmp_path):
     shutil.copytree(corpora["small"], tmp_path / "other")
     record = json.loads((tmp_path / "other" / "corpus.json").read_text())
-    (tmp_path / "other" / "corpus.json").write_text(json.dumps({**record, "tokenizer": "gpt2"}))
+    (tmp_path / "other" / "corpus.json").write_text(json.dumps({**record, "tokenizer_digest": "of another"}))
     with pytest.raises(UserError, match="different tokenizers"):
         TokenDataModule([Corpus(corpora["large"]), Corpus(str(tmp_path / "other"))], BLOCK, 2).setup()
 

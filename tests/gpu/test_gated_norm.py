@@ -37,3 +37,23 @@ def test_compiles_and_repeats_exactly():
         runs.append([out, *torch.autograd.grad(out, inputs, torch.ones_like(out))])
     for other in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 5e-3), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("with_gate", [False, True])
+def test_skip_and_gate_before_the_norm(with_gate, dtype, tolerance):
+    shape = (2, 500, 12, 256)
+    gate = torch.randn(shape, device="cuda").to(dtype).requires_grad_() if with_gate else None
+    inputs = [torch.randn(shape, device="cuda").to(dtype).requires_grad_() for _ in range(2)]
+    inputs += [torch.randn(size, device="cuda", requires_grad=True) for size in (256, 12)]
+    inputs += [gate] if with_gate else []
+    upstream = torch.randn(shape, device="cuda").to(dtype)
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    found = []
+    for tensors, backend in ((inputs, "triton"), (exact, "torch")):
+        o, skip, weight, skip_weight, *rest = tensors
+        options = {"norm_before_gate": False, "skip": skip, "skip_weight": skip_weight, "backend": backend}
+        out = gated_rms_norm(o, rest[0] if rest else None, weight, **options)
+        found.append([out, *torch.autograd.grad(out, tensors, upstream.to(out.dtype))])
+    for actual, reference in zip(*found, strict=True):
+        assert ((actual.double() - reference).norm() / reference.norm()).item() <= tolerance

@@ -18,7 +18,9 @@ NAMES = [
     "test_linear_attention",
     "test_token_losses",
     "test_narrow_linear",
+    "test_rotate",
     "test_rotate_and_store",
+    "test_short_conv",
     "test_silu",
     "test_silu_mul",
     "test_window_attention",
@@ -27,7 +29,7 @@ NAMES = [
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> list[ElementTree.Element]:
-    """What became of each case; one process for all files, since its imports take longer than most of them."""
+    """Return what became of each case; one process for all files, since its imports take longer than most of them."""
     pytest.importorskip("triton")
     report = tmp_path_factory.mktemp("interpreter") / "report.xml"
     # No plug-ins of this process: a session that interprets Triton must not share its cache or its workers.

@@ -27,7 +27,7 @@ def equal(model, other) -> bool:
 
 @pytest.fixture
 def untied(saved):
-    """A folder whose configuration ties the head, with another head in the file."""
+    """Make a folder whose configuration ties the head, with another head in the file."""
     folder = saved[1]
     change_tensors(folder, lambda tensors: tensors.update({"lm_head.weight": torch.randn(61, 36)}))
     return load_model(folder), folder

@@ -22,7 +22,7 @@ CLOSE = {"rtol": 0, "atol": 2e-5}
 
 @st.composite
 def rotary(draw, head_dim):
-    """Settings of every rope type; contexts of the test lie on both sides of the original one."""
+    """Draw settings of every rope type; contexts of the test lie on both sides of the original one."""
     kind = draw(st.sampled_from(["default", "linear", "dynamic", "yarn", "longrope", "llama3"]))
     values = {"rope_type": kind, "rope_theta": draw(st.sampled_from([100.0, 10000.0, 1e6]))}
     factors = st.lists(st.sampled_from([1.0, 1.5, 3.0]), min_size=head_dim // 2, max_size=head_dim // 2)

@@ -8,6 +8,7 @@ from jetlit_data.reading import open_split
 from jetlit.errors import UserError
 from jetlit.tasks import TASKS, build_task, evaluate_task
 from jetlit.tasks.base import Scores, summarize_answers, summarize_choices
+from tests.data.tokenizers import tokenizer_of
 from tests.tasks.models import Oracle, random_model
 
 TOKENIZER = load_tokenizer("bytes")
@@ -134,6 +135,11 @@ def test_continuations_depend_on_the_seed_only(corpus):
     assert not torch.equal(inputs(0), inputs(1))
 
 
+def test_continuations_in_other_tokens_than_the_model_s_are_refused(corpus):
+    with pytest.raises(UserError, match="in the tokens of another tokenizer than the model's"):
+        build_task({"kind": "continuation", "corpus": corpus}, tokenizer_of("byte_level"))
+
+
 def test_too_many_continuations_are_refused(corpus):
     with pytest.raises(UserError, match=r"has room for \d+ questions of 64 \+ 16 tokens, not 100000"):
         build_task({"kind": "continuation", "corpus": corpus, "questions": 100_000}, TOKENIZER)
@@ -185,3 +191,14 @@ def test_every_kind_can_be_built(corpus, tmp_path):
     own["multiple_choice"] = {"path": "python_code"}
     for kind in TASKS:
         assert build_task({"kind": kind, **own.get(kind, {})}, TOKENIZER).name == kind
+
+
+@pytest.mark.parametrize("data", ["é".encode("latin-1"), '{"prompt": "a", "answer": "b"}'.encode("utf-16"), b"\0"])
+def test_task_files_in_another_encoding_are_read_or_refused(tmp_path, data):
+    (tmp_path / "q.jsonl").write_bytes(data)
+    spec = {"kind": "exact_answer", "path": str(tmp_path / "q.jsonl")}
+    if data.startswith(b"\xff\xfe"):
+        assert rows_of(build_task(spec, TOKENIZER)) == [("a b", " b")]
+    else:
+        with pytest.raises(UserError, match="q.jsonl is not UTF-8 text: save it in UTF-8"):
+            build_task(spec, TOKENIZER)

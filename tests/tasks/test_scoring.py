@@ -37,6 +37,31 @@ def test_wrong_lists_of_tasks_are_refused(specs, message):
         build_tasks(specs, TOKENIZER)
 
 
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ({"kind": "recall", "documents": -1}, 'takes a whole number of at least 1 as "documents", not -1'),
+        ({"kind": "recall", "documents": True}, 'takes a whole number of at least 1 as "documents", not True'),
+        ({"kind": "recall", "seed": "x"}, "takes a whole number as \"seed\", not 'x'"),
+        ({"kind": "recall", "pairs": None}, 'takes a whole number as "pairs", not None'),
+        ({"kind": "arithmetic", "operations": 3}, 'takes a text as "operations", not 3'),
+        ({"kind": "repetition", "length": float("inf")}, 'takes a whole number as "length", not inf'),
+        ({"kind": "exact_answer", "path": "x", "limit": -1}, 'of at least 1 or null as "limit", not -1'),
+        ({"kind": "multiple_choice", "path": "x", "limit": 0}, 'of at least 1 or null as "limit", not 0'),
+        ({"kind": "multiple_choice", "path": ["x"]}, "takes a text as \"path\", not \\['x'\\]"),
+        ({"kind": "continuation", "corpus": "x", "questions": 1.5}, 'of at least 1 as "questions", not 1.5'),
+        ({"kind": "continuation", "corpus": "x", "context": 0}, 'of at least 1 as "context", not 0'),
+        ({"kind": "continuation", "corpus": "x", "length": float("nan")}, 'of at least 1 as "length", not nan'),
+        ({"kind": ["recall"]}, "A task is a mapping with texts as kind and name"),
+        ({"kind": "recall", "name": 3}, "A task is a mapping with texts as kind and name"),
+        ("recall", "A task is a mapping with texts as kind and name"),
+    ],
+)
+def test_a_setting_of_another_type_or_range_is_named_with_what_it_takes(spec, sentence):
+    with pytest.raises(UserError, match=sentence):
+        build_tasks([spec], TOKENIZER)
+
+
 def test_the_example_adds_a_kind_of_task(monkeypatch, capsys):
     monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))
     runpy.run_path(str(EXAMPLE), run_name="__main__")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from jetlit_data import load_tokenizer
+from jetlit_data.encoding import encode_documents, leading_tokens
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from jetlit.errors import UserError
@@ -16,6 +17,7 @@ from jetlit.models import load_model
 from jetlit.tasks.paper import paper_accuracy, paper_mean
 from jetlit.tasks.questions import read_records
 from jetlit.tasks.suites import Suite, SuiteTask, run_suite, task_manager
+from tests.data.tokenizers import tokenizer_of
 from tests.tasks.models import VOCABULARY, Oracle, random_model
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "eval").glob("*.yaml"))
@@ -129,9 +131,50 @@ def test_generation_is_that_of_transformers_up_to_the_stop_string(qwen, model):
     assert cut == found[0].partition(stop)[0]
 
 
+@harness
+def test_the_prompt_keeps_its_place_beside_a_long_answer(model):
+    settings = {"until": [], "max_gen_toks": 16}
+    with pytest.raises(UserError, match="asks for answers of 16 tokens, and max_length 16 .* raise max_length"):
+        model(max_length=16).generate_until(requests(("a prompt", settings)))
+    with pytest.raises(UserError, match="asks for answers of 0 tokens"):
+        model().generate_until(requests(("a prompt", {**settings, "max_gen_toks": 0})))
+
+
+@harness
+def test_contexts_that_lose_their_beginning_are_counted(model, caplog):
+    settings = {"until": [], "max_gen_toks": 4}
+    model(max_length=10).generate_until(requests(("a longer prompt", settings), ("short", settings)))
+    assert "1 of 2 contexts lose their beginning, since max_length is 10 tokens" in caplog.text
+    caplog.clear()
+    model(max_length=10).loglikelihood(requests(("a longer prompt", "abc"), ("a", "b"), ("a context", "abc")))
+    assert "2 of 3 contexts lose their beginning" in caplog.text
+
+
+@harness
+def test_a_continuation_longer_than_a_row_is_refused(model):
+    model(max_length=16).loglikelihood(requests(("a", "b" * 15)))
+    with pytest.raises(UserError, match="continuation of 16 tokens .* longer than max_length 16: raise max_length"):
+        model(max_length=16).loglikelihood(requests(("a", "b" * 16)))
+
+
+@harness
+@pytest.mark.parametrize("kind", ["byte_level", "unigram", "sentencepiece_bpe", "words"])
+def test_texts_that_spell_special_tokens_are_scored_whole(kind):
+    from jetlit.tasks.lm_eval import HarnessModel
+
+    tokenizer = tokenizer_of(kind)
+    harness_model = HarnessModel(Oracle(), tokenizer)
+    for text in ("the </s>", "</s>", "<s> the </s> <filename>"):
+        (document,) = encode_documents(tokenizer, [text])
+        leading = leading_tokens(tokenizer)
+        assert harness_model.tok_encode(text) == leading + document[:-1].tolist()
+        assert harness_model.tok_encode(text, add_special_tokens=False) == document[:-1].tolist()
+        assert harness_model.prefix_token_id == (leading or [tokenizer.eos_token_id])[0]
+
+
 @pytest.fixture(scope="module")
 def local_tasks(tmp_path_factory):
-    """A task of the harness that reads one of the package's own files."""
+    """Return a task of the harness that reads one of the package's own files."""
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "local_knowledge.yaml").write_text(
         f"""
@@ -237,13 +280,13 @@ def test_the_extra_s_packages_are_all_that_mathematics_and_long_contexts_import(
 
 @harness
 def test_the_harness_knows_every_task_of_the_shipped_suites():
-    known = set(task_manager(None).all_tasks)
+    known = set(task_manager().all_tasks)
     named = {task.task for path in CONFIGS for task in Suite.load(path).tasks}
     assert named and not named - known
 
 
 def scored(index, name: str) -> set[str]:
-    """The "metric,filter" names of a task of the harness, or those that all tasks of a group or a tag share."""
+    """Return the "metric,filter" names of a task of the harness, or those that all tasks of a group or a tag share."""
     config = index[name].cfg
     members = index[name].tags if config is None else config["task"] if "group" in config else ()
     if members:
@@ -269,7 +312,7 @@ def reported(index, name: str) -> set[str]:
 
 @harness
 def test_the_harness_reports_every_metric_of_the_shipped_suites():
-    index = task_manager(None).task_index
+    index = task_manager().task_index
     assert reported(index, "winogrande") == {"acc,none"} and reported(index, "fda") == {"contains,none"}
     assert scored(index, "bbh_cot_zeroshot") > reported(index, "bbh_cot_zeroshot")
     named = {(task.task, task.metric) for path in CONFIGS for task in Suite.load(path).tasks}
@@ -280,6 +323,7 @@ def test_the_harness_reports_every_metric_of_the_shipped_suites():
 def test_shipped_suites_load_under_their_own_name(path):
     suite = Suite.load(path)
     assert suite.name == path.stem and suite.tasks
+    assert Suite.load(path.stem) == suite
 
 
 def test_the_seed_suite_is_these_eight_tasks():
@@ -328,14 +372,31 @@ def test_without_the_harness_it_says_how_to_install_it(monkeypatch):
         ("name: x\ntask: []\n", "is not a suite of tasks"),
         ("name: x\ntasks:\n  - {task: mmlu, shots: 3}\n", "is not a suite of tasks"),
         ("name: [\n", "is not a suite of tasks"),
+        ("", "is not a suite of tasks"),
+        ("name: x\n", "is not a suite of tasks"),
+        ("- piqa\n", "is not a suite of tasks"),
+        ("name: x\ntasks: {task: piqa}\n", "tasks is not a list of mappings"),
+        ("name: x\ntasks: [piqa]\n", "tasks is not a list of mappings"),
+        ("name: x\ntasks: 3\n", "tasks is not a list of mappings"),
+        ("name: x\ntasks: [{}]\n", 'Task 1 needs the option "task"'),
+        ("name: x\ntasks: [{task: 3}]\n", 'Task 1 takes a text as "task", not 3'),
+        ("name: [x]\ntasks: [{task: piqa}]\n", 'A suite takes a text as "name"'),
+        ("name: x\ntasks: [{task: piqa, num_fewshot: -1}]\n", 'a whole number of at least 0 as "num_fewshot", not -1'),
+        ("name: x\ntasks: [{task: piqa, num_fewshot: 1.5}]\n", 'as "num_fewshot", not 1.5'),
+        ("name: x\ntasks: [{task: piqa, metric: null}]\n", 'as "metric", not None'),
+        ("name: x\ntasks: " + "[" * 2000, "is not a suite of tasks"),
+        ("name: !!python/object/apply:os.getcwd []\n", "is not a suite of tasks"),
+        (b"name: \xe9", "is not a suite of tasks"),
     ],
 )
 def test_wrong_suites_are_refused(tmp_path, text, message):
-    (tmp_path / "suite.yaml").write_text(text)
+    (tmp_path / "suite.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=message):
         Suite.load(tmp_path / "suite.yaml")
 
 
 def test_a_missing_suite_is_named(tmp_path):
-    with pytest.raises(UserError, match="There is no suite"):
+    with pytest.raises(UserError, match="There is no suite .*none.yaml: give a YAML file, or one of commonsense, "):
         Suite.load(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="cannot be read"):
+        Suite.load(tmp_path)

@@ -1,5 +1,6 @@
 """The table of sources of text."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -9,8 +10,33 @@ from jetlit.registry import Registry
 from jetlit_data.options import build
 
 
+class Skipped:
+    """What a source left out: how many of each kind ("files that are not text"), and where the first was."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+
+    def add(self, kind: str, where: object) -> None:
+        """Count one."""
+        self.counts[kind] += 1
+        self.first.setdefault(kind, str(where))
+
+    def clear(self) -> None:
+        """Begin a new pass."""
+        self.counts.clear()
+        self.first.clear()
+
+    def __str__(self) -> str:
+        return "; ".join(f"{count} {kind} (first {self.first[kind]})" for kind, count in self.counts.items())
+
+
 class Source(Protocol):
-    """Documents to make a corpus of."""
+    """Documents to make a corpus of.
+
+    A source may also have an attribute `skipped: Skipped`, of what the last pass left out, and a method
+    `digest() -> str` of all that its documents depend on beside its options, whose change makes a run redo its corpora.
+    """
 
     def documents(self, seed: int) -> Iterator[str]:
         """Yield the text of each document, in an order that the seed decides where order is free."""
@@ -46,7 +72,7 @@ def open_source(source: str, options: dict[str, Any]) -> Source:
     """
     kind, colon, rest = source.partition(":")
     if kind not in SOURCES:
-        if not Path(source).exists():
+        if not Path(source).expanduser().exists():
             raise UserError(
                 f'There is no source of text "{source}": use one of {", ".join(SOURCES)}, or an existing folder.'
             )

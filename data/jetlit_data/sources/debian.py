@@ -5,11 +5,11 @@ import re
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jetlit.errors import UserError
-from jetlit_data.sources.base import register_source
+from jetlit_data.sources.base import Skipped, register_source
 from jetlit_data.sources.markup import is_readable, to_text
 
 _SHORTEST = 200  # characters of a document; less is an index entry or a redirection
@@ -30,10 +30,12 @@ class DebianSource:
     Attributes:
         packages: NAME or NAME=VERSION, as apt knows them.
         cache: folder that keeps fetched packages.
+        skipped: what the last pass left out.
     """
 
     packages: tuple[str, ...] | list[str]
     cache: str = "data/built/debian"
+    skipped: Skipped = field(default_factory=Skipped, init=False, compare=False)
 
     def size(self) -> None:
         """Return None: it is unknown before the packages are read."""
@@ -43,15 +45,24 @@ class DebianSource:
 
         All of it is held in memory and shuffled: training reads chunk after chunk, and each should hold every package.
         """
-        texts = (to_text(name, data) for package in self.packages for name, data in _files(self._fetched(package)))
-        documents = [part for text in texts if text for part in parts(text, _LONGEST) if len(part) >= _SHORTEST]
+        self.skipped.clear()
+        texts = (text for package in self.packages for text in self._texts(self._fetched(package)))
+        documents = [part for text in texts for part in parts(text, _LONGEST) if len(part) >= _SHORTEST]
         random.Random(seed).shuffle(documents)
         return iter(documents)
+
+    def _texts(self, package: Path) -> Iterator[str]:
+        for name, data in _files(package):
+            text = to_text(name, data)
+            if text is None:
+                self.skipped.add("files that are not utf-8 text", name)
+            else:
+                yield text
 
     def _fetched(self, package: str) -> Path:
         name, _, version = package.partition("=")
         pattern = f"{name}_{version.replace(':', '%3a') or '*'}_*.deb"
-        folder = Path(self.cache)
+        folder = Path(self.cache).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         if not any(folder.glob(pattern)):
             _run("apt-get", "download", package, cwd=folder)

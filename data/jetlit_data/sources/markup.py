@@ -48,7 +48,7 @@ def to_text(name: str, data: bytes) -> str | None:
     """
     if PurePosixPath(name).suffix in _COMPRESSED:
         data = gzip.decompress(data)
-    text = data.decode("utf-8", errors="replace")
+    text = data.decode("utf-8-sig", errors="replace")
     if text.count("\ufffd") > _UNREADABLE_SHARE * len(text):
         return None
     kind = _kind(name)

@@ -18,6 +18,7 @@ import torch
 from jetlit_kernels.descriptors import described
 from jetlit_kernels.dynamic_conv.arguments import Arguments
 from jetlit_kernels.dynamic_conv.kernels import backward_kernel, forward_kernel
+from jetlit_kernels.history import Sequences, constant_stride
 from jetlit_kernels.sizes import cdiv, power_of_two
 
 
@@ -48,23 +49,6 @@ STRETCH = 8192
 SEGMENT, BLOCK, WARPS, STAGES = 64, 512, 4, 3
 
 
-@dataclass(frozen=True)
-class Sequences:
-    """Where each of the M rows stands: its position in its sequence and, for a state, its sequence's number."""
-
-    positions: torch.Tensor | None
-    owners: torch.Tensor | None
-
-    @classmethod
-    def of(cls, cu_seqlens: torch.Tensor | None, rows: int) -> "Sequences":
-        """Return where `rows` packed rows stand; None for plain batches, whose positions the kernels compute."""
-        if cu_seqlens is None:
-            return cls(None, None)
-        index = torch.arange(rows, device=cu_seqlens.device)
-        owners = torch.searchsorted(cu_seqlens, index, right=True) - 1
-        return cls((index - cu_seqlens[owners]).int(), owners.int())
-
-
 def forward(a: Arguments) -> torch.Tensor:
     """Return the output [B, T, D] of the convolution."""
     v, taps = a.v, a.taps
@@ -80,7 +64,7 @@ def forward(a: Arguments) -> torch.Tensor:
     hidden_rows = described(a.hidden.to(v.dtype).reshape(rows, rank), [tile.rows, tile.inner])
     by_tap = a.weight.to(v.dtype).unflatten(0, (channels, taps)).transpose(0, 1)
     tap_weight = described(by_tap, [tap_columns, block, tile.inner])
-    v, stride_v = _rows(v)
+    v, stride_v = constant_stride(v)
     sequences = Sequences.of(a.cu_seqlens, rows)
     forward_kernel[(cdiv(channels, block), cdiv(rows, tile.rows))](
         v, hidden_rows, tap_weight, a.bias.contiguous(), None if a.state is None else a.state.contiguous(),
@@ -96,7 +80,7 @@ def backward(a: Arguments, d_out: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     """Return the gradients of v, hidden, weight and bias, each in its dtype; the last two are summed in float32."""
     batch, length, channels = a.v.shape
     rows, rank, outputs, taps = batch * length, a.hidden.shape[2], a.weight.shape[0], a.taps
-    v, stride_v = _rows(a.v)
+    v, stride_v = constant_stride(a.v)
     d_v = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     d_hidden = torch.empty(rows, rank, dtype=v.dtype, device=v.device)
     d_weight = torch.zeros(outputs, rank, dtype=torch.float32, device=v.device)
@@ -128,14 +112,6 @@ def backward(a: Arguments, d_out: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
         _by_channel(d_weight, taps, a.weight.dtype),
         _by_channel(d_bias.sum(0), taps, a.bias.dtype),
     )
-
-
-def _rows(v: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Return `v` [B, T, D], copied if its B·T rows are not a constant stride apart, and that stride."""
-    batch, length, _ = v.shape
-    if v.stride(2) != 1 or (batch > 1 and v.stride(0) != length * v.stride(1)):
-        v = v.contiguous()
-    return v, v.stride(1)
 
 
 def _by_tap(x: torch.Tensor, taps: int) -> torch.Tensor:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 
+from jetlit_kernels.gated_norm.arguments import Arguments
 from jetlit_kernels.operators import differentiable
 
 Tensors = tuple[torch.Tensor, ...]
 
 
-class Arguments(NamedTuple):
-    """The arguments of the gated RMSNorm: o and gate [..., V], weight [V], and the norm's epsilon."""
-
-    o: torch.Tensor
-    gate: torch.Tensor
-    weight: torch.Tensor
-    eps: float
-
-
 def _forward(a: Arguments) -> torch.Tensor:
     from jetlit_kernels.gated_norm.kernels import forward
 
-    return forward(*a)
+    return forward(a)
 
 
 def _fake(a: Arguments) -> torch.Tensor:
@@ -33,13 +23,13 @@ def _fake(a: Arguments) -> torch.Tensor:
 def _backward(a: Arguments, kept: Tensors, d_out: torch.Tensor) -> Tensors:
     from jetlit_kernels.gated_norm.kernels import backward
 
-    return backward(d_out, *a)
+    return backward(a, d_out)
 
 
 def _fake_backward(a: Arguments) -> Tensors:
-    return tuple(t.new_empty(t.shape) for t in (a.o, a.gate, a.weight))
+    return tuple(a.o.new_empty(0) if t is None else t.new_empty(t.shape) for t in a[:5])
 
 
 gated_rms_norm_op, run = differentiable(
-    "jetlit_kernels::gated_rms_norm", Arguments, _forward, _fake, _backward, _fake_backward, gradients=3
+    "jetlit_kernels::gated_rms_norm", Arguments, _forward, _fake, _backward, _fake_backward, gradients=5
 )

@@ -1,4 +1,4 @@
-"""The command's verbs on small models, and their answers to mistakes: one sentence, exit status 2."""
+"""The subcommands on small models, and their answers to mistakes: one sentence, exit status 2."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from jetlit_data import load_tokenizer
 from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from jetlit.cli import FITS, SUBCOMMANDS, main
+from jetlit.cli import FITS, SUBCOMMANDS, main, verbs
 from jetlit.models import Architecture, SuperNetwork
 from jetlit.pipeline.configs import load_config
 from jetlit.pipeline.placement import PlacementConfig
@@ -27,7 +27,7 @@ QUICKSTART, RELEASED = CONFIGS / "quickstart", CONFIGS / "jet_nemotron_2b"
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with a teacher, its super network and a placement, none of them trained."""
+    """Return a run folder with a teacher, its super network and a placement, none of them trained."""
     folder = tmp_path_factory.mktemp("models")
     teacher = byte_teacher(LAYERS)
     for name, model in (("teacher", teacher), ("supernet", SuperNetwork(teacher, ("gla",)))):
@@ -38,7 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Runs the command, which must succeed, and returns what it printed."""
+    """Run the command, which must succeed, and return what it printed."""
     capsys.readouterr()
     status = main(list(arguments))
     captured = capsys.readouterr()
@@ -47,7 +47,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Runs the command, which must fail, and returns its one sentence."""
+    """Run the command, which must fail, and return its one sentence."""
     capsys.readouterr()
     assert main(list(arguments)) == 2
     captured = capsys.readouterr()
@@ -62,7 +62,7 @@ def test_help_names_every_command_without_importing_one(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("words", [words for words in SUBCOMMANDS if words[0] not in FITS])
-def test_every_verb_explains_itself(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_subcommand_explains_itself(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main([*words, "--help"])
     assert left.value.code == 0
@@ -116,7 +116,7 @@ def test_a_stage_nobody_knows_is_named(tmp_path: Path, capsys: pytest.CaptureFix
         (["--budget", "1", "--curve_budgets", "[9]"], "budget of 9"),
         (["--budget", "1", "--linear", "jet"], "no linear path 'jet': it offers gla"),
         (["--budget", "1", "--weights", '{"mmlu": 1}'], "no task 'mmlu'"),
-        (["--budget", "1", "--width", "0"], "at least one candidate"),
+        (["--budget", "1", "--width", "0"], "width is 0, but should be greater than or equal to 1"),
         (["--budget", "1", "--sliding_window_budget", "1"], "offers no sliding window"),
         (["--budget", "1", "--device", "tpu9"], "no device 'tpu9'"),
     ],
@@ -269,3 +269,34 @@ def test_teacher_prepares_a_folder_once(models: Path, tmp_path: Path, capsys: py
     nothing = str(tmp_path / "nothing")
     assert f"There is no teacher {nothing!r}" in refused(capsys, "teacher", nothing, "--run_dir", str(tmp_path))
     assert "name" in refused(capsys, "teacher")
+
+
+def test_tables_are_never_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    task = "bbh_cot_zeroshot_tracking_shuffled_objects_seven_objects"
+    verbs._print_table(["task", "value"], [[task, "0.5"]])
+    assert task in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--suite", "seed", "--local_data", "/no/such"], "There is no folder /no/such: set local_data"),
+        ([TASKS, "--local_data", "/no/such"], "There is no folder /no/such: set local_data"),
+        (["--suite", "seed", "--limit", "-1"], "limit is -1: give a positive number"),
+        (["--suite", "seed", "--max_length", "0"], "max_length is 0: give a positive number"),
+        (["--suite", "seeds"], "There is no suite seeds: give a YAML file, or one of commonsense, general, "),
+        (['--tasks=[{"kind": "recall", "documents": -1}]'], 'at least 1 as "documents", not -1'),
+        (['--tasks=[{"kind": "recall", "documents": 1.5}]'], 'at least 1 as "documents", not 1.5'),
+    ],
+)
+def test_eval_names_what_is_wrong(
+    models: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    out = ["--run_dir", str(tmp_path)]
+    assert sentence in refused(capsys, "eval", "--model", str(models / "teacher" / "model"), *out, *arguments)
+
+
+def test_python_m_jetlit_is_the_command(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "jetlit", "--version"], capture_output=True, text=True, timeout=120)
+    assert re.fullmatch(r"jetlit \d+\.\d+.*\n", done.stdout) and not done.returncode
