@@ -40,7 +40,7 @@ attack: install ## draw bad inputs, corrupt files and kill processes, seeded (AT
 	$(BIN)/python -m pytest --numprocesses 2 -m attack
 
 test-clients: $(CLIENTS)/.installed ## run peft, trl, accelerate, bitsandbytes, torchao and transformers' tests on the hybrid
-	HF_HUB_OFFLINE=1 $(CLIENTS)/bin/python -m pytest --numprocesses 2 tests/clients
+	HF_HUB_OFFLINE=1 $(CLIENTS)/bin/python -m pytest --numprocesses 2 -m "attack or not attack" tests/clients
 
 # Stands on the environment above: torch is not installed twice, and torchvision not at all. transformers' tests are in
 # its source distribution alone.
