@@ -73,7 +73,7 @@ def _find(path: str | Path) -> Path:
     """Return the file of a suite. Raises UserError if there is none."""
     shipped = {file.stem: file for file in sorted((shipped_configs() / "eval").glob("*.yaml"))}
     file = Path(path).expanduser()
-    if not file.exists() and str(path) in shipped:
+    if not file.is_file() and str(path) in shipped:
         return shipped[str(path)]
     if not file.exists():
         raise UserError(f"There is no suite {path}: give a YAML file, or one of {', '.join(shipped)}.")
