@@ -1,15 +1,18 @@
 # `make help` lists the targets.
 PYTHON ?= python3
 VENV ?= .venv
+CLIENTS ?= .venv-clients
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
+# Prints where an environment's packages are.
+SITE := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 # The demo's tensors are small: a second thread gains nothing, and costs tenfold where another process wants the core.
 export OMP_NUM_THREADS ?= 1
 # Keeps freed memory in the process; glibc otherwise returns it to the system and faults it in again in every step.
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483648
 
-.PHONY: help install demo test attack lint types docs clean
+.PHONY: help install demo test attack wheel-test test-clients lint types docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,6 +39,26 @@ test: install ## run the tests, in two processes (GPU tests skip where there is 
 attack: install ## draw bad inputs, corrupt files and kill processes, seeded (ATTACKS=N scales the numbers)
 	$(BIN)/python -m pytest --numprocesses 2 -m attack
 
+test-clients: $(CLIENTS)/.installed ## run peft, trl, accelerate, bitsandbytes, torchao and transformers' tests on the hybrid
+	HF_HUB_OFFLINE=1 $(CLIENTS)/bin/python -m pytest --numprocesses 2 tests/clients
+
+# Stands on the environment above: torch is not installed twice, and torchvision not at all. transformers' tests are in
+# its source distribution alone.
+$(CLIENTS)/.installed: $(VENV)/.installed tests/clients/constraints.txt
+	$(PYTHON) -m venv --clear $(CLIENTS)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c $(SITE))')" > "$$($(CLIENTS)/bin/python -c $(SITE))/project.pth"
+	$(CLIENTS)/bin/python -m pip install --quiet --constraint constraints.txt --constraint tests/clients/constraints.txt \
+		peft trl accelerate bitsandbytes torchao fastapi uvicorn openai parameterized
+	version=$$($(CLIENTS)/bin/python -c 'import importlib.metadata as m; print(m.version("transformers"))') \
+		&& $(CLIENTS)/bin/python -m pip download --quiet --no-deps --no-binary transformers --dest $(CLIENTS) \
+			"transformers==$$version" \
+		&& tar -xzf "$(CLIENTS)/transformers-$$version.tar.gz" -C $(CLIENTS) --wildcards '*/tests/*.py' \
+		&& rm -rf $(CLIENTS)/transformers && mv "$(CLIENTS)/transformers-$$version" $(CLIENTS)/transformers
+	@touch $@
+
+wheel-test: install ## install the wheel into a clean environment and start it
+	$(BIN)/python .ci/wheel.py
+
 lint: install ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,4 +75,4 @@ $(VENV)/.docs: $(VENV)/.installed
 	@touch $@
 
 clean: ## remove the environment and caches (runs/ stays)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(CLIENTS) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -32,7 +32,7 @@ COMMON: dict[str, Any] = {"num_heads": 12, "head_dim": 128}
 
 
 def take_fla() -> None:
-    """Puts fla-core's kernels under GLA; RWKV7 takes them by JETLIT_FLA=1."""
+    """Put fla-core's kernels under GLA; RWKV7 takes them by JETLIT_FLA=1."""
     from fla.ops.gla import chunk_gla
 
     from jetlit.blocks import gla
@@ -65,7 +65,7 @@ def start(name: str, backend: str) -> dict[str, Any]:
 
 
 def measure(name: str, backend: str, limit: float) -> dict[str, Any]:
-    """The same in a new process with empty caches; what did not finish is a row too."""
+    """Measure it in a new process with empty caches; what did not finish is a row too."""
     command = [sys.executable, os.path.abspath(__file__), "--only", name, backend]
     with tempfile.TemporaryDirectory() as caches:
         environment = os.environ | {

@@ -52,8 +52,9 @@ class VariedConvolutions(LinearMixer):
         hidden, static, dynamic_v = self.hidden_size, self.settings.static, self.settings.dynamic_v
         self.a_proj = nn.Linear(hidden, self.num_heads, bias=False)
         self.b_proj = nn.Linear(hidden, self.num_heads, bias=False)
-        self.A_log = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
-        self.dt_bias = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
+        self.A_log = nn.Parameter(torch.empty(self.num_heads))
+        self.dt_bias = nn.Parameter(torch.empty(self.num_heads))
+        no_weight_decay(self, "A_log", "dt_bias")
         widths = {"q": self.key_dim, "k": self.key_dim, "v": self.value_dim}
         self.static_conv1d = nn.ModuleDict(
             {name: ShortConvolution(f"conv_{name}", widths[name], TAPS) for name in static}

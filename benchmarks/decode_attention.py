@@ -37,7 +37,7 @@ Candidate = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], t
 
 
 def own(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """This project's."""
+    """Attend with this project's kernel."""
     return decode_attention(query, keys, values, seen)
 
 
@@ -72,7 +72,7 @@ def flex(compiled: Callable[..., Any]) -> Candidate:
 
 
 def paged(cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Views a cache [B, Hkv, S, D] as pages [pages, Hkv, PAGE, D]; and the sequences' pages [B, S / PAGE].
+    """View a cache [B, Hkv, S, D] as pages [pages, Hkv, PAGE, D]; and the sequences' pages [B, S / PAGE].
 
     Consecutive pages are consecutive slots of one head, so that a sequence's numbers begin Hkv · S / PAGE later than
     those of the one before, and those between are never used.
@@ -121,10 +121,10 @@ class FlashInfer:
 
 
 def candidates(compiled: Callable[..., Any]) -> dict[str, tuple[Candidate, bool]]:
-    """Every function that is there, and whether it follows the number of filled slots.
+    """Return every function that is installed, and whether it follows the number of filled slots.
 
     Args:
-        compiled: flex_attention, compiled where that is wanted.
+        compiled: flex_attention, compiled if asked for.
     """
     found: dict[str, tuple[Candidate, bool]] = {
         "decode_attention": (own, True),

@@ -25,7 +25,7 @@ KV_HEADS, SIZE = 2, 128
 
 
 def state_step(batch: int) -> tuple[Callable[[Any], Any], int]:
-    """The JetBlock's step, by configuration, and the bytes of its state read and written."""
+    """Return the JetBlock's step, by configuration, and the bytes of its state read and written."""
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, device="cuda").bfloat16()
@@ -34,13 +34,17 @@ def state_step(batch: int) -> tuple[Callable[[Any], Any], int]:
     tensors += [draw(batch, HEADS), draw(batch, HEADS), draw(batch, HEADS * VALUE, TAPS)]
     tensors += [torch.zeros(HEADS, device="cuda"), torch.zeros(HEADS, device="cuda"), draw(VALUE)]
     tensors += [draw(batch, HEADS * VALUE, TAPS), torch.randn(batch, HEADS, KEY, VALUE, device="cuda")]
-    arguments = decode_step.Arguments(*tensors, scale=KEY**-0.5, norm_eps=1e-5)
-    run = functools.partial(decode_step.jet_decode_step, arguments)
+    names = ("q", "k", "v", "gate", "beta_logits", "a", "v_kernels", "A_log", "dt_bias", "norm_weight", "v_window")
+    given = dict(zip((*names, "recurrent_state"), tensors, strict=True))
+    switches = {"delta_rule": True, "qk_silu": True, "qk_l2norm": True, "norm_before_gate": True}
+    given |= {"scale": KEY**-0.5, "norm_eps": 1e-5} | switches
+    arguments = decode_step.Arguments(**{name: given.get(name) for name in decode_step.Arguments._fields})
+    run = functools.partial(decode_step.recurrent_step, arguments)
     return lambda config: run(config=config), 2 * tensors[-1].nbytes
 
 
 def attention(batch: int, context: int) -> tuple[Callable[[Any], Any], int]:
-    """A token's attention, by configuration, and the bytes of keys and values."""
+    """Return a token's attention, by configuration, and the bytes of keys and values."""
     query = torch.randn(batch, HEADS, SIZE, device="cuda").bfloat16()
     keys, values = torch.zeros(2, batch, KV_HEADS, context, SIZE, device="cuda", dtype=torch.bfloat16)
     seen = torch.tensor([context], device="cuda")
@@ -51,7 +55,7 @@ def attention(batch: int, context: int) -> tuple[Callable[[Any], Any], int]:
 def rows(
     name: str, run: Callable[[Any], Any], moved: int, configs: Iterable[Any], used: Any, peak: float
 ) -> list[dict]:
-    """Times every configuration inside a CUDA graph."""
+    """Time every configuration inside a CUDA graph."""
     found = []
     for config in configs:
         try:

@@ -72,7 +72,7 @@ def compare(name: str, count: int, bandwidth: float) -> dict[str, Any]:
         "sequences": count,
         "weights' bound µs": bound,
         "library's product alone µs": microseconds(lambda weight: F.linear(made["x"], weight), weights),
-        "with its neighbours in PyTorch µs": microseconds(
+        "with its neighbors in PyTorch µs": microseconds(
             lambda weight: narrow_linear(**made, weight=weight, backend="torch"), weights
         ),
         "narrow_linear µs": own,
@@ -81,7 +81,7 @@ def compare(name: str, count: int, bandwidth: float) -> dict[str, Any]:
 
 
 def sweep(name: str, count: int, bandwidth: float) -> list[dict[str, Any]]:
-    """The three fastest configurations of a product with `count` sequences, and the one in use."""
+    """Return the three fastest configurations of a product with `count` sequences, and the one in use."""
     made, weights = arguments_of(name, count)
     swiglu = made.get("swiglu", False)
     times: dict[kernels.Config, float] = {}
@@ -115,7 +115,7 @@ def sweep(name: str, count: int, bandwidth: float) -> list[dict[str, Any]]:
 
 
 def best(times: dict[kernels.Config, float]) -> list[kernels.Config]:
-    """The three fastest."""
+    """Return the three fastest."""
     return sorted(times, key=times.__getitem__)[:3]
 
 

@@ -41,7 +41,7 @@ CANDIDATES = {
 
 
 def draw(shape: Shape) -> list[torch.Tensor]:
-    """Returns q, k, v in bfloat16, g and beta in float32, as JetBlock has them."""
+    """Return q, k, v in bfloat16, g and beta in float32, as JetBlock has them."""
     B, T, H, K, V = shape
     q, k, v = (torch.randn(B, T, H, width, device="cuda").bfloat16() for width in (K, K, V))
     g = -0.1 * torch.randn(B, T, H, device="cuda").exp()
@@ -87,7 +87,7 @@ def compile_one(job: tuple[str, tuple[int, ...], Shape]) -> str | None:
 
 
 def sweep(shape: Shape) -> list[dict[str, Any]]:
-    """Times every candidate of every kernel, the others as they are, and compares all results with the present ones."""
+    """Time every candidate of every kernel, the others as they are, and compare all results with the present ones."""
     jobs = [(kernel, candidate, shape) for kernel, candidates in CANDIDATES.items() for candidate in candidates]
     with multiprocessing.get_context("spawn").Pool(8) as pool:  # fills Triton's cache
         failed = [failure for failure in pool.map(compile_one, jobs, chunksize=1) if failure]
@@ -113,7 +113,7 @@ def sweep(shape: Shape) -> list[dict[str, Any]]:
 
 
 def _scan_whole_rows() -> None:
-    """Keeps long rows from being cut into segments, which take two launches of the scan, and kernels from meeting."""
+    """Keep long rows from being cut into segments, which take two launches of the scan, and kernels from meeting."""
     plan.segments = lambda programs, room, chunks: 1
     plan.SETS = 1
 

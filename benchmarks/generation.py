@@ -87,12 +87,12 @@ def build(config: JetNemotronConfig) -> JetNemotronForCausalLM:
 
 
 def released_config(scale: str) -> JetNemotronConfig:
-    """A released configuration."""
+    """Return a released configuration."""
     return JetNemotronConfig.from_pretrained(str(CONFIGS / scale))
 
 
 def released(scale: str) -> JetNemotronForCausalLM:
-    """A released configuration with random weights."""
+    """Return a released configuration with random weights."""
     return build(released_config(scale))
 
 
@@ -154,7 +154,7 @@ def row(name: str, model: JetNemotronForCausalLM, batch: int, context: int, band
 
 
 def table(arguments: argparse.Namespace, bandwidth: float) -> None:
-    """The issue's table, and the paper's full-attention models beside it; written model by model."""
+    """Measure the released shapes and the paper's full-attention models beside them; write model by model."""
     notes = f"Device copy {bandwidth / 1e12:.2f} TB/s, bytes read and written; the bound is a step's bytes over it."
     for name in arguments.models:
         model = MODELS[name]()
@@ -218,7 +218,7 @@ LARGEST_NOTES = (
 
 
 def largest(arguments: argparse.Namespace, bandwidth: float) -> None:
-    """The largest batch at 64K by running it, on all of this card's memory, and its decoding."""
+    """Find the largest batch at 64K by running it, on all of this card's memory, and measure its decoding."""
     for name in arguments.models:
         model = MODELS[name]()
         found = find_largest_batch(model, 65536)

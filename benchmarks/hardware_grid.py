@@ -30,7 +30,7 @@ PAPER = [2969, 2961, 2979, 2986, 2970, 2971, 2959, 2955, 2952]
 
 
 def row_config(block: str, row: GridRow) -> JetNemotronConfig:
-    """The released 2B with `block` in the row's shape in its linear layers."""
+    """Return the released 2B with `block` in the candidate's shape in its linear layers."""
     config = released_config("jet_nemotron_2b")
     shaped = Architecture.of(config).with_block(block, row.block_config())
     values = config.to_dict() | {

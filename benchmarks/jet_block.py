@@ -7,7 +7,7 @@
 
 Every row is printed and reported as soon as it is known; rows of earlier runs that are not measured again stay.
 
-The opponent: the same projections, the kernels [B, T, D, W] materialised by the generator's linear layer, a compiled
+The opponent: the same projections, the kernels [B, T, D, W] materialized by the generator's linear layer, a compiled
 convolution over them, fla-core's chunked gated delta rule, a compiled gated norm. fla-core refuses its gated backward
 on Hopper with the Tritons that miscompile one pattern; the guard is set aside, which gave right gradients at K 96
 and 128.
@@ -39,7 +39,7 @@ DIMS: dict[str, dict[str, Any]] = {
 }
 SHAPES = ("8x4096", "2x16384", "1x32768")
 PARTS = ("block", "decode", "cold-start")
-# The released block on one H100 80GB HBM3, bf16: forward ms, forward + backward ms, peak MiB; and what is wanted there.
+# The released block on one H100 80GB HBM3, bf16: forward ms, forward + backward ms, peak MiB; and the targets there.
 RELEASED = {("2B", "8x4096"): (5.35, 17.26, 4233), ("4B", "8x4096"): (8.29, 26.25, 4365)}
 WANTED = {("2B", "8x4096"): (3.2, 10.8, 1900), ("4B", "8x4096"): (5.5, 17.5, None)}
 
@@ -54,7 +54,7 @@ class Opponent(JetBlock):
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         generator = self.dynamic_conv1d.kernel_generator
         q, k = self.split_heads(F.silu(self.q_proj(hidden))), self.split_heads(F.silu(self.k_proj(hidden)))
-        kernels = generator.w2(generator.hidden(hidden)).unflatten(-1, (self.value_dim, -1))
+        kernels = generator.w2(F.silu(generator.w1(hidden))).unflatten(-1, (self.value_dim, -1))
         v = self.split_heads(Opponent.convolve(self.v_proj(hidden), kernels))
         g, beta = log_decay_and_beta(self.b_proj(hidden), self.a_proj(hidden), self.A_log, self.dt_bias)
         o, _ = Opponent.rule(q, k, v, g, beta.to(q.dtype), use_qk_l2norm_in_kernel=True)
@@ -72,7 +72,7 @@ def convolution_over_kernels(v: torch.Tensor, kernels: torch.Tensor) -> torch.Te
 
 
 def assemble_opponent() -> str | None:
-    """Prepares the opponent's parts; returns the sentence that says why there is none, or None."""
+    """Prepare the opponent's parts; return the sentence that says why there is none, or None."""
     try:
         import fla.ops.common.chunk_o as chunk_o
         from fla.ops.gated_delta_rule import chunk_gated_delta_rule
@@ -86,7 +86,7 @@ def assemble_opponent() -> str | None:
 
 
 def new_block(kind: type[JetBlock], dims: str) -> JetBlock:
-    """A block in bf16 with a generator that matters: its released initialisation is zero."""
+    """Return a block in bf16 with a generator that matters: its released initialization is zero."""
     torch.manual_seed(0)
     with torch.device("cuda"):
         block = kind(**DIMS[dims])
@@ -127,7 +127,7 @@ def floor(block: JetBlock, tokens: int, ceiling: dict[str, float]) -> tuple[floa
 
 
 def measure(kind: type[JetBlock], dims: str, shape: str, ceiling: dict[str, float]) -> Iterator[dict[str, Any]]:
-    """Yields a block's row twice: with the forward pass alone, in case the backward pass fails, and whole."""
+    """Yield a block's row twice: with the forward pass alone, in case the backward pass fails, and whole."""
     batch, length = map(int, shape.split("x"))
     block = new_block(kind, dims)
     x = torch.randn(batch, length, DIMS[dims]["hidden_size"], device="cuda").bfloat16().requires_grad_()
@@ -165,7 +165,7 @@ def measure_opponent(dims: str, shape: str, ceiling: dict[str, float]) -> Iterat
 
 
 def published(dims: str, shape: str) -> Iterator[dict[str, Any]]:
-    """Yields the rows of what the released block takes and of what is wanted, where they are known."""
+    """Yield the rows of what the released block takes and of the targets, where they are known."""
     columns = ("forward ms", "forward + backward ms", "peak MiB")
     for name, figures in (("released", RELEASED), ("wanted", WANTED)):
         if (dims, shape) in figures:
@@ -253,7 +253,7 @@ def cold_start() -> dict[str, Any]:
 
 
 def measurements(arguments: argparse.Namespace, ceiling: dict[str, float], opponent: bool) -> Iterator[dict[str, Any]]:
-    """Yields the rows of the chosen parts; a row may come again with more columns."""
+    """Yield the rows of the chosen parts; a row may come again with more columns."""
     if "block" in arguments.parts:
         for dims in arguments.dims:
             for shape in arguments.shapes:
@@ -270,7 +270,7 @@ def measurements(arguments: argparse.Namespace, ceiling: dict[str, float], oppon
 
 
 def show(rows: list[dict[str, Any]], notes: str, folder: Path, printed: bool = True) -> None:
-    """Writes the rows among those of the report before."""
+    """Write the rows among those of the report before."""
     rows = with_earlier(rows, "jet_block", ("what",), folder)
     report("jet_block", "JetBlock in bf16", rows, notes, folder, printed)
 

@@ -50,7 +50,7 @@ class Recurrence:
 
 
 def kernel_report(recurrence: Recurrence, description: str | None) -> None:
-    """Reads the command line, whose help is `description`, measures and reports."""
+    """Read the command line, whose help is `description`, measure and report."""
     shapes, name, title = recurrence.shapes, recurrence.name, recurrence.title
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="*", choices=list(shapes), default=list(shapes))
@@ -69,7 +69,7 @@ def kernel_report(recurrence: Recurrence, description: str | None) -> None:
 
 
 def measure(recurrence: Recurrence, name: str) -> Row:
-    """Times and memory at the shape of this name."""
+    """Measure times and memory at the shape of this name."""
     shape = recurrence.shapes[name]
     tensors, floor = recurrence.draw(shape), recurrence.floors(shape)
     do = torch.randn_like(tensors[2])
@@ -99,12 +99,12 @@ def errors(recurrence: Recurrence) -> tuple[float, float]:
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """‖a − b‖ / ‖b‖."""
+    """Return ‖a − b‖ / ‖b‖."""
     a, b = a.detach(), b.detach()
     return float((a.double() - b.double()).norm() / b.double().norm())
 
 
 def kernels(run: Pass) -> list[Row]:
-    """Launches and time of every kernel of a pass."""
+    """Return launches and time of every kernel of a pass."""
     times = kernel_times(run)
     return [{"kernel": name, "launches": len(t) // 3, "total µs": sum(t) / 3} for name, t in times.items()]

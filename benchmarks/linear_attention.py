@@ -31,7 +31,7 @@ CANDIDATES = {
 
 
 def draw(shape: Shape) -> list[torch.Tensor]:
-    """Returns q, k, v in bfloat16 and g in float32, as the block GLA has them."""
+    """Return q, k, v in bfloat16 and g in float32, as the block GLA has them."""
     B, T, H, K, V = shape
     q, k, v = (torch.randn(B, T, H, width, device="cuda").bfloat16() for width in (K, K, V))
     g = -0.05 * torch.randn(B, T, H, K, device="cuda").exp()
@@ -59,7 +59,7 @@ def passes(shape: Shape) -> Pass:
 
 
 def sweep(shape: Shape) -> list[dict[str, Any]]:
-    """Times every candidate of every kernel, the others as they are, and compares all results with the present ones."""
+    """Time every candidate of every kernel, the others as they are, and compare all results with the present ones."""
     run = passes(shape)
     expected, rows = run(), []
     for kernel, candidates in CANDIDATES.items():

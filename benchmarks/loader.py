@@ -60,7 +60,7 @@ class Epochs(NamedTuple):
 
 
 def epochs(data: TokenDataModule, seconds: float) -> tuple[Epochs, Epochs]:
-    """The first epoch, which opens and checks every chunk, and the mean of as many more as fill the time."""
+    """Time the first epoch, which opens and checks every chunk, and the mean of as many more as fill the time."""
     loader = data.train_dataloader()
     first, more = epoch(loader), [epoch(loader)]
     while sum(each.start + each.seconds for each in more) < seconds:

@@ -43,7 +43,7 @@ class StepProfile(lightning.Callback):
                     self.kernels[event.name].append(event.time_range.elapsed_us() / 1e3)
 
     def table(self, top: int = 40) -> str:
-        """The kernels that take longest, with their milliseconds, share of all and number of calls."""
+        """Return the kernels that take longest, with their milliseconds, share of all and number of calls."""
         total = sum(map(sum, self.kernels.values()))
         ranked = sorted(self.kernels.items(), key=lambda item: -sum(item[1]))
         lines = [f"One step: {total:.1f} ms of GPU work in {1e3 * self.wall:.1f} ms, profiler included."]

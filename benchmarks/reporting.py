@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 def with_earlier(
     rows: list[dict[str, Any]], name: str, keys: tuple[str, ...], folder: Path = RESULTS
 ) -> list[dict[str, Any]]:
-    """Puts rows measured now among those of the report before, so that a part can be measured again alone.
+    """Put rows measured now among those of the report before, so that a part can be measured again alone.
 
     Every row says in the column `measured` on which day that was.
 
@@ -42,7 +42,7 @@ def with_earlier(
 
 
 def merged(reports: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The rows of several reports of one machine, and what they ran on, by which commands.
+    """Merge the rows of several reports of one machine, with what they ran on and by which commands.
 
     Args:
         reports: as read from their JSON files.
@@ -67,7 +67,7 @@ def merged(reports: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[st
 
 
 def _setting(report: dict[str, Any]) -> dict[str, Any]:
-    """What reports have to share: the versions and the machine, however many of its GPUs were used."""
+    """Return what reports have to share: the versions and the machine, however many of its GPUs were used."""
     return report["versions"] | report["hardware"] | {"gpus": sorted(set(report["hardware"].get("gpus") or ()))}
 
 
@@ -117,7 +117,7 @@ def _here() -> dict[str, Any]:
 
 
 def today() -> str:
-    """The date, by UTC."""
+    """Return the date, by UTC."""
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 

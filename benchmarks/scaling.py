@@ -103,7 +103,7 @@ def adamw(groups: Any) -> torch.optim.Optimizer:
 
 
 def strategy(arguments: argparse.Namespace, world: int) -> Any:
-    """That of one training process is none, so that efficiency holds all that sharding costs."""
+    """Return the strategy. One training process has none, so that efficiency holds all that sharding costs."""
     if world == 1 and not (arguments.resume or arguments.save):
         return "auto"
     if arguments.strategy == "ddp":
@@ -112,7 +112,7 @@ def strategy(arguments: argparse.Namespace, world: int) -> Any:
 
 
 def work(arguments: argparse.Namespace) -> Row:
-    """What every process of a launch does: short training; returns what the first one measured."""
+    """Train shortly, as every process of a launch does; return what the first one measured."""
     torch.set_num_threads(1)  # as torchrun would have it
     world = int(os.environ["WORLD_SIZE"])
     models, hands_over = arguments.models, bool(arguments.save or arguments.resume)
@@ -152,7 +152,7 @@ def work(arguments: argparse.Namespace) -> Row:
 
 
 def read(arguments: argparse.Namespace) -> tuple[float, float]:
-    """What every process of a launch does to measure its loader.
+    """Measure the loader, as every process of a launch does.
 
     Returns:
         The slowest one's tokens/s, and its seconds until an epoch begins.
@@ -172,7 +172,7 @@ def read(arguments: argparse.Namespace) -> tuple[float, float]:
 
 
 def launch(job: Callable[[argparse.Namespace], Result], processes: int, arguments: argparse.Namespace) -> Result:
-    """Runs a job in processes of its own, as `torchrun --standalone` would; returns what the first one returned."""
+    """Run a job in processes of its own, as `torchrun --standalone` would; return what the first one returned."""
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -188,7 +188,7 @@ def launch(job: Callable[[argparse.Namespace], Result], processes: int, argument
 
 
 def train(step: str, processes: int, models: Path, arguments: argparse.Namespace, **options: Any) -> Row:
-    """Launches a short training of one step's recipe."""
+    """Launch a short training of one step's recipe."""
     given = {"step": step, "models": models, "trace": None, "save": None, "resume": None} | options
     return launch(work, processes, argparse.Namespace(**(vars(arguments) | given)))
 

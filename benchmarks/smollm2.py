@@ -70,7 +70,7 @@ WINDOW_SHARES = [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 def generation(lab: Lab) -> None:
-    """Decoding of teacher and hybrid at their largest batches, on a device that nothing else uses."""
+    """Measure decoding of teacher and hybrid at their largest batches, on a device that nothing else uses."""
     models = {"teacher": lab.teacher(), "hybrid": lab.run / "stage2" / "model"}
     jobs: list[Job] = [({"model": name}, partial(_generation, lab, folder)) for name, folder in models.items()]
     lab.tabled("generation", "Generation of teacher and hybrid", jobs, "bf16, the largest batch that fits.")
@@ -94,7 +94,7 @@ def _generation(lab: Lab, folder: Path) -> Row:
 
 
 def placement(lab: Lab) -> None:
-    """Searched, uniform and one-at-a-time placements, trained alike from one model without attention."""
+    """Compare searched, uniform and one-at-a-time placements, trained alike from one model without attention."""
     found = read_json(lab.run / "placement" / "placement.json")
     linear = linear_block(Architecture(found["layer_types"]))
     ranking = _ranking(lab, linear)
@@ -115,7 +115,7 @@ def placement(lab: Lab) -> None:
 
 
 def _ranking(lab: Lab, linear: str) -> Path:
-    """The baseline, and the model without attention that all placements start from."""
+    """Train the baseline, and the model without attention that all placements start from."""
     folder = lab.run / "ranking"
     options = {"linear": linear, "fit_configs": lab.candidates(), "out_dir": folder}
     lab.stage(rank_layers, lab.stage_config(RankingConfig, "ranking", **options))
@@ -188,11 +188,11 @@ def losses(lab: Lab) -> None:
         "both, not inherited": {"inherit": False},
         "both, not fitted": {"fit_tokens": 0},
     }
-    _compare(lab, "losses", "Losses and initialisation", dict.fromkeys(variants, architecture), variants)
+    _compare(lab, "losses", "Losses and initialization", dict.fromkeys(variants, architecture), variants)
 
 
 def convolution(lab: Lab) -> None:
-    """A dynamic, a static and no convolution on V, each with static ones on Q and K and without them.
+    """Compare a dynamic, a static and no convolution on V, each with static ones on Q and K and without them.
 
     The variant stands in every layer without full attention, in place of sliding windows too, beside which few layers
     would be left to differ.
@@ -236,7 +236,7 @@ def _compare(
 
 
 def blocks(lab: Lab) -> None:
-    """The block selection with the other seeds; the main run's is the first."""
+    """Repeat the block selection with the other seeds; the main run's is the first."""
     rows: list[Row] = []
     for seed in lab.seeds:
         folder = lab.run / ("blocks" if seed == 0 else f"studies/blocks_{seed}")

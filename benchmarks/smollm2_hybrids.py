@@ -19,7 +19,7 @@ TEXT_ALONE = "Held-out loss: of text alone, nats per token."
 
 
 def final(lab: Lab) -> None:
-    """The hybrid after both stages against its teacher, as it is and continued on the same tokens."""
+    """Compare the hybrid after both stages against its teacher, as it is and continued on the same tokens."""
 
     def job(model: str, seed: int, find: Callable[[], Path]) -> Job:
         return {"model": model, "seed": seed}, partial(_held_out, lab, _name(model, seed), find)
@@ -32,7 +32,7 @@ def final(lab: Lab) -> None:
 
 
 def further(lab: Lab) -> None:
-    """What brings the hybrid closer to the continued teacher: that one as its teacher, or more tokens for both."""
+    """Compare what brings the hybrid closer to the continued teacher: that teacher as its own, or more tokens."""
     jobs: list[Job] = [
         ({"model": model, "seed": seed}, partial(_trained, lab, _name(model, seed), partial(train, lab, seed)))
         for seed in lab.seeds
@@ -73,7 +73,7 @@ def _long(lab: Lab, seed: int) -> list[Path]:
 
 
 def _continued_again(lab: Lab, seed: int) -> list[Path]:
-    """The tokens of the first time once more, in another order."""
+    """Train on the tokens of the first time once more, in another order."""
     first = _continued(lab, seed)
     overrides = {STUDENT: first, RATE: CONTINUED_RATE, STEPS: sum(_steps(lab)), "seed_everything": seed + 1}
     return [first, _fit(lab, "continued_again", "stage2", seed, overrides)]
@@ -102,7 +102,7 @@ def _trained(lab: Lab, name: str, train: Callable[[], list[Path]]) -> Row:
 
 
 def _metric(model: Path, name: str) -> float:
-    """A figure of the fit that made a model."""
+    """Return a number of the fit that made a model."""
     found = read_result(model.parent)
     assert found is not None
     return found["metrics"][name]["value"]
@@ -121,7 +121,7 @@ def _name(model: str, seed: int) -> str:
 
 
 def _hybrid(lab: Lab, stage: str, seed: int) -> Path:
-    """A stage's model; the run's own has the first seed, others are trained here, of the same architecture."""
+    """Return a stage's model; the run's own has the first seed, others are trained here, of the same architecture."""
     if seed == 0:
         return lab.run / stage / "model"
     return _fit(lab, stage, stage, seed, {STUDENT: _hybrid(lab, "stage1", seed)} if stage == "stage2" else {})
@@ -138,7 +138,7 @@ def _taught_stage2(lab: Lab, name: str, seed: int, start: Path) -> Path:
 
 
 def _continued(lab: Lab, seed: int, times: int = 1) -> Path:
-    """The teacher trained as in stage 2, on as many tokens as the hybrid saw in both stages, or a multiple."""
+    """Return the teacher trained as in stage 2, on as many tokens as the hybrid saw in both stages, or a multiple."""
     overrides = {STUDENT: lab.teacher(), RATE: CONTINUED_RATE, STEPS: times * sum(_steps(lab))}
     return _fit(lab, "continued" if times == 1 else f"continued_{times}_times", "stage2", seed, overrides)
 

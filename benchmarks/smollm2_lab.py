@@ -70,7 +70,7 @@ class Lab:
 
     @contextlib.contextmanager
     def claim(self, folder: Path) -> Iterator[None]:
-        """Keeps other processes from what this one does in a folder; raises Busy where one is at it already."""
+        """Keep other processes from what this one does in a folder; raise Busy where one is at it already."""
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(run_lock(folder))
@@ -94,13 +94,13 @@ class Lab:
             return _row(once(folder, resolved_config(config), work))
 
     def passing_fit(self, name: str, stage: str, **overrides: Any) -> Row:
-        """A fit whose weights nothing needs any more."""
+        """Return a fit whose weights nothing needs any more."""
         row = self.fit(name, stage, **overrides)
         shutil.rmtree(self.run / "studies" / name / "model", ignore_errors=True)
         return row
 
     def held_out(self, name: str, model: Path) -> float:
-        """The model's next-token loss on the held-out blocks of text, generated documents left out, nats per token."""
+        """Return the model's next-token loss on the held-out blocks of text, in nats per token."""
         folder = f"studies/held_out/{name}"
         corpora = resolved_config(self.fit_config("stage2", folder, {}))["data"]["init_args"]["corpora"]
         overrides = {
@@ -137,11 +137,11 @@ class Lab:
         return load_config(kind, merge_configs(files, {"run_dir": str(self.run)} | values), names[0])
 
     def candidates(self) -> list[str]:
-        """The files that a search's candidates are trained with, the additional ones too."""
+        """Return the files that a search's candidates are trained with, the additional ones too."""
         return [str(CONFIGS / "common.yaml"), str(CONFIGS / "candidate.yaml"), *self._fit_configs]
 
     def table(self, name: str, title: str, jobs: list[Job], notes: str = "") -> Iterator[list[Row]]:
-        """Does the jobs that no other process does, waits for theirs; reports and yields all rows at each new one."""
+        """Do the jobs that no other process does, wait for theirs; report and yield all rows at each new one."""
         done: dict[int, Row] = {}
         while len(done) < len(jobs):
             for number, (about, job) in enumerate(jobs):
@@ -161,7 +161,7 @@ class Lab:
             pass
 
     def fit_config(self, stage: str, folder: str, overrides: dict[str, Any]) -> FitConfig:
-        """The fit of a stage's files into a folder of the run."""
+        """Return the fit of a stage's files into a folder of the run."""
         files = [str(CONFIGS / "common.yaml"), str(CONFIGS / f"{stage}.yaml"), *self._fit_configs]
         options = {"run_dir": self.run, "stage": folder, **overrides}
         if self.steps is not None:

@@ -22,7 +22,7 @@ def milliseconds(call: Callable[[], Any], repeats: int = 20, warm_up: int = 4) -
 
 
 def launches(call: Callable[[], Any], repeats: int = 1) -> list[Any]:
-    """The profiler's event of everything that the GPU does in `repeats` calls, after one that warms up."""
+    """Return the profiler's event of everything that the GPU does in `repeats` calls, after one that warms up."""
     call()
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
@@ -41,7 +41,7 @@ def kernel_times(call: Callable[[], Any], repeats: int = 3) -> dict[str, list[fl
 
 
 def ceilings() -> dict[str, float]:
-    """What this GPU does at best: bytes/s of a copy (read + written) and FLOP/s of a bf16 product."""
+    """Measure what this GPU does at best: bytes/s of a copy (read + written) and FLOP/s of a bf16 product."""
     source = torch.randn(2**29, device="cuda").bfloat16()
     target = torch.empty_like(source)
     copy = 2 * source.nbytes / milliseconds(lambda: target.copy_(source)) * 1e3

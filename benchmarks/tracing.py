@@ -16,7 +16,7 @@ WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize", "cudaDeviceSynchronize
 
 
 def union(intervals: Iterable[Interval]) -> list[Interval]:
-    """The same points in as few intervals as possible, in order."""
+    """Return the same points in as few intervals as possible, in order."""
     joined: list[Interval] = []
     for start, end in sorted(intervals):
         if joined and start <= joined[-1][1]:
@@ -32,7 +32,7 @@ def length(intervals: Iterable[Interval]) -> float:
 
 
 def gaps(intervals: Iterable[Interval]) -> list[Interval]:
-    """What lies between the first start and the last end and in no interval."""
+    """Return what lies between the first start and the last end and in no interval."""
     busy = union(intervals)
     return [(before[1], after[0]) for before, after in itertools.pairwise(busy)]
 
@@ -64,7 +64,7 @@ class StepTrace(lightning.Callback):
             self._profiler.stop()
 
     def summary(self) -> str:
-        """The trace in words and tables, milliseconds."""
+        """Return the trace in words and tables, milliseconds."""
         events = [event for event in self._profiler.events() if not event.name.startswith("ProfilerStep")]
         kernels = [e for e in events if e.device_type == DeviceType.CUDA and not _annotates(e)]
         host = [event for event in events if event.device_type == DeviceType.CPU]

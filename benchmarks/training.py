@@ -35,7 +35,7 @@ KEYS = ("step", "batch x length")
 
 
 def save_models(folder: Path, scale: str, device: torch.device) -> tuple[Path, Path]:
-    """A random full-attention teacher and the hybrid made from it, saved in bf16."""
+    """Save a random full-attention teacher and the hybrid made from it, in bf16."""
     architecture = Architecture.load(CONFIGS / scale / "architecture.json")
     config = JetNemotronConfig.from_pretrained(str(CONFIGS / scale))
     config.layer_types = ["attn"] * config.num_hidden_layers
@@ -48,7 +48,7 @@ def save_models(folder: Path, scale: str, device: torch.device) -> tuple[Path, P
 
 
 def build(step: str, teacher: Path, student: Path, options: dict[str, Any]) -> Recipe:
-    """The recipe of that step."""
+    """Return the recipe of that step."""
     if step == "supernet":
         return SuperNetworkTraining(str(teacher), **options)
     if step == "stage1":

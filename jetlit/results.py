@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 
-from jetlit.files import read_json, write_json
+from jetlit.errors import UserError
+from jetlit.files import read_mapping, write_json
 
 RESULT_FILE = "result.json"
-_PACKAGES = ("jetlit", "torch", "triton", "lightning", "transformers", "litdata", "jsonargparse", "optuna", "fla-core")
+_KEYS = ("stage", "hash", "config", "decision", "metrics", "versions", "hardware", "seed", "seconds", "date")
+_PACKAGES = ("jetlit", "torch", "triton", "lightning", "transformers", "litdata", "jsonargparse", "fla-core")
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,20 @@ def with_units(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def read_result(folder: str | Path) -> dict[str, Any] | None:
-    """Return the content of the folder's result.json, or None where the stage has not finished."""
+    """Return the content of the folder's result.json, or None where the stage has not finished.
+
+    Raises:
+        UserError: the file is damaged, or of another kind.
+    """
     path = Path(folder) / RESULT_FILE
-    return read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    content = read_mapping(path, *_KEYS)
+    metrics = content["metrics"]
+    found = metrics.values() if isinstance(metrics, dict) else [None]
+    if not all(isinstance(entry, dict) and "value" in entry for entry in found):
+        raise UserError(f"{path} does not hold what its stage writes: delete it and run that again.")
+    return content
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -103,15 +116,18 @@ def config_hash(config: Mapping[str, Any]) -> str:
     Paths under the config's own `run_dir` count relative to it, so that a run moved elsewhere keeps its hashes.
     """
     run_dir = config.get("run_dir")
-    canonical = json.dumps(_relative(config, None if run_dir is None else str(run_dir)), sort_keys=True, default=str)
+    canonical = json.dumps(
+        relative_to_run(config, None if run_dir is None else str(run_dir)), sort_keys=True, default=str
+    )
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _relative(value: Any, run_dir: str | None) -> Any:
+def relative_to_run(value: Any, run_dir: str | None) -> Any:
+    """Return a config whose paths under `run_dir` count from there."""
     if isinstance(value, Mapping):
-        return {_relative(str(key), run_dir): _relative(item, run_dir) for key, item in value.items()}
+        return {relative_to_run(str(key), run_dir): relative_to_run(item, run_dir) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_relative(item, run_dir) for item in value]
+        return [relative_to_run(item, run_dir) for item in value]
     if isinstance(value, str | Path) and run_dir and _is_under(str(value), run_dir):
         return "${run_dir}" + str(value)[len(run_dir) :]
     return value

@@ -15,7 +15,7 @@ APART = {"gpu"}  # folders whose tests spend their time compiling kernels, each 
 
 
 def division(nodeid):
-    """The tests that one of several processes (`make test`) takes together: a file's, a folder's, or that one only."""
+    """Name the tests that one of several processes takes together: those of a file or a folder, or one alone."""
     file = nodeid.partition("::")[0]
     folder = file.rpartition("/")[0]
     name = folder.rpartition("/")[2]
@@ -54,6 +54,6 @@ def finished_run(tmp_path_factory):
 
 @pytest.fixture
 def run_dir(finished_run, tmp_path):
-    """A copy of that run to work in."""
+    """Return a copy of that run to work in."""
     shutil.copytree(finished_run, tmp_path / "run")
     return tmp_path / "run"

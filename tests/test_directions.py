@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = {"jetlit": ROOT, "jetlit_kernels": ROOT / "kernels", "jetlit_data": ROOT / "data"}
-BASE = {"errors", "files", "once", "progress", "registry", "results"}  # below all packages
+BASE = {"errors", "files", "once", "progress", "registry", "results", "values"}  # below all packages
 TOP = {"jetlit.__main__", "jetlit.registration"}  # above all packages; no module imports them
 BELOW_DATA = {"jetlit.errors", "jetlit.files", "jetlit.registry"}
 
@@ -22,7 +22,7 @@ MODULES = {module_name(file, root): file for name, root in SOURCES.items() for f
 
 
 def imported_modules(name: str) -> set[str]:
-    """The modules of this project that a module imports anywhere: in functions and under TYPE_CHECKING too."""
+    """Return the modules of this project that a module imports anywhere: in functions and under TYPE_CHECKING too."""
     package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
     found = set()
     for node in ast.walk(ast.parse(MODULES[name].read_text())):
@@ -40,7 +40,7 @@ GRAPH = {name: imported_modules(name) for name in MODULES}
 
 
 def part(module: str) -> str:
-    """The part of jetlit that a module belongs to: `jetlit.models.cache` to `models`."""
+    """Return the part of jetlit that a module belongs to: `jetlit.models.cache` to `models`."""
     return module.split(".")[1] if "." in module else ""
 
 

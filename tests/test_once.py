@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jetlit.errors import UserError
-from jetlit.once import MARKER, disown, once
+from jetlit.once import MARKER, by_hand, once
 from jetlit.results import Result, config_hash, read_result, write_result
 
 NEEDS = {"one": (), "two": ("one",), "other": (), "three": ("two", "other")}
@@ -49,6 +49,7 @@ class Chain:
                 key,
                 lambda name=name: self.work(name),
                 lambda state, name=name: self.lines.append(f"{name}: {state}"),
+                made=("steps.txt", "parts"),
             )
         return hashes
 
@@ -197,7 +198,8 @@ def test_a_file_put_into_a_finished_folder_is_not_deleted(tmp_path: Path) -> Non
 
 def test_a_disowned_folder_is_refused(tmp_path: Path) -> None:
     once(tmp_path / "a", {"x": 1}, lambda: Result("s", {}, {}))
-    disown(tmp_path / "a")
+    with by_hand(tmp_path / "a"):
+        (tmp_path / "a" / "made.txt").write_text("by hand")
     with pytest.raises(UserError, match="did not make"):
         once(tmp_path / "a", {"x": 1}, lambda: Result("s", {}, {}))
 

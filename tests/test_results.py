@@ -1,4 +1,4 @@
-"""result.json and the hash a stage is recognised by."""
+"""result.json and the hash a stage is recognized by."""
 
 import json
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# One fit over several nodes under SLURM; the same line starts it and goes on after a requeue:
+# One fit over several nodes under SLURM; the same line starts it and resumes it after a requeue:
 #   sbatch --nodes 4 configs/cluster/slurm.sh configs/jet_nemotron_2b/common.yaml configs/jet_nemotron_2b/stage1.yaml
 # SIGTERM reaches the fit three minutes before the time limit: it saves a checkpoint, and the job is queued again.
 #SBATCH --job-name=jetlit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from jetlit.blocks.inheritance import inherit_projections
-from jetlit.blocks.projections import project
+from jetlit.blocks.projections import is_plain, project
 from jetlit.errors import UserError
 from jetlit.registry import Registry
 
@@ -261,6 +261,47 @@ class LinearMixer(TokenMixer):
             cu_seqlens: [N + 1] or None.
         """
 
+    def step_inputs(self) -> list[nn.Linear]:
+        """Return the projections of the block's input that `step` takes, in its order; none for a block without it."""
+        return []
+
+    def step_reads(self) -> dict[str, type[nn.Module]]:
+        """Return the submodules whose tensors `step` reads instead of calling them, with their classes."""
+        return {}
+
+    def step(
+        self, projected: Sequence[torch.Tensor], states: Mapping[str, torch.Tensor], slots: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Mix one token of each sequence faster than `mix` would; a block may have this beside `mix`.
+
+        It must neither allocate states nor wait for the device, so that a CUDA graph can capture it.
+
+        Args:
+            projected: outputs of `step_inputs()`, each [B, width]; rows may be strided.
+            states: the tensors of `state_specs()` by name, [N, ...], updated in place.
+            slots: [B] integers, which of the N states belongs to each sequence; None: N is B, in order.
+
+        Returns:
+            [B, h·V], the input of `o_proj`.
+        """
+        raise NotImplementedError
+
+    def _can_step(self, states: Mapping[str, torch.Tensor | None]) -> bool:
+        return (
+            bool(self.step_inputs())
+            and all(state is not None for state in states.values())
+            and all(is_plain(self.get_submodule(name), kind) for name, kind in self.step_reads().items())
+        )
+
+    def _mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
+        """Take the step where there is one for these inputs, else `mix`."""
+        if hidden.shape[1] == 1 and cu_seqlens is None and state.kept and not torch.is_grad_enabled():
+            states = {name: state.read(name) for name in self.state_specs()}
+            if self._can_step(states):
+                projected = project(hidden[:, 0], self.step_inputs())
+                return self.o_proj(self.step(projected, states))[:, None]  # type: ignore[arg-type]
+        return self.mix(hidden, state, cu_seqlens)
+
     def split_heads(self, x: torch.Tensor) -> torch.Tensor:
         """View [..., h·D] as [..., h, D]."""
         return x.unflatten(-1, (self.num_heads, -1))
@@ -283,7 +324,7 @@ class LinearMixer(TokenMixer):
     def init_weights(self) -> None:
         """Initialize the parameters that are not of plain linear layers or norms.
 
-        Constructors call it; a model that initializes its linear layers again calls it afterwards.
+        Constructors call it; a model that initializes its linear layers again calls it afterward.
         """
         for part in self._parts():
             part.init_weights()
@@ -309,13 +350,13 @@ class LinearMixer(TokenMixer):
         """
         state = CarriedState(cache)
         if attention_mask is None:
-            return self.mix(hidden_states, state, cu_seqlens)
+            return self._mix(hidden_states, state, cu_seqlens)
         if cu_seqlens is not None:
             raise ValueError("Give either attention_mask (a padded batch) or cu_seqlens (a packed one), not both.")
         # With a cache the mask may cover the past too.
         real = attention_mask[:, -hidden_states.shape[1] :].bool()
         if bool(real.all()):
-            return self.mix(hidden_states, state, None)
+            return self._mix(hidden_states, state, None)
         if not bool(real.any()):
             return torch.zeros_like(hidden_states)
         # The real tokens of all rows as one packed sequence [1, total, hidden]; a row may be empty.

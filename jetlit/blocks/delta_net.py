@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jetlit_kernels import gated_delta_rule
+from jetlit_kernels import gated_delta_rule, recurrent_step
 from torch import nn
 
 from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, register_block
@@ -42,9 +43,40 @@ class DeltaNet(LinearMixer):
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
-        q, k, v, b = project(hidden, [self.q_proj, self.k_proj, self.v_proj, self.b_proj])
+        q, k, v, b = project(hidden, self.step_inputs())
         q = self.split_heads(self.q_conv1d(q, state, cu_seqlens))
         k = self.split_heads(self.k_conv1d(k, state, cu_seqlens))
         v = self.split_heads(self.v_conv1d(v, state, cu_seqlens, "silu"))
         o = state.recur(gated_delta_rule, q, k, v, None, b.sigmoid(), cu_seqlens=cu_seqlens, qk_activation="silu")
         return self.o_proj(self.o_norm(o))
+
+    def step_inputs(self) -> list[nn.Linear]:
+        """See `LinearMixer.step_inputs`."""
+        return [self.q_proj, self.k_proj, self.v_proj, self.b_proj]
+
+    def step_reads(self) -> dict[str, type[nn.Module]]:
+        """See `LinearMixer.step_reads`."""
+        return {"o_norm": HeadRMSNorm, **dict.fromkeys(("q_conv1d", "k_conv1d", "v_conv1d"), ShortConvolution)}
+
+    def step(
+        self, projected: Sequence[torch.Tensor], states: Mapping[str, torch.Tensor], slots: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See `LinearMixer.step`."""
+        q, k, v, b = projected
+        o = recurrent_step(
+            self.split_heads(q),
+            self.split_heads(k),
+            self.split_heads(v),
+            states["recurrent"],
+            self.o_norm.weight,
+            norm_eps=self.norm_eps,
+            slots=slots,
+            beta_logits=b,
+            delta_rule=True,
+            qk_silu=True,
+            qk_l2norm=True,
+            **self.q_conv1d.step_arguments("q", states, len(q)),
+            **self.k_conv1d.step_arguments("k", states, len(q)),
+            **self.v_conv1d.step_arguments("v", states, len(q)),
+        )
+        return o.flatten(1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jetlit_kernels import gated_delta_rule, log_decay_and_beta
+from jetlit_kernels import gated_delta_rule, log_decay_and_beta, recurrent_step
 from torch import nn
 
 from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, register_block
@@ -41,8 +42,9 @@ class GatedDeltaNet(LinearMixer):
         self.v_conv1d = ShortConvolution("conv_v", self.value_dim, taps)
         self.a_proj = nn.Linear(self.hidden_size, self.num_heads, bias=False)
         self.b_proj = nn.Linear(self.hidden_size, self.num_heads, bias=False)
-        self.A_log = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
-        self.dt_bias = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
+        self.A_log = nn.Parameter(torch.empty(self.num_heads))
+        self.dt_bias = nn.Parameter(torch.empty(self.num_heads))
+        no_weight_decay(self, "A_log", "dt_bias")
         self.g_proj = nn.Linear(self.hidden_size, self.value_dim, bias=False)
         self.o_norm = HeadRMSNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
@@ -59,12 +61,45 @@ class GatedDeltaNet(LinearMixer):
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
-        q, k, v, gate, a, b = project(
-            hidden, [self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.a_proj, self.b_proj]
-        )
+        q, k, v, gate, b, a = project(hidden, self.step_inputs())
         q = self.split_heads(self.q_conv1d(q, state, cu_seqlens))
         k = self.split_heads(self.k_conv1d(k, state, cu_seqlens))
         v = self.split_heads(self.v_conv1d(v, state, cu_seqlens, "silu"))
         g, beta = log_decay_and_beta(b, a, self.A_log, self.dt_bias)
         o = state.recur(gated_delta_rule, q, k, v, g, beta, cu_seqlens=cu_seqlens, qk_activation="silu")
         return self.o_proj(self.o_norm(o, gate))
+
+    def step_inputs(self) -> list[nn.Linear]:
+        """See `LinearMixer.step_inputs`."""
+        return [self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.b_proj, self.a_proj]
+
+    def step_reads(self) -> dict[str, type[nn.Module]]:
+        """See `LinearMixer.step_reads`."""
+        return {"o_norm": HeadRMSNorm, **dict.fromkeys(("q_conv1d", "k_conv1d", "v_conv1d"), ShortConvolution)}
+
+    def step(
+        self, projected: Sequence[torch.Tensor], states: Mapping[str, torch.Tensor], slots: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See `LinearMixer.step`."""
+        q, k, v, gate, b, a = projected
+        o = recurrent_step(
+            self.split_heads(q),
+            self.split_heads(k),
+            self.split_heads(v),
+            states["recurrent"],
+            self.o_norm.weight,
+            norm_eps=self.norm_eps,
+            slots=slots,
+            gate=self.split_heads(gate),
+            beta_logits=b,
+            a=a,
+            A_log=self.A_log,
+            dt_bias=self.dt_bias,
+            delta_rule=True,
+            qk_silu=True,
+            qk_l2norm=True,
+            **self.q_conv1d.step_arguments("q", states, len(q)),
+            **self.k_conv1d.step_arguments("k", states, len(q)),
+            **self.v_conv1d.step_arguments("v", states, len(q)),
+        )
+        return o.flatten(1)

@@ -9,10 +9,14 @@ from torch import nn
 from transformers import initialization as init
 
 
-def no_weight_decay(parameter: nn.Parameter) -> nn.Parameter:
-    """Mark a parameter that optimizers must not decay; return it."""
-    parameter._no_weight_decay = True  # type: ignore[attr-defined]
-    return parameter
+def no_weight_decay(module: nn.Module, *names: str) -> None:
+    """Name parameters of a module that optimizers must not decay.
+
+    The module keeps the names: a mark on a parameter alone is lost when it is copied, sharded or loaded.
+    """
+    module._no_weight_decay = names  # type: ignore[assignment]
+    for name in names:
+        module.get_parameter(name)._no_weight_decay = True  # type: ignore[attr-defined]
 
 
 def init_decay(A_log: torch.Tensor, dt_bias: torch.Tensor, a_min: float = 0.0) -> None:

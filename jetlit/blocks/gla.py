@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jetlit_kernels import linear_attention
+from jetlit_kernels import linear_attention, recurrent_step
 from torch import nn
 from transformers import initialization as init
 
@@ -40,7 +41,7 @@ class GLA(LinearMixer):
         self.gk_proj = nn.Sequential(
             nn.Linear(self.hidden_size, rank, bias=False), nn.Linear(rank, self.key_dim, bias=True)
         )
-        no_weight_decay(self.gk_proj.get_parameter("1.bias"))
+        no_weight_decay(self, "gk_proj.1.bias")
         self.g_proj = nn.Linear(self.hidden_size, self.value_dim, bias=False)
         self.o_norm = HeadRMSNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
@@ -53,11 +54,41 @@ class GLA(LinearMixer):
         # The inverse of logsigmoid.
         init.copy_(bias, -torch.log(torch.expm1(-decay)).repeat(self.num_heads))
 
+    def log_decay(self, rank: torch.Tensor) -> torch.Tensor:
+        """Return log α [..., h, K] in float32 from the low-rank projection [..., rank]."""
+        return F.logsigmoid(at_least_float32(self.split_heads(self.gk_proj[1](rank)))) / self.gate_normalizer
+
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
-        low: Any = self.gk_proj[0]
-        q, k, v, gate, rank = project(hidden, [self.q_proj, self.k_proj, self.v_proj, self.g_proj, low])
+        q, k, v, gate, rank = project(hidden, self.step_inputs())
         q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
-        g = F.logsigmoid(at_least_float32(self.split_heads(self.gk_proj[1](rank)))) / self.gate_normalizer
+        g = self.log_decay(rank)
         o = state.recur(linear_attention, q, k, v, g, cu_seqlens=cu_seqlens)
         return self.o_proj(self.o_norm(o, gate))
+
+    def step_inputs(self) -> list[nn.Linear]:
+        """See `LinearMixer.step_inputs`."""
+        low: Any = self.gk_proj[0]
+        return [self.q_proj, self.k_proj, self.v_proj, self.g_proj, low]
+
+    def step_reads(self) -> dict[str, type[nn.Module]]:
+        """See `LinearMixer.step_reads`."""
+        return {"o_norm": HeadRMSNorm, "gk_proj": nn.Sequential}
+
+    def step(
+        self, projected: Sequence[torch.Tensor], states: Mapping[str, torch.Tensor], slots: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See `LinearMixer.step`."""
+        q, k, v, gate, rank = projected
+        o = recurrent_step(
+            self.split_heads(q),
+            self.split_heads(k),
+            self.split_heads(v),
+            states["recurrent"],
+            self.o_norm.weight,
+            norm_eps=self.norm_eps,
+            slots=slots,
+            gate=self.split_heads(gate),
+            log_decay=self.log_decay(rank),
+        )
+        return o.flatten(1)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jetlit_kernels import dynamic_conv, gated_delta_rule, jet_decode_step, log_decay_and_beta, silu
+from jetlit_kernels import dynamic_conv, gated_delta_rule, jet_decode_step, log_decay_and_beta, narrow_linear, silu
 from torch import nn
 from transformers import initialization as init
 
 from jetlit.blocks.base import BlockPart, CarriedState, LinearMixer, LinearSettings, StateSpec, register_block
-from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
-from jetlit.blocks.projections import project
+from jetlit.blocks.gates import at_least_float32, init_decay, no_weight_decay, spread_decay
+from jetlit.blocks.packing import SequencesWithHistory
+from jetlit.blocks.projections import is_plain, project
 from jetlit.blocks.rms_norm import HeadRMSNorm
 from jetlit.errors import UserError
 
@@ -25,9 +27,6 @@ class _KernelGenerator(nn.Module):
         super().__init__()
         self.w1 = nn.Linear(hidden_size, rank, bias=False)
         self.w2 = nn.Linear(rank, outputs, bias=True)
-
-    def hidden(self, x: torch.Tensor) -> torch.Tensor:
-        return F.silu(self.w1(x))
 
 
 class DynamicConvolution(BlockPart):
@@ -64,12 +63,30 @@ class DynamicConvolution(BlockPart):
         self, v: torch.Tensor, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None
     ) -> torch.Tensor:
         """Convolve v [B, T, D] with kernels from the generator's hidden layer [B, T, rank], then apply SiLU."""
-        w2, past = self.kernel_generator.w2, state.read("conv")
+        w2 = self.kernel_generator.w2
+        if not is_plain(w2):
+            return self._convolve(v, w2(hidden), state, cu_seqlens)
+        past = state.read("conv")
         v, final = dynamic_conv(
             v, hidden, w2.weight, w2.bias, state=past, output_final_state=state.kept, cu_seqlens=cu_seqlens
         )
         state.write("conv", final)
         return v
+
+    def kernels_of(self, rank: torch.Tensor) -> torch.Tensor:
+        """Return the kernels of tokens [B, D, W] from the generator's first layer [B, rank]."""
+        w2 = self.kernel_generator.w2
+        kernels = narrow_linear(rank, w2.weight, w2.bias, silu_input=True) if is_plain(w2) else w2(F.silu(rank))
+        return kernels.unflatten(-1, (self.channels, self.taps))
+
+    def _convolve(
+        self, v: torch.Tensor, kernels: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Compute the same from kernels in memory, [B, T, D · W]."""
+        sequences = SequencesWithHistory(v, state, "conv", self.taps, cu_seqlens)
+        taps = at_least_float32(kernels).unflatten(-1, (self.channels, self.taps)).unbind(-1)
+        inputs = (sequences.at_tokens(sequences.rows, lag) for lag in reversed(range(self.taps)))
+        return F.silu(sum(x * tap for x, tap in zip(inputs, taps, strict=True))).to(v.dtype)
 
 
 @register_block("jet")
@@ -106,8 +123,9 @@ class JetBlock(LinearMixer):
         own, hidden = self.settings, self.hidden_size
         self.a_proj = nn.Linear(hidden, self.num_heads, bias=False)
         self.b_proj = nn.Linear(hidden, self.num_heads, bias=False)
-        self.A_log = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
-        self.dt_bias = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
+        self.A_log = nn.Parameter(torch.empty(self.num_heads))
+        self.dt_bias = nn.Parameter(torch.empty(self.num_heads))
+        no_weight_decay(self, "A_log", "dt_bias")
         self.dynamic_conv1d = DynamicConvolution(
             hidden, self.value_dim, own.conv_size, own.dconv_generator_reduction, own.initializer_range
         )
@@ -127,36 +145,41 @@ class JetBlock(LinearMixer):
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
-        one_token = hidden.shape[1] == 1 and cu_seqlens is None and not torch.is_grad_enabled()
-        conv_state, recurrent_state = state.read("conv"), state.read("recurrent")
-        if one_token and conv_state is not None and recurrent_state is not None:
-            return self._decode(hidden[:, 0], conv_state, recurrent_state)
-        w1 = self.dynamic_conv1d.kernel_generator.w1
-        q, k, v, gate, rank, a, b = project(
-            hidden, [self.q_proj, self.k_proj, self.v_proj, self.g_proj, w1, self.a_proj, self.b_proj]
-        )
+        q, k, v, gate, b, a, rank = project(hidden, self.step_inputs())
         v = self.dynamic_conv1d(v, silu(rank), state, cu_seqlens)
         q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
         g, beta = log_decay_and_beta(b, a, self.A_log, self.dt_bias)
         o = state.recur(gated_delta_rule, q, k, v, g, beta, cu_seqlens=cu_seqlens, qk_activation="silu")
         return self.o_proj(self.o_norm(o, gate))
 
-    def _decode(self, x: torch.Tensor, conv_state: torch.Tensor, recurrent_state: torch.Tensor) -> torch.Tensor:
-        """Mix one token a sequence, [B, hidden] to [B, 1, hidden]; update both states in place."""
-        generator = self.dynamic_conv1d.kernel_generator
+    def step_inputs(self) -> list[nn.Linear]:
+        """See `LinearMixer.step_inputs`."""
+        w1 = self.dynamic_conv1d.kernel_generator.w1
+        return [self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.b_proj, self.a_proj, w1]
+
+    def step_reads(self) -> dict[str, type[nn.Module]]:
+        """See `LinearMixer.step_reads`."""
+        return {"o_norm": HeadRMSNorm, "dynamic_conv1d": DynamicConvolution}
+
+    def step(
+        self, projected: Sequence[torch.Tensor], states: Mapping[str, torch.Tensor], slots: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See `LinearMixer.step`."""
+        q, k, v, gate, b, a, rank = projected
         o = jet_decode_step(
-            self.split_heads(self.q_proj(x)),
-            self.split_heads(self.k_proj(x)),
-            self.split_heads(self.v_proj(x)),
-            self.split_heads(self.g_proj(x)),
-            self.b_proj(x),
-            self.a_proj(x),
-            generator.w2(generator.hidden(x)).unflatten(-1, (self.value_dim, -1)),
+            self.split_heads(q),
+            self.split_heads(k),
+            self.split_heads(v),
+            self.split_heads(gate),
+            b,
+            a,
+            self.dynamic_conv1d.kernels_of(rank),
             self.A_log,
             self.dt_bias,
             self.o_norm.weight,
-            conv_state,
-            recurrent_state,
+            states["conv"],
+            states["recurrent"],
             norm_eps=self.norm_eps,
+            slots=slots,
         )
-        return self.o_proj(o.flatten(1))[:, None]
+        return o.flatten(1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jetlit_kernels import linear_attention
+from jetlit_kernels import linear_attention, recurrent_step
 from torch import nn
 from transformers import initialization as init
 
@@ -44,9 +45,10 @@ class Mamba2(LinearMixer):
         self.v_conv1d = ShortConvolution("conv_v", self.value_dim, taps, bias=True)
         self.dt_proj = nn.Linear(self.hidden_size, self.num_heads, bias=False)
         self.g_proj = nn.Linear(self.hidden_size, self.value_dim, bias=False)
-        self.A_log = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
-        self.dt_bias = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
-        self.D = no_weight_decay(nn.Parameter(torch.empty(self.num_heads)))
+        self.A_log = nn.Parameter(torch.empty(self.num_heads))
+        self.dt_bias = nn.Parameter(torch.empty(self.num_heads))
+        self.D = nn.Parameter(torch.empty(self.num_heads))
+        no_weight_decay(self, "A_log", "dt_bias", "D")
         self.o_norm = HeadRMSNorm(self.value_head_dim, self.norm_eps)
         self.init_weights()
 
@@ -64,7 +66,7 @@ class Mamba2(LinearMixer):
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
-        q, k, v, gate, dt = project(hidden, [self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.dt_proj])
+        q, k, v, gate, dt = project(hidden, self.step_inputs())
         q = self.split_heads(self.q_conv1d(q, state, cu_seqlens, "silu"))
         k = self.split_heads(self.k_conv1d(k, state, cu_seqlens, "silu"))
         v = self.split_heads(self.v_conv1d(v, state, cu_seqlens, "silu"))
@@ -74,3 +76,38 @@ class Mamba2(LinearMixer):
         k = k * dt[..., None].to(k.dtype)
         o = state.recur(linear_attention, q, k, v, g, scale=1.0, cu_seqlens=cu_seqlens)
         return self.o_proj(self.o_norm(o, gate, norm_before_gate=False, skip=v, skip_weight=self.D))
+
+    def step_inputs(self) -> list[nn.Linear]:
+        """See `LinearMixer.step_inputs`."""
+        return [self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.dt_proj]
+
+    def step_reads(self) -> dict[str, type[nn.Module]]:
+        """See `LinearMixer.step_reads`."""
+        return {"o_norm": HeadRMSNorm, **dict.fromkeys(("q_conv1d", "k_conv1d", "v_conv1d"), ShortConvolution)}
+
+    def step(
+        self, projected: Sequence[torch.Tensor], states: Mapping[str, torch.Tensor], slots: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See `LinearMixer.step`."""
+        q, k, v, gate, dt = projected
+        o = recurrent_step(
+            self.split_heads(q),
+            self.split_heads(k),
+            self.split_heads(v),
+            states["recurrent"],
+            self.o_norm.weight,
+            norm_eps=self.norm_eps,
+            slots=slots,
+            gate=self.split_heads(gate),
+            norm_before_gate=False,
+            skip_weight=self.D,
+            a=dt,
+            A_log=self.A_log,
+            dt_bias=self.dt_bias,
+            scale=1.0,
+            qk_silu=True,
+            **self.q_conv1d.step_arguments("q", states, len(q)),
+            **self.k_conv1d.step_arguments("k", states, len(q)),
+            **self.v_conv1d.step_arguments("v", states, len(q)),
+        )
+        return o.flatten(1)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from jetlit.errors import UserError
+
 
 def project(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
     """Apply several linear layers to one input [..., H]; the result is that of `[layer(x) for layer in layers]`.
 
     With gradients, autocast casts the input once. Its gradient is summed inside the products that make it, in their
-    dtype and in a fixed order. Layers that are not plain (adapters, quantized layers, hooks) are called.
+    dtype and in a fixed order. Layers that are more than their weights (`is_plain`) are called.
 
     Returns:
         One tensor [..., width] for each layer; those of narrow layers (at most H / 2 wide) may be slices of one tensor.
@@ -51,9 +53,35 @@ def _groups(layers: Sequence[nn.Linear]) -> list[list[nn.Linear]]:
     return [*wide, *(group for group in (plain, biased) if group)]
 
 
-def is_plain(layer: nn.Module) -> bool:
-    """Return whether a layer is linear and nothing else: no adapter, no quantized weights, no hooks."""
-    return type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_PLAIN_TENSORS = (nn.Parameter, Tensor, type(None))
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
+    """Return whether a module is of this class and no more than its tensors, so that they may be read past its call.
+
+    A subclass, a hook, a forward of the instance's own, or a parameter that is a tensor subclass says that it is more:
+    an adapter, a parametrization, quantization, weights that are offloaded or sharded.
+    """
+    return (
+        type(module) is kind
+        and "forward" not in module.__dict__
+        and not any(getattr(module, hooks) for hooks in _HOOKS)
+        and all(type(parameter) in _PLAIN_TENSORS for parameter in module._parameters.values())
+    )
+
+
+def checked(module: Module, kind: type[nn.Module] = nn.Linear) -> Module:
+    """Return a module whose weights will be read past its call; raise UserError unless it `is_plain`."""
+    if not is_plain(module, kind):
+        raise UserError(
+            f"Only plain layers' weights can be read, not those of {type(module).__name__} with an adapter, a hook, or "
+            "quantized or offloaded weights: merge adapters into the weights and remove hooks, load the model "
+            "unquantized on one device, or use model.generate."
+        )
+    return module
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jetlit_kernels import linear_attention, rotate
+from jetlit_kernels import linear_attention, recurrent_step, rotary_angles, rotate
 from torch import nn
 
 from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, StateSpec, register_block
@@ -50,12 +50,9 @@ class RetNet(LinearMixer):
         return torch.log1p(-torch.exp2(-5 - torch.arange(self.num_heads, dtype=torch.float64, device=device)))
 
     def _rotation(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cos and sin [B or 1, T, K/2] of position · theta^(−2i/K), in float32 (float64 for float64 inputs)."""
-        half = self.head_dim // 2
-        exponent = torch.arange(half, dtype=torch.float64, device=positions.device) / half
-        angle = positions[..., None] * torch.exp(-math.log(self.settings.rope_theta) * exponent)
+        """Return cos and sin [B or 1, T, K/2] of positions, in float32 (float64 for float64 inputs)."""
         exact = torch.promote_types(dtype, torch.float32)
-        return angle.cos().to(exact), angle.sin().to(exact)
+        return rotary_angles(positions, self.head_dim, self.settings.rope_theta, exact)
 
     def state_specs(self) -> dict[str, StateSpec]:
         """Add the number of tokens seen."""
@@ -63,13 +60,44 @@ class RetNet(LinearMixer):
 
     def mix(self, hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
         """See `LinearMixer.mix`."""
-        q, k, v, gate = project(hidden, [self.q_proj, self.k_proj, self.v_proj, self.g_proj])
+        q, k, v, gate = project(hidden, self.step_inputs())
         q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
         cos, sin = self._rotation(_count_positions(hidden, state, cu_seqlens), q.dtype)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         g = self.log_decay(hidden.device).to(torch.promote_types(q.dtype, torch.float32))
         o = state.recur(linear_attention, q, k, v, g.expand(*hidden.shape[:2], -1), cu_seqlens=cu_seqlens)
         return self.o_proj(self.o_norm(o, gate))
+
+    def step_inputs(self) -> list[nn.Linear]:
+        """See `LinearMixer.step_inputs`."""
+        return [self.q_proj, self.k_proj, self.v_proj, self.g_proj]
+
+    def step_reads(self) -> dict[str, type[nn.Module]]:
+        """See `LinearMixer.step_reads`."""
+        return {"o_norm": HeadRMSNorm}
+
+    def step(
+        self, projected: Sequence[torch.Tensor], states: Mapping[str, torch.Tensor], slots: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See `LinearMixer.step`."""
+        q, k, v, gate = projected
+        position = states["position"] if slots is None else states["position"][slots]
+        cos, sin = self._rotation(position[:, None], q.dtype)
+        q, k = (rotate(self.split_heads(x)[:, None], cos, sin)[:, 0] for x in (q, k))
+        states["position"][... if slots is None else slots] += 1
+        g = self.log_decay(q.device).to(cos.dtype).expand(len(q), -1)
+        o = recurrent_step(
+            q,
+            k,
+            self.split_heads(v),
+            states["recurrent"],
+            self.o_norm.weight,
+            norm_eps=self.norm_eps,
+            slots=slots,
+            gate=self.split_heads(gate),
+            log_decay=g,
+        )
+        return o.flatten(1)
 
 
 def _count_positions(hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:

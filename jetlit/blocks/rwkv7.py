@@ -72,8 +72,7 @@ class RWKV7(LinearMixer):
         self.k_k = nn.Parameter(torch.empty(self.key_dim))
         self.k_a = nn.Parameter(torch.empty(self.key_dim))
         self.r_k = nn.Parameter(torch.empty(self.num_heads, self.head_dim))
-        for parameter in (self.x_mix, self.k_k, self.k_a, self.r_k, self.w_lora.up.bias, self.a_lora.up.bias):
-            no_weight_decay(parameter)
+        no_weight_decay(self, "x_mix", "k_k", "k_a", "r_k", "w_lora.up.bias", "a_lora.up.bias")
         self.g_norm = nn.GroupNorm(self.num_heads, self.value_dim, eps=self.norm_eps * self.value_head_dim)
         self.init_weights()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from jetlit_kernels import short_conv
@@ -67,3 +68,8 @@ class ShortConvolution(BlockPart):
         )
         state.write(self.state_name, final)
         return y
+
+    def step_arguments(self, name: str, states: Mapping[str, torch.Tensor], batch: int) -> dict[str, Any]:
+        """Return what `jetlit_kernels.recurrent_step` takes to convolve its input `name` ("q", "k" or "v")."""
+        kernels = self.weight[:, 0].expand(batch, -1, -1)
+        return {f"{name}_kernels": kernels, f"{name}_bias": self.bias, f"{name}_window": states[self.state_name]}

@@ -1,8 +1,12 @@
 """Checkpoints of a fit."""
 
+from typing import Literal
+
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from jetlit.values import Count
 
 
 class StageCheckpoint(ModelCheckpoint):
@@ -14,7 +18,7 @@ class StageCheckpoint(ModelCheckpoint):
         save_top_k: 1 keeps only the newest, -1 all.
     """
 
-    def __init__(self, dirpath: str, every_n_train_steps: int = 100, save_top_k: int = 1) -> None:
+    def __init__(self, dirpath: str, every_n_train_steps: Count = 100, save_top_k: Literal[-1, 1] = 1) -> None:
         super().__init__(
             dirpath=dirpath,
             filename="{step:08d}",

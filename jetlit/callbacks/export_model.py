@@ -26,6 +26,11 @@ class ExportModel(Callback):
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check before the training that the folder may be written."""
+        if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            check_replaceable(self.folder)
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the folder."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -57,7 +62,6 @@ def write_model(
     Raises:
         UserError: The file system refused the write.
     """
-    check_replaceable(folder)
     with atomic_folder(folder) as written:
         model.save_pretrained(written, **({} if weights is None else {"state_dict": weights}))
         if tokenizer is not None:

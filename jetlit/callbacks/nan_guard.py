@@ -13,6 +13,7 @@ from jetlit.errors import UserError
 from jetlit.files import atomic_path
 from jetlit.training.logger import is_logged
 from jetlit.training.optimizer import global_norm
+from jetlit.values import NonNegativeInt, PositiveFloat
 
 
 class NanGuard(Callback):
@@ -32,8 +33,8 @@ class NanGuard(Callback):
         self,
         folder: str,
         action: Literal["stop", "skip"] = "stop",
-        spike_factor: float | None = None,
-        max_skips: int = 10,
+        spike_factor: PositiveFloat | None = None,
+        max_skips: NonNegativeInt = 10,
     ) -> None:
         self.folder = Path(folder)
         self.action = action

@@ -13,6 +13,7 @@ from jetlit.models import JetNemotronForCausalLM
 from jetlit.training.fsdp import is_sharded
 from jetlit.training.logger import is_logged
 from jetlit.training.precision import computes_in_bfloat16
+from jetlit.values import Count, NonNegativeInt
 
 
 class Throughput(Callback):
@@ -38,11 +39,11 @@ class Throughput(Callback):
 
     def __init__(
         self,
-        warmup_steps: int = 3,
-        batch: int | None = None,
-        context: int = 512,
+        warmup_steps: NonNegativeInt = 3,
+        batch: Count | None = None,
+        context: Count = 512,
         cache: str | None = None,
-        kept_steps: int = 512,
+        kept_steps: Count = 512,
     ) -> None:
         self.warmup_steps = warmup_steps
         self.batch = batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import re
 import sys
 
 from jetlit.cli.fit_help import page
@@ -34,6 +35,14 @@ SUBCOMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("report",): ("write the report of a run", "pipeline.report.report.report"),
     ("postnas",): ("run all stages in order", "pipeline.postnas.postnas"),
 }
+# Subcommands whose config imports no training stack, so that their help is quick.
+QUICK_HELP = {
+    ("bench", "params"): "ParamsConfig",
+    ("bench", "generation"): "GenerationConfig",
+    ("bench", "training"): "TrainingConfig",
+    ("report",): "ReportConfig",
+    ("postnas",): "PostnasConfig",
+}
 FITS = ("fit", "validate", "test")
 EXIT_WRONG = 2
 EXIT_INTERRUPTED = 130
@@ -55,10 +64,30 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"jetlit: {error}", file=sys.stderr)
         return EXIT_WRONG
+    except RecursionError:
+        print("jetlit: A value is nested too deeply: write it flatter.", file=sys.stderr)
+        return EXIT_WRONG
+    except (MemoryError, OSError, RuntimeError) as error:
+        sentence = _of_the_machine(error)
+        if sentence is None:
+            raise
+        print(f"jetlit: {sentence}", file=sys.stderr)
+        return EXIT_WRONG
     except KeyboardInterrupt:
         print("jetlit: interrupted; run the same command again to resume.", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """Return the sentence for memory or a disk that refuses what was asked for; None for other errors."""
+    if isinstance(error, OSError):
+        place = f"{error.filename} cannot be used" if error.filename else "The operating system refuses"
+        return f"{place} ({error.strerror or error}): correct the path, its permissions, or free some space."
+    # PyTorch raises a RuntimeError where the CPU's allocator fails, a subclass of it for a GPU's.
+    if isinstance(error, MemoryError) or re.search("out of memory|not enough memory|can't allocate", str(error)):
+        return "There is not enough memory: take a smaller model, batch, length or chunk."
+    return None
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -76,9 +105,13 @@ def _dispatch(arguments: list[str]) -> None:
         known = ", ".join(" ".join(known) for known in SUBCOMMANDS)
         raise UserError(f"There is no subcommand {arguments[0]!r}: use one of {known}.")
     rest = arguments[len(words) :]
-    if words[0] not in FITS:
-        importlib.import_module("jetlit.cli.verbs").run(words, SUBCOMMANDS[words][1], rest)
-    elif {"-h", "--help"}.isdisjoint(rest):
+    wants_help = not {"-h", "--help"}.isdisjoint(rest)
+    if wants_help and words in QUICK_HELP:
+        config = getattr(importlib.import_module("jetlit.pipeline.command_configs"), QUICK_HELP[words])
+        importlib.import_module("jetlit.cli.parsing").parse(config, rest, " ".join(words))
+    elif words[0] not in FITS:
+        importlib.import_module("jetlit.cli.subcommands").run(words, SUBCOMMANDS[words][1], rest)
+    elif not wants_help:
         importlib.import_module("jetlit.cli.fit").main([words[0], *rest])
     else:
         print(page(words[0]))

@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from jetlit.cli import FITS
 from jetlit.cli.parsing import print_config, split
 from jetlit.errors import UserError
-from jetlit.once import disown
+from jetlit.once import by_hand
 from jetlit.pipeline.config_errors import one_sentence
 from jetlit.pipeline.fit import FitCLI, FitConfig
 from jetlit.results import write_result
@@ -51,11 +51,11 @@ def run_fit(argv: Sequence[str]) -> FitCLI:
     if argv[0] != "fit":
         cli.evaluate(argv[0])
         return cli
-    writes = cli.trainer.is_global_zero and not cli.is_dev_run
-    if writes:
-        disown(cli.folder)
-    result = cli.fit()
-    if writes:
+    if not cli.trainer.is_global_zero or cli.is_dev_run:
+        cli.fit()
+        return cli
+    with by_hand(cli.folder):
+        result = cli.fit()
         write_result(cli.folder, result, cli.config.manifest.hash)
     return cli
 
@@ -63,6 +63,9 @@ def run_fit(argv: Sequence[str]) -> FitCLI:
 def main(argv: Sequence[str]) -> None:
     """Run the command line, the subcommand included."""
     flags = split(list(argv[1:])).flags
+    nameless = next((flag for flag in flags if flag.endswith(".help")), None)
+    if nameless:
+        raise UserError(f"{nameless} needs the name of a class: {nameless} NAME, such as --model.help Distillation.")
     if any(not flag.startswith("--print_config") for flag in flags):
         _HelpCLI(FitConfig([], {"flags": flags}), build=False)
     if flags:

@@ -38,7 +38,7 @@ Groups:
   --manifest             where result.json is written (RunManifest: folder, stage, hash=None)
 
 Recipes (--model NAME):
-  Distillation           Training of a hybrid's token mixers towards a frozen teacher (paper, section 2: stage
+  Distillation           Training of a hybrid's token mixers toward a frozen teacher (paper, section 2: stage
                          1).
   FullTraining           Next-token training of all weights of a model that stage 1 has made (paper, section
                          2: stage 2).

@@ -8,8 +8,9 @@ import torch
 from jetlit_data import load_tokenizer
 
 from jetlit.errors import UserError
-from jetlit.generation import GenerationEngine
+from jetlit.generation import GenerationEngine, Sampling, seeded
 from jetlit.models import load_model
+from jetlit.values import Count, Device, Dtype, Fraction, NonNegativeFloat, Seed
 
 
 @dataclass
@@ -29,20 +30,24 @@ class GenerateConfig:
 
     prompt: str
     model: str = "runs/quickstart/export"
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    device: str = "auto"
-    dtype: str | None = None
-    seed: int = 0
+    max_new_tokens: Count = 128
+    temperature: NonNegativeFloat = 0.0
+    top_p: Fraction = 1.0
+    device: Device = "auto"
+    dtype: Dtype | None = None
+    seed: Seed = 0
 
 
 def generate(config: GenerateConfig) -> None:
     """Continue a prompt; print the text and the speed.
 
     Raises:
-        UserError: the prompt is empty.
+        UserError: the prompt is empty, or a value makes no sense; nothing is printed.
     """
+    Sampling(config.temperature, config.top_p)
+    seeded(config.seed, torch.device("cpu"))
+    if config.max_new_tokens < 0:
+        raise UserError(f"max_new_tokens must be 0 or more, not {config.max_new_tokens}.")
     model = load_model(config.model, config.dtype, config.device)
     tokenizer = load_tokenizer(config.model)
     text = sys.stdin.read() if config.prompt == "-" else config.prompt
@@ -51,8 +56,7 @@ def generate(config: GenerateConfig) -> None:
         raise UserError("The prompt is empty: give at least one character.")
     engine = GenerationEngine(model, 1, ids.shape[1] + config.max_new_tokens)
     device = model.lm_head.weight.device
-    stream = _TextStream(tokenizer, ids[0].tolist())
-    sys.stdout.write(text)
+    stream = _TextStream(tokenizer, text, ids[0].tolist())
     engine.generate(
         ids.to(device),
         config.max_new_tokens,
@@ -60,22 +64,24 @@ def generate(config: GenerateConfig) -> None:
         top_p=config.top_p,
         stop_tokens=() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,),
         stream=stream,
-        generator=torch.Generator(device).manual_seed(config.seed),
+        generator=seeded(config.seed, device),
     )
-    print(f"\n\n{stream.report(ids.shape[1])}")
+    print(stream.report(ids.shape[1]))
 
 
 class _TextStream:
     """Print tokens as text once they make whole characters, and keep the time."""
 
-    def __init__(self, tokenizer, prompt: list[int]) -> None:  # type: ignore[no-untyped-def]
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer, text: str, prompt: list[int]) -> None:  # type: ignore[no-untyped-def]
+        self._tokenizer, self._text = tokenizer, text
         self._tokens = list(prompt)
         self._shown = len(tokenizer.decode(prompt))
         self._begun = time.perf_counter()
         self._times: list[float] = []
 
     def __call__(self, tokens: torch.Tensor) -> None:
+        if not self._times:  # not before the model has taken the prompt
+            sys.stdout.write(self._text)
         self._tokens.append(int(tokens[0]))
         self._times.append(time.perf_counter())
         text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
@@ -86,11 +92,11 @@ class _TextStream:
             self._shown = len(text)
 
     def report(self, prompt: int) -> str:
-        """Return prefill and decode speed."""
+        """Return prefill and decode speed, below the text."""
         if not self._times:
-            return "No token was generated."
+            return f"{self._text}\n\nNo token was generated."
         first = self._times[0] - self._begun
-        line = f"{len(self._times)} tokens; prefill {prompt / first:,.0f} tokens/s"
+        line = f"\n\n{len(self._times)} tokens; prefill {prompt / first:,.0f} tokens/s"
         if len(self._times) > 1:
             decode = (len(self._times) - 1) / (self._times[-1] - self._times[0])
             line += f", decode {decode:,.0f} tokens/s"

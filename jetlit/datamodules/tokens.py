@@ -17,6 +17,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 from jetlit.datamodules.mixture import Mixture
 from jetlit.datamodules.resumable import ResumableLoader
 from jetlit.errors import UserError
+from jetlit.values import BlockSize, Count, NonNegativeInt, PositiveFloat, Seed, check_values
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Corpus:
     """A corpus: its folder or s3:// path, and its share of the blocks. Weights need not add up to 1."""
 
     path: str
-    weight: float = 1.0
+    weight: PositiveFloat = 1.0
 
 
 class TokenDataModule(LightningDataModule):
@@ -48,12 +49,12 @@ class TokenDataModule(LightningDataModule):
     def __init__(
         self,
         corpora: str | list[Corpus] | dict[str, Any],
-        block_size: int,
-        batch_size: int,
-        num_workers: int = 0,
-        seed: int = 0,
-        val_batches: int = 8,
-        vocab_size: int | None = None,
+        block_size: BlockSize,
+        batch_size: Count,
+        num_workers: NonNegativeInt = 0,
+        seed: Seed = 0,
+        val_batches: Count = 8,
+        vocab_size: Count | None = None,
     ) -> None:
         super().__init__()
         self.corpora = _checked(corpora)
@@ -63,9 +64,7 @@ class TokenDataModule(LightningDataModule):
         self.seed = seed
         self.val_batches = val_batches
         self.vocab_size = vocab_size
-        for name, value in (("block_size", block_size), ("batch_size", batch_size)):
-            if value < 1:
-                raise UserError(f"{name} is {value}: give a positive number.")
+        check_values(TokenDataModule.__init__, vars(self))
 
     def setup(self, stage: str | None = None) -> None:
         """Refuse a corpus that is not finished and whole, or does not fit the block size or vocabulary (UserError)."""

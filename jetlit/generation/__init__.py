@@ -3,7 +3,7 @@
 from jetlit.generation.cache import computed_cache_bytes
 from jetlit.generation.engine import GenerationEngine
 from jetlit.generation.largest_batch import LargestBatch, find_largest_batch
-from jetlit.generation.sampling import Sampling
+from jetlit.generation.sampling import Sampling, seeded
 from jetlit.generation.throughput import measure_generation, measure_training
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "find_largest_batch",
     "measure_generation",
     "measure_training",
+    "seeded",
 ]

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from jetlit_kernels import narrow_linear
 
+from jetlit.blocks import get_block
 from jetlit.errors import UserError
 from jetlit.generation.cache import Clock, EngineCache, computed_cache_bytes
 from jetlit.generation.engine_layers import EngineLayer, build_layers
@@ -33,7 +34,7 @@ class CacheDoesNotFit(UserError):
 class CapturedStep:
     """A function of tensors that stay in place, captured once in a CUDA graph and replayed.
 
-    It runs a few times before the capture, each time after `rewind`; the state it changes must be reset afterwards.
+    It runs a few times before the capture, each time after `rewind`; the state it changes must be reset afterward.
     """
 
     def __init__(self, run: Callable[[], torch.Tensor], rewind: Callable[[], None]) -> None:
@@ -126,12 +127,15 @@ class GenerationEngine:
             Prompts and continuations [B, T + n], n ≤ max_new_tokens.
 
         Raises:
-            UserError: prompts and continuations do not fit the cache; nothing is allocated.
+            UserError: prompts and continuations do not fit the cache or the model's positions, and nothing is
+                allocated; or the model's logits are not finite.
         """
-        batch = self._check_request(input_ids, max_new_tokens)
         sampling = Sampling(temperature, top_p, generator)
+        batch = self._check_request(input_ids, max_new_tokens)
+        self._check_positions(input_ids.shape[1] + max_new_tokens)
         input_ids = input_ids.to(self.device)
         logits = self._prefill(input_ids)
+        _check_finite(logits)
         stops = torch.tensor(sorted(stop_tokens), dtype=torch.int64, device=self.device)
         finished = torch.zeros(batch, dtype=torch.bool, device=self.device)
         steps = [input_ids]
@@ -148,6 +152,7 @@ class GenerationEngine:
                 # The only synchronization in this loop, and only with stop tokens.
                 if bool(finished.all()):
                     break
+        _check_finite(logits)
         return torch.cat(steps, 1)
 
     @torch.inference_mode()
@@ -246,6 +251,17 @@ class GenerationEngine:
         finally:
             clock.capturing = False
 
+    def _check_positions(self, tokens: int) -> None:
+        """Refuse text at positions that the model was not made for; measurements may go there."""
+        config = self.model.config
+        rope_type = (config.rope_parameters or {}).get("rope_type", "default")
+        far = any(get_block(name).mask_kind == "causal" for name in self.model.model.layer_types)
+        if far and rope_type != "dynamic" and tokens > config.max_position_embeddings:
+            raise UserError(
+                f"The model's attention knows {config.max_position_embeddings} positions (max_position_embeddings), "
+                f"and {tokens} are needed: shorten the prompt or the continuation."
+            )
+
     def _check_request(self, input_ids: torch.Tensor, new_tokens: int) -> int:
         """Return the batch of a request, or refuse one that does not fit."""
         if input_ids.ndim != 2 or input_ids.dtype not in (torch.int32, torch.int64) or not input_ids.numel():
@@ -254,6 +270,8 @@ class GenerationEngine:
                 f"{list(input_ids.shape)}."
             )
         batch, length = input_ids.shape
+        if new_tokens < 0:
+            raise UserError(f"The number of new tokens must be 0 or more, not {new_tokens}.")
         if batch > self.max_batch:
             raise UserError(f"The engine takes {self.max_batch} sequences, not {batch}: make max_batch larger.")
         if length + new_tokens > self.max_context:
@@ -269,6 +287,11 @@ class GenerationEngine:
                 f"{self.model.config.vocab_size}, from 0: use the model's own tokenizer."
             )
         return batch
+
+
+def _check_finite(logits: torch.Tensor) -> None:
+    if not bool(logits.isfinite().all()):
+        raise UserError("The model's logits are not finite: its weights are damaged, or too large for their dtype.")
 
 
 def ran_out_of_memory(error: BaseException | None) -> bool:

@@ -8,22 +8,19 @@ So projections of one input are merged, and norms, activations and residuals are
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jetlit_kernels import decode_attention, jet_decode_step, narrow_linear, rotate_and_store, silu_mul
+from jetlit_kernels import decode_attention, narrow_linear, rotate_and_store, silu_mul
 from torch import nn
 
 from jetlit.blocks.attention import Attention
-from jetlit.blocks.base import TokenMixer
-from jetlit.blocks.gated_delta_net import GatedDeltaNet
-from jetlit.blocks.jet import JetBlock
+from jetlit.blocks.base import LinearMixer, TokenMixer
+from jetlit.blocks.projections import checked, is_plain
 from jetlit.blocks.rms_norm import RMSNorm
-from jetlit.blocks.short_convolution import ShortConvolution
 from jetlit.generation.cache import Store, active_mixers
-from jetlit.generation.merging import checked, merge_linears
+from jetlit.generation.merging import merge_linears
 from jetlit.models import JetNemotronForCausalLM
 from jetlit.models.decoder_layer import DecoderLayer, GatedMLP
 
@@ -34,8 +31,11 @@ def build_layers(model: JetNemotronForCausalLM) -> list[EngineLayer]:
     """Return the engine's layers and merge the model's weights in place.
 
     Raises:
-        UserError: a layer is more than its weights (adapters, hooks).
+        UserError: a module that the engine does not call is more than its weights (adapters, hooks, quantization).
     """
+    checked(model, type(model))
+    checked(model.model, type(model.model))
+    checked(model.model.norm, RMSNorm)
     checked(model.lm_head)
     layers = [EngineLayer(*pair) for pair in zip(model.model.layers, active_mixers(model), strict=True)]
     if model.lm_head.weight.is_cuda:
@@ -47,9 +47,11 @@ class EngineLayer:
     """One decoder layer with its (in a super network, active) token mixer."""
 
     def __init__(self, layer: DecoderLayer, mixer: TokenMixer) -> None:
-        self.mixer_norm, self.mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
+        checked(layer, DecoderLayer)
+        self.mixer_norm = checked(layer.input_layernorm, RMSNorm)
+        self.mlp_norm = checked(layer.post_attention_layernorm, RMSNorm)
         self.mixer = _mixer(mixer)
-        swiglu = isinstance(layer.mlp, GatedMLP) and layer.mlp.is_swiglu
+        swiglu = isinstance(layer.mlp, GatedMLP) and is_plain(layer.mlp, GatedMLP) and layer.mlp.is_swiglu
         self.mlp = _SwiGLU(layer.mlp) if swiglu else _MLP(layer.mlp)
 
     def prefill(self, hidden: torch.Tensor, rotation: _Rotation, cache: Any, only_last: bool) -> torch.Tensor:
@@ -101,11 +103,9 @@ class _SwiGLU(_MLP):
 
 def _mixer(mixer: TokenMixer) -> _Mixer:
     if isinstance(mixer, Attention):
-        return _Attention(mixer)
-    if isinstance(mixer, JetBlock) and mixer.q_proj.bias is None:
-        return _Jet(mixer)
-    if isinstance(mixer, GatedDeltaNet) and mixer.q_proj.bias is None:
-        return _GatedDeltaNet(mixer)
+        return _Attention(checked(mixer, type(mixer)))
+    if isinstance(mixer, LinearMixer) and is_plain(mixer, type(mixer)) and mixer.step_inputs():
+        return _Step(mixer)
     return _Mixer(mixer)
 
 
@@ -128,9 +128,9 @@ class _Attention(_Mixer):
     def __init__(self, attention: Attention) -> None:
         self.weight, self.bias = merge_linears([attention.q_proj, attention.k_proj, attention.v_proj])
         self.scaling, self.out = attention.scaling, checked(attention.o_proj)
-        norms: Any = (attention.q_norm, attention.k_norm)
-        self.norms = (norms[0].weight, norms[1].weight) if isinstance(norms[0], RMSNorm) else None
-        self.norm_eps = norms[0].eps if self.norms else 0.0
+        norms: Any = [checked(n, RMSNorm) for n in (attention.q_norm, attention.k_norm) if type(n) is not nn.Identity]
+        self.norms = (norms[0].weight, norms[1].weight) if norms else None
+        self.norm_eps = norms[0].eps if norms else 0.0
 
     def chunk(self, hidden: torch.Tensor, norm: RMSNorm, rotation: _Rotation, cache: Any) -> torch.Tensor:
         projected = F.linear(norm(hidden), self.weight, self.bias)
@@ -149,88 +149,19 @@ class _Attention(_Mixer):
         return functools.partial(rotate_and_store, projected, cos, sin, norm_weights=self.norms, norm_eps=self.norm_eps)
 
 
-class _Delta(_Mixer):
-    """A gated delta rule, of whose decode step the projections are one product and the update of the state another.
+class _Step(_Mixer):
+    """A block with a step, of which the projections are one product and the residual is part of the last one."""
 
-    Args:
-        block: the block.
-        linears: its projections of the input, without biases.
-        conv_state: name of the state of the values' convolution.
-    """
-
-    def __init__(self, block: JetBlock | GatedDeltaNet, linears: list[nn.Linear], conv_state: str) -> None:
+    def __init__(self, block: LinearMixer) -> None:
         super().__init__(block)
-        self.weight, _ = merge_linears(linears)
+        for name, kind in block.step_reads().items():
+            checked(block.get_submodule(name), kind)
+        linears = block.step_inputs()
+        self.weight, self.bias = merge_linears(linears)
         self.sizes = [linear.out_features for linear in linears]
-        self.block, self.out, self.conv_state = block, checked(block.o_proj), conv_state
-
-    def project(self, hidden: torch.Tensor, norm: RMSNorm) -> tuple[torch.Tensor, ...]:
-        """Return every projection [B, outputs] of the normed input."""
-        return narrow_linear(hidden, self.weight, norm_weight=norm.weight, norm_eps=norm.eps).split(self.sizes, 1)
-
-    def update(
-        self, hidden: torch.Tensor, cache: Any, heads: Sequence[torch.Tensor], kernels: torch.Tensor
-    ) -> torch.Tensor:
-        """Update the states and add the output to `hidden`.
-
-        Args:
-            hidden: [B, H].
-            cache: cache of the layer.
-            heads: q, k [B, h·K], v, gate [B, h·V], and the logits [B, h] of beta and of the decay.
-            kernels: [B, h·V, W], kernels of the values' convolution.
-        """
-        block = self.block
-        q, k, v, gate = (block.split_heads(x) for x in heads[:4])
-        o = jet_decode_step(
-            q,
-            k,
-            v,
-            gate,
-            heads[4],
-            heads[5],
-            kernels,
-            block.A_log,
-            block.dt_bias,
-            block.o_norm.weight,
-            cache.states[self.conv_state],
-            cache.states["recurrent"],
-            norm_eps=block.norm_eps,
-        )
-        return narrow_linear(o.flatten(1), self.out.weight, add_to=hidden)
-
-
-class _Jet(_Delta):
-    """A JetBlock whose seven projections of its input are one product."""
-
-    def __init__(self, block: JetBlock) -> None:
-        generator = block.dynamic_conv1d.kernel_generator
-        linears = [block.q_proj, block.k_proj, block.v_proj, block.g_proj, block.b_proj, block.a_proj, generator.w1]
-        super().__init__(block, linears, "conv")
-        self.w2 = checked(generator.w2)
+        self.block, self.out = block, checked(block.o_proj)
 
     def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: _Rotation, cache: Any) -> torch.Tensor:
-        *heads, inner = self.project(hidden, norm)
-        kernels = narrow_linear(inner, self.w2.weight, self.w2.bias, silu_input=True)
-        return self.update(hidden, cache, heads, kernels.unflatten(-1, (self.block.value_dim, -1)))
-
-
-class _GatedDeltaNet(_Delta):
-    """A Gated DeltaNet: as a JetBlock with one kernel for all tokens, and convolutions of queries and keys."""
-
-    def __init__(self, block: GatedDeltaNet) -> None:
-        linears = [block.q_proj, block.k_proj, block.v_proj, block.g_proj, block.b_proj, block.a_proj]
-        super().__init__(block, linears, "conv_v")
-        self.convolutions = (block.q_conv1d, block.k_conv1d, block.v_conv1d)
-
-    def token(self, hidden: torch.Tensor, norm: RMSNorm, rotation: _Rotation, cache: Any) -> torch.Tensor:
-        q, k, *others = self.project(hidden, norm)
-        of_q, of_k, of_v = self.convolutions
-        q = self._convolve(of_q, cache.states["conv_q"], q)
-        k = self._convolve(of_k, cache.states["conv_k"], k)
-        return self.update(hidden, cache, (q, k, *others), of_v.weight[:, 0].expand(len(hidden), -1, -1))
-
-    @staticmethod
-    def _convolve(convolution: ShortConvolution, state: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Append x [B, D] to a convolution's state and return its result before the activation."""
-        state.copy_(torch.cat((state[..., 1:], x[..., None]), -1))
-        return (state * convolution.weight[:, 0]).sum(-1)
+        projected = narrow_linear(hidden, self.weight, self.bias, norm_weight=norm.weight, norm_eps=norm.eps)
+        output = self.block.step(projected.split(self.sizes, 1), cache.states)
+        return narrow_linear(output, self.out.weight, self.out.bias, add_to=hidden)

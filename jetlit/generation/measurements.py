@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from jetlit.files import check_folder
 from jetlit.once import once
 from jetlit.results import Result, config_hash, hardware, versions
 
@@ -32,4 +33,5 @@ def cached_measurement(
     def result() -> Result:
         return Result("measurement", key, measure())
 
+    check_folder(folder)
     return dict(once(Path(folder) / config_hash(key)[:16], key, result).metrics)

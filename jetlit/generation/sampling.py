@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from jetlit.errors import UserError
+
+COLDEST = 1e-6
+"""The lowest temperature that is not 0."""
+
+
+def seeded(seed: int, device: torch.device) -> torch.Generator:
+    """Return a generator on a device; raise UserError if it cannot take the seed."""
+    if not 0 <= seed < 2**63:
+        raise UserError(f"A seed must be a whole number from 0 to 2^63 - 1, not {seed}: choose another.")
+    return torch.Generator(device).manual_seed(seed)
 
 
 @dataclass(frozen=True)
@@ -19,8 +30,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.temperature < 0:
-            raise UserError(f"temperature must be 0 or more, not {self.temperature}: 0 takes the most likely token.")
+        # Logits over a smaller one are not finite.
+        if self.temperature != 0 and not COLDEST <= self.temperature < math.inf:
+            raise UserError(
+                f"temperature must be 0 or at least {COLDEST}, not {self.temperature}: 0 takes the most likely token."
+            )
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
 

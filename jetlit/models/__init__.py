@@ -1,6 +1,6 @@
 """Models in transformers' conventions: the hybrid decoder, its cache, teachers, architectures and the super network."""
 
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from jetlit.errors import moved_names
 from jetlit.models.architecture import Architecture, check_budget, uniform_layers
@@ -15,6 +15,7 @@ from jetlit.models.output_fit import fit_outputs
 from jetlit.models.supernet import SuperNetwork
 
 AutoConfig.register(JetNemotronConfig.model_type, JetNemotronConfig, exist_ok=True)
+AutoModel.register(JetNemotronConfig, JetNemotronModel, exist_ok=True)
 AutoModelForCausalLM.register(JetNemotronConfig, JetNemotronForCausalLM, exist_ok=True)
 
 __all__ = [

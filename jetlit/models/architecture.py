@@ -48,7 +48,10 @@ class Architecture:
         layers = values.get("layer_types") if isinstance(values, dict) else None
         if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
             raise UserError(f"{path} is not an architecture: it needs a list of block names under layer_types.")
-        return cls(layers, dict(values.get("block_configs") or {}))
+        configs = values.get("block_configs") or {}
+        if not isinstance(configs, dict) or not all(isinstance(config, dict) for config in configs.values()):
+            raise UserError(f"{path} is not an architecture: block_configs holds a mapping of arguments by block.")
+        return cls(layers, configs)
 
     def save(self, path: str | Path) -> None:
         """Write the architecture to a JSON file atomically."""

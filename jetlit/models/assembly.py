@@ -63,7 +63,11 @@ def assemble(
     """Return a new model with copies of `source`'s embedding, MLPs, norms and head, and the token mixer of each index.
 
     The configurations may differ in the token mixers alone.
+
+    Raises:
+        UserError: the source is quantized.
     """
+    config.tie_word_embeddings = is_tied(source)
     model = empty_model(config)
     replace_mixers(model, mixer)
     fill(model, copied_tensors(source, mixers=False), "the teacher")
@@ -73,9 +77,21 @@ def assemble(
     return model.train(source.training)
 
 
+def is_tied(model: PreTrainedModel) -> bool:
+    """Return whether the head is the embedding, whatever the configuration says: a checkpoint may hold both."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    return head is not None and head.weight is embedding.weight
+
+
 def copied_tensors(model: PreTrainedModel, *, mixers: bool = True) -> dict[str, torch.Tensor]:
-    """Return copies of a model's tensors, a tied head once, with or without the token mixers."""
-    skipped = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    """Return copies of a model's tensors, a tied head once, with or without the token mixers.
+
+    Raises:
+        UserError: the model is quantized.
+    """
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise UserError("The teacher is quantized, and new blocks start from plain weights: load it unquantized.")
+    skipped = {"lm_head.weight"} if is_tied(model) else set()
     return {
         name: tensor.detach().clone()
         for name, tensor in model.state_dict().items()

@@ -37,7 +37,7 @@ class StateLayer(CacheLayerMixin):
         """Store a tensor, in place once allocated, so that its address stays the same."""
         stored = self.states.get(name)
         if stored is None or stored.shape != tensor.shape:
-            self.states[name] = tensor.detach().clone()
+            self.states[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
         elif stored is not tensor:
             stored.copy_(tensor)
 
@@ -50,9 +50,17 @@ class StateLayer(CacheLayerMixin):
         self.states = {name: state[beam_idx.to(state.device)] for name, state in self.states.items()}
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Refuse to remove tokens: a state cannot be rolled back."""
+        """Refuse to remove tokens."""
         if tokens_to_remove:
-            raise UserError("A linear layer's state cannot be rolled back: choose a decoding method without roll-back.")
+            raise UserError("a linear layer's state holds all tokens together")
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each sequence."""
+        self.states = {name: state.repeat_interleave(repeats, 0) for name, state in self.states.items()}
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep the sequences `indices`, in that order."""
+        self.reorder_cache(indices)
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Do nothing: the first write allocates a state."""
@@ -135,6 +143,20 @@ class HybridCache(Cache):
         self.seen_tokens = 0
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last tokens; only attention layers can."""
-        super().crop(tokens_to_remove)
-        self.seen_tokens -= abs(tokens_to_remove)
+        """Remove the last `-tokens_to_remove` tokens from every layer, or from none.
+
+        Raises:
+            UserError: a layer cannot be rolled back: a linear one, or a window that let go of what it would need.
+        """
+        before = [dict(vars(layer)) for layer in self.layers]
+        try:
+            if not -self.seen_tokens <= tokens_to_remove <= 0:
+                raise ValueError(f"of {self.seen_tokens} tokens, {tokens_to_remove} is no negative number to remove")
+            super().crop(tokens_to_remove)
+        except (AttributeError, RuntimeError, ValueError) as error:
+            for layer, values in zip(self.layers, before, strict=True):
+                vars(layer).update(values)
+            raise UserError(
+                f"This cache cannot be rolled back ({error}): choose a decoding method without roll-back."
+            ) from error
+        self.seen_tokens += tokens_to_remove

@@ -1,24 +1,48 @@
 """The hybrid's configuration: the released Jet-Nemotron keys, and a few more for other teachers."""
 
 # No postponed annotations here: `strict` checks fields against the types themselves.
+import math
 from typing import Any, ClassVar
 
+import torch
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, configuration_utils
 from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from jetlit.blocks import get_block
+from jetlit.blocks import BLOCKS, get_block
 from jetlit.errors import UserError
 
 # What the released code reads; only jetlit loads other configurations.
 RELEASED_LAYER_TYPES = ("jet", "attn", "swa")
-RELEASED_AUTO_MAP = {
+# The Python files beside a checkpoint: of the released code, or jetlit's own (checkpoint.py), which import jetlit.
+AUTO_MAP = {
     "AutoConfig": "configuration_jet_nemotron.JetNemotronConfig",
     "AutoModelForCausalLM": "modeling_jet_nemotron.JetNemotronForCausalLM",
 }
 # Keys that the released code lacks, with the values that it has built in.
 _EXTENSIONS: dict[str, Any] = {"attention_bias": True, "output_bias": False, "mlp_bias": False, "qk_norm": False}
+_SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
+    "max_position_embeddings",
+)  # fmt: skip
+_LARGEST_SIZE = 2**30  # the product of two fits a tensor
+_MOST_LAYERS = 1000  # more take minutes to build, even without weights
+
+
+class _LayerTypes(tuple):
+    """transformers' names of layer types and those of blocks, which may be registered later.
+
+    Trainer reads config.json as a plain `PreTrainedConfig` when it resumes, whose check knows its own names alone.
+    """
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in BLOCKS
+
+
+configuration_utils.ALLOWED_ATTN_LAYER_TYPES = _LayerTypes(configuration_utils.ALLOWED_ATTN_LAYER_TYPES)
 
 
 @strict
@@ -39,12 +63,14 @@ class JetNemotronConfig(PreTrainedConfig):
         qk_norm: whether queries and keys pass an RMSNorm.
 
     Raises:
-        UserError: the layer types, the window, the activation or the number of heads does not make sense.
+        UserError: a size, the layer types, the window, the activation, the rotary settings or the number of heads does
+            not make sense.
     """
 
     model_type = "jet_nemotron"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     default_theta = 10000.0
+    auto_map: ClassVar[dict[str, str]] = {}  # remote code is never run; others read the attribute
 
     vocab_size: int = 151936
     hidden_size: int = 1536
@@ -73,16 +99,23 @@ class JetNemotronConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill in what was left out and refuse what cannot be built."""
-        kwargs.pop("auto_map", None)  # it names remote code, which is never run
+        kwargs.pop("auto_map", None)
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
+        for name in _SIZES:
+            _check_range(name, getattr(self, name), _LARGEST_SIZE)
+        _check_range("num_hidden_layers", self.num_hidden_layers, _MOST_LAYERS)
+        for name in ("rms_norm_eps", "initializer_range"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be a number from 0, not {getattr(self, name)}: correct it.")
         if self.head_dim is None:
-            if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
+            if self.hidden_size % self.num_attention_heads:
                 raise UserError(
                     f"hidden_size {self.hidden_size} does not divide into {self.num_attention_heads} heads: "
                     "correct one of them or give head_dim."
                 )
             self.head_dim = self.hidden_size // self.num_attention_heads
+        _check_range("head_dim", self.head_dim, _LARGEST_SIZE)
         if self.layer_types is None:
             self.layer_types = ["attn"] * self.num_hidden_layers
         if self.efficient_attention_config is None:
@@ -108,10 +141,17 @@ class JetNemotronConfig(PreTrainedConfig):
                 )
         if self.hidden_act not in ACT2FN:
             raise UserError(f"hidden_act {self.hidden_act!r} is no activation of transformers: use silu, for example.")
+        self._check_rotary()
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Read a config.json's values; raise UserError if one is of the wrong type."""
+        """Read a config.json's values; raise UserError if one is of the wrong type.
+
+        With `num_hidden_layers` in place of the file's, the first so many layers are kept.
+        """
+        layers, types = kwargs.get("num_hidden_layers"), config_dict.get("layer_types")
+        if isinstance(layers, int) and isinstance(types, list) and "layer_types" not in kwargs:
+            config_dict = config_dict | {"num_hidden_layers": layers, "layer_types": types[:layers]}
         try:
             return super().from_dict(config_dict, **kwargs)
         except StrictDataclassError as error:
@@ -120,6 +160,35 @@ class JetNemotronConfig(PreTrainedConfig):
 
     def validate_layer_type(self) -> None:
         """Do nothing: transformers' check knows only its own names."""
+
+    def validate_rope(self) -> None:
+        """Do nothing: `_check_rotary` refuses what cannot be computed, with a sentence."""
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
+        """Do nothing: saving shall not copy this module, which is part of a package."""
+
+    def _check_rotary(self) -> None:
+        """Refuse rotary settings whose frequencies cannot be computed."""
+        rope = self.rope_parameters or {}
+        kind = rope.get("rope_type", "default")
+        if kind not in ("default", *ROPE_INIT_FUNCTIONS):
+            known = ", ".join(["default", *ROPE_INIT_FUNCTIONS])
+            raise UserError(f"The rotary positions' rope_type {kind!r} is not known: use one of {known}.")
+        compute = ROPE_INIT_FUNCTIONS.get(kind, LlamaRotaryEmbedding.compute_default_rope_parameters)
+        try:
+            for length in (None, 2 * self.max_position_embeddings):  # some types have others for long contexts
+                with torch.device("cpu"):  # also where a model is built on the meta device
+                    frequencies, scale = compute(self, device="cpu", seq_len=length)
+                if not (frequencies.isfinite().all() and math.isfinite(scale)):
+                    raise ValueError("they are not finite")
+                if 2 * len(frequencies) != self.head_dim:
+                    raise ValueError(f"they are {len(frequencies)} for a head_dim of {self.head_dim}")
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
+            raise UserError(
+                f"The rotary frequencies of rope_type {kind!r} cannot be computed ({reason}): correct rope_parameters."
+            ) from None
 
     def block_config(self, name: str) -> dict[str, Any]:
         """Return the arguments of block `name` in this configuration."""
@@ -150,10 +219,16 @@ class JetNemotronConfig(PreTrainedConfig):
             values["torch_dtype"] = values.pop("dtype")
         if self.pad_token_id is None:
             values.pop("pad_token_id", None)
+        values["auto_map"] = dict(AUTO_MAP)
         if self.is_released_format:
-            values["auto_map"] = dict(RELEASED_AUTO_MAP)
             values.pop("head_dim")
         for key, released in _EXTENSIONS.items():
             if values.get(key) == released:
                 values.pop(key)
         return values
+
+
+def _check_range(name: str, value: Any, most: int) -> None:
+    """Raise UserError unless a size of the configuration is a whole number from 1 to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise UserError(f"{name} must be a whole number from 1 to {most:,}, not {value!r}: correct the configuration.")

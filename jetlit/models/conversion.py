@@ -76,7 +76,7 @@ def convert_mixer(teacher: JetNemotronForCausalLM, index: int, name: str, config
     """Create block `name` from the attention in layer `index` of the teacher.
 
     Raises:
-        UserError: that layer of the teacher is not attention.
+        UserError: that layer of the teacher is not attention, or it is and its window would be lost.
     """
     source = teacher.model.layers[index].self_attn
     if not isinstance(source, Attention):
@@ -85,6 +85,11 @@ def convert_mixer(teacher: JetNemotronForCausalLM, index: int, name: str, config
         raise UserError(
             f"Layer {index} of the teacher is {type(source).__name__}, not attention, so {name!r} cannot start from "
             "it: hybridize the full-attention teacher."
+        )
+    if source.window_size is not None and get_block(name).mask_kind == "causal":
+        raise UserError(
+            f"Layer {index} of the teacher attends to the last {source.window_size} tokens, and {name!r} to all, so it "
+            f"would compute something else: use 'swa' with window_size {source.window_size} there, or a linear block."
         )
     return get_block(name).from_attention(source, **config.block_config(name))
 

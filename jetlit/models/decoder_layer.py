@@ -71,12 +71,15 @@ class DecoderLayer(GradientCheckpointingLayer):
 
     def mix(self, hidden: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
         """Return the token mixer's output [B, T, H], before the residual."""
+        # A layer may be on another device than those before it.
+        mask = inputs.mask(cast(MaskKind, self.self_attn.mask_kind))
+        cos, sin = inputs.position_embeddings
         return self.self_attn(
             self.input_layernorm(hidden),
             cache=None if inputs.cache is None else inputs.cache.layers[self.index],
-            attention_mask=inputs.mask(cast(MaskKind, self.self_attn.mask_kind)),
-            cu_seqlens=inputs.cu_seqlens,
-            position_embeddings=inputs.position_embeddings,
+            attention_mask=None if mask is None else mask.to(hidden.device),
+            cu_seqlens=None if inputs.cu_seqlens is None else inputs.cu_seqlens.to(hidden.device),
+            position_embeddings=(cos.to(hidden.device), sin.to(hidden.device)),
         )
 
     def feed_forward(self, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:

@@ -27,9 +27,9 @@ def export(
 ) -> Path:
     """Write config.json, safetensors and tokenizer to a directory that appears whole or not at all.
 
-    `AutoModelForCausalLM.from_pretrained` loads it after `import jetlit`. The released Jet-Nemotron code loads it too,
-    unless the model uses blocks that code lacks, which is logged. The two Python files that `auto_map` names are not
-    written.
+    `AutoModelForCausalLM.from_pretrained` loads it after `import jetlit`, or with `trust_remote_code=True`: the Python
+    files beside the weights import jetlit. The released Jet-Nemotron code loads it too, in place of those files, unless
+    the model uses blocks that code lacks, which is logged.
 
     Args:
         model: a model, or the folder of a checkpoint.

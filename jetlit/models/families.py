@@ -22,7 +22,7 @@ register_family = FAMILIES.register
 def shared_keys(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the values of the keys that a configuration and ours call by the same name, but the layer types."""
     names = [*JetNemotronConfig.__annotations__, "dtype"]
-    foreign = ("layer_types", "keys_to_ignore_at_inference")
+    foreign = ("layer_types", "keys_to_ignore_at_inference", "auto_map")
     return {name: getattr(config, name) for name in names if name not in foreign and hasattr(config, name)}
 
 

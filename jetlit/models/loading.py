@@ -9,7 +9,8 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from jetlit.errors import UserError
-from jetlit.models.assembly import copied_tensors, empty_model, fill
+from jetlit.models.assembly import copied_tensors, empty_model, fill, is_tied
+from jetlit.models.checkpoint_files import check_loading, first_line
 from jetlit.models.configuration import JetNemotronConfig
 from jetlit.models.families import FAMILIES
 from jetlit.models.modeling import JetNemotronForCausalLM
@@ -40,7 +41,10 @@ def load_model(
         model = _copy_model(source, dtype)
     else:
         config = convert_config(read_config(str(source)))
-        model = JetNemotronForCausalLM.from_pretrained(str(source), config=config, dtype=dtype or "auto")
+        model, info = JetNemotronForCausalLM.from_pretrained(
+            str(source), config=config, dtype=dtype or "auto", output_loading_info=True
+        )
+        check_loading(str(source), info)  # also a head that transformers would make up
     return model if device is None else nn.Module.to(model, pick_device(device))
 
 
@@ -66,9 +70,20 @@ def pick_dtype(name: str | torch.dtype) -> torch.dtype:
 
 
 def convert_config(config: PreTrainedConfig) -> JetNemotronConfig:
-    """Return the `JetNemotronConfig` of a teacher; raise UserError if its family is not registered."""
+    """Return the `JetNemotronConfig` of a teacher.
+
+    Raises:
+        UserError: its family is not registered, its weights are quantized, or a value does not make sense.
+    """
     if isinstance(config, JetNemotronConfig):
         return config
+    quantization = getattr(config, "quantization_config", None)
+    if quantization:
+        values = quantization if isinstance(quantization, dict) else quantization.to_dict()
+        raise UserError(
+            f"The teacher's weights are quantized ({values.get('quant_method')}): use its plain weights, or save it "
+            "after transformers' model.dequantize()."
+        )
     if config.model_type not in FAMILIES:
         raise UserError(
             f"A teacher of type {config.model_type!r} is not supported: use a checkpoint of type "
@@ -78,22 +93,24 @@ def convert_config(config: PreTrainedConfig) -> JetNemotronConfig:
 
 
 def read_config(path: str) -> PreTrainedConfig:
-    """Read a checkpoint's configuration from a folder or the hub; raise UserError if there is none."""
+    """Read a checkpoint's configuration from a folder or the hub; raise UserError if none can be read."""
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except UserError:
         raise
     except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
-            f"There is no teacher to load at {path} ({reason}): give a folder with config.json and safetensors, "
-            "or the name of a checkpoint on the hub."
+            f"There is no teacher to load at {path} ({first_line(error)}): give a folder with config.json and "
+            "safetensors, or the name of a checkpoint on the hub."
         ) from error
+    except Exception as error:  # transformers lets anything through that a wrong value leads to
+        raise UserError(f"{path}/config.json does not make sense ({first_line(error)}): correct it.") from error
 
 
 def _copy_model(model: PreTrainedModel, dtype: torch.dtype | None) -> JetNemotronForCausalLM:
     config = convert_config(model.config)
     config.dtype = dtype or model.dtype
+    config.tie_word_embeddings = is_tied(model)
     copied = empty_model(config)
     fill(copied, copied_tensors(model), f"the {model.config.model_type} model")
     copied.config._attn_implementation = "sdpa"

@@ -6,12 +6,14 @@ import hashlib
 import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
 from jetlit.files import atomic_folder, check_replaceable
+from jetlit.models.checkpoint_files import check_loading, first_line
 from jetlit.models.loading import convert_config
 
 
@@ -88,13 +90,16 @@ def _from_folder(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTra
     try:
         convert_config(AutoConfig.from_pretrained(name, trust_remote_code=False))
         # Never unpickle a download.
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+        model, info = loaded
+        check_loading(name, info)
         return model, AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except UserError:
         raise
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    except Exception as error:  # transformers lets anything through that a wrong value leads to
         raise UserError(
-            f"There is no teacher {name!r} ({reason}): use {', '.join(PACKAGED)}, a hub name, or a folder with model "
-            "and tokenizer."
+            f"There is no teacher {name!r} ({first_line(error)}): use {', '.join(PACKAGED)}, a hub name, or a folder "
+            "with model and tokenizer."
         ) from error

@@ -14,7 +14,7 @@ from torch import nn
 
 from jetlit.blocks.base import MaskKind
 from jetlit.errors import UserError
-from jetlit.files import atomic_path, read_json, write_json
+from jetlit.files import atomic_path, read_mapping, write_json
 from jetlit.models.architecture import Architecture
 from jetlit.models.assembly import assemble, empty_model, fill, replace_mixers
 from jetlit.models.configuration import JetNemotronConfig
@@ -161,7 +161,7 @@ class SuperNetwork(nn.Module):
             UserError: the folder holds no super network, or a damaged one.
         """
         folder = Path(folder)
-        values = read_json(folder / _CONFIG_FILE)
+        values = read_mapping(folder / _CONFIG_FILE, "alternatives", "config")
         network = cls.__new__(cls)
         nn.Module.__init__(network)
         network.choices = ("attn", *values["alternatives"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from jetlit.generation import measure_generation, measure_training
@@ -12,64 +10,9 @@ from jetlit.models import JetNemotronConfig
 from jetlit.models.assembly import count_parameters
 from jetlit.models.loading import convert_config, load_model, read_config
 from jetlit.objectives import chunked_cross_entropy
-from jetlit.pipeline.stage_config import StageConfig
+from jetlit.pipeline.command_configs import GenerationConfig, ParamsConfig, TrainingConfig
 from jetlit.results import Result
 from jetlit.search.grid import PAPER_GRID, grid_config
-
-
-@dataclass
-class ParamsConfig(StageConfig):
-    """Count parameters from shapes alone; no weight is allocated.
-
-    Attributes:
-        model: folder of a model (its config.json is enough); by default table 2 of the paper and Jet-Nemotron-2B.
-    """
-
-    model: str | None = None
-
-
-@dataclass
-class GenerationConfig(StageConfig):
-    """Measure prefill and decode tokens/s: warm-up, then the median of repeats.
-
-    Attributes:
-        model: folder of the model.
-        batch: sequences at a time.
-        context: tokens of a sequence.
-        repeats: measurements of which the median is taken.
-        device: "auto", "cpu" or "cuda".
-        dtype: dtype to compute in; by default the checkpoint's.
-        cache: folder of measurements; one taken before on the same machine and versions is not taken again.
-    """
-
-    model: str
-    batch: int = 1
-    context: int = 1024
-    repeats: int = 3
-    device: str = "auto"
-    dtype: str | None = None
-    cache: str | None = None
-
-
-@dataclass
-class TrainingConfig(StageConfig):
-    """Measure training tokens/s: forward, backward and AdamW on all weights.
-
-    Attributes:
-        model: folder of the model.
-        batch: sequences at a time.
-        length: tokens of a sequence.
-        repeats: measurements of which the median is taken.
-        device: "auto", "cpu" or "cuda".
-        dtype: dtype to compute in; by default the checkpoint's.
-    """
-
-    model: str
-    batch: int = 8
-    length: int = 512
-    repeats: int = 5
-    device: str = "auto"
-    dtype: str | None = None
 
 
 def bench_params(config: ParamsConfig) -> Result:

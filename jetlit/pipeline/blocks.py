@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jetlit.files import claim_folder
 from jetlit.models import Architecture
 from jetlit.pipeline.candidates import CandidatesConfig
 from jetlit.pipeline.report.candidates import save_candidates
-from jetlit.results import Result
+from jetlit.results import Result, config_hash
 from jetlit.search.selection import select_block
 
 
@@ -33,7 +34,9 @@ class BlocksConfig(CandidatesConfig):
 def search_blocks(config: BlocksConfig) -> Result:
     """Select the block; the decision names it."""
     values = config.values()
-    found = select_block(config.blocks, Architecture.load(config.placement), config.evaluation("candidates"))
+    placement, evaluate = Architecture.load(config.placement), config.evaluation("candidates")
+    claim_folder(config.out_dir, search=config_hash(values))
+    found = select_block(config.blocks, placement, evaluate)
     found.architecture.save(Path(config.out_dir) / "architecture.json")
     metrics = {f"{name}/{key}": value for name, row in found.candidates.items() for key, value in row.items()}
     decision = {"block": found.chosen, "config": dict(config.blocks[found.chosen])}

@@ -13,15 +13,28 @@ from jetlit_data import load_tokenizer
 from jetlit.blocks import is_attention
 from jetlit.errors import UserError
 from jetlit.models import Architecture, load_model
-from jetlit.pipeline.fit import FitConfig, fit, resolved_config
+from jetlit.pipeline.fit import FIT_FILES, FitConfig, fit, resolved_config
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result
 from jetlit.search.selection import Evaluate, Metrics
 from jetlit.search.sharing import evaluate_candidates
 from jetlit.tasks import Task, build_tasks, score_tasks
+from jetlit.values import Count, Device, NonEmptyList, Seed
 
 # Names in a fit's result -> names in a search's table.
 _NAMES = {"val/loss": "held_out_loss", "val/kl": "held_out_kl"}
+# What a candidate's fit leaves in its folder, and a search in its own, as patterns.
+CANDIDATE_FILES = ("architecture.json", *FIT_FILES)
+SEARCH_FILES = (
+    "architecture.json",
+    *("table.png", "table.md", "pareto.png"),
+    *("jobs/*", "journal.log*", "queue*", "worker-*"),  # the last three of version 0.1
+    *(
+        f"{kind}/*/{file}"
+        for kind in ("candidates", "rows")
+        for file in (*CANDIDATE_FILES, "result.json", ".once.json")
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -85,15 +98,15 @@ class CandidatesConfig(StageConfig):
     """
 
     tasks: list[dict[str, Any]]
-    fit_configs: list[str]
+    fit_configs: NonEmptyList[str]
     run_dir: str = "runs/quickstart"
     teacher: str = "${run_dir}/teacher/model"
     out_dir: str
     fit_overrides: dict[str, Any] | None = None
-    batch: int = 8
-    context: int = 512
-    device: str = "auto"
-    seed: int | None = None
+    batch: Count = 8
+    context: Count = 512
+    device: Device = "auto"
+    seed: Seed | None = None
 
     def _fits(self) -> CandidateFits:
         throughput = {
@@ -114,6 +127,7 @@ class CandidatesConfig(StageConfig):
             evaluate_candidates,
             folder=Path(self.out_dir) / kind,
             train=fits.train,
+            made=CANDIDATE_FILES,
             measure=partial(_measure, tasks=tasks, context=self.context, device=self.device),
             settings={"fit": fits.settings(), "tasks": self.tasks, "context": self.context, "run_dir": self.run_dir},
         )

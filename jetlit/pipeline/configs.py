@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, get_loader
+from jsonargparse import ArgumentError, ArgumentParser, get_loader, set_parsing_settings
 from omegaconf.errors import OmegaConfBaseException
 
 from jetlit.errors import UserError
@@ -22,6 +23,9 @@ PATH_KEYS = ("fit_configs", "stages", "report_config")
 _SHIPPED = "jetlit://"
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 _LARGEST = 100_000  # values in a file, aliases expanded
+# A config is data: naming a function of `os` or a class in a place of any type must not run it. An empty list is what
+# makes jsonargparse refuse its own list of modules instead of warning.
+set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
 
 
 def merge_configs(files: Sequence[str | Path], overrides: Overrides | None = None) -> dict[str, Any]:
@@ -105,6 +109,15 @@ def load_config(kind: type[T], config: Mapping[str, Any], name: str = "") -> T:
     """
     parser = arguments_parser(kind, name)
     return kind(**parser.instantiate(parse_config(parser, config)).as_dict())
+
+
+def named_object(name: str) -> Any:
+    """Return the class or function of a dotted name that a parsed config holds."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError:
+        return getattr(named_object(module), attribute)  # a class inside a class
 
 
 def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from jetlit.models import export as writing
 from jetlit.models.loading import pick_dtype
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result
+from jetlit.values import Dtype
 
 
 @dataclass
@@ -29,7 +30,7 @@ class ConvertConfig(StageConfig):
     out_dir: str
     block: str | None = None
     block_config: dict[str, Any] | None = None
-    dtype: str | None = None
+    dtype: Dtype | None = None
 
 
 def convert(config: ConvertConfig) -> Result:

@@ -14,6 +14,10 @@ from jetlit_data.sources import open_source
 from jetlit.errors import UserError
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result, read_result
+from jetlit.values import ChunkTokens, Fraction, InnerFraction, Seed
+
+# What the stage leaves in its folder, as patterns. Corpora of today know their files themselves.
+CORPUS_FILES = ("*/corpus.json", "*/train/*", "*/val/*", "*/tokenizer/*")
 
 
 @dataclass
@@ -36,10 +40,10 @@ class DataConfig(StageConfig):
     run_dir: str = "runs/quickstart"
     out_dir: str = "${run_dir}/data"
     tokenizer: str = "bytes"
-    val_fraction: float = 0.02
-    chunk_tokens: int = 2**22
-    seed: int = 0
-    near_duplicates: float | None = None
+    val_fraction: InnerFraction = 0.02
+    chunk_tokens: ChunkTokens = 2**22
+    seed: Seed = 0
+    near_duplicates: Fraction | None = None
 
     def values(self) -> dict[str, Any]:
         """Return all that the corpora depend on, with digests of the source text and of a tokenizer outside the run."""

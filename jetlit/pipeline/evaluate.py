@@ -15,6 +15,7 @@ from jetlit.search.selection import Metrics
 from jetlit.tasks import build_tasks, score_tasks
 from jetlit.tasks.paper import paper_accuracy, paper_mean
 from jetlit.tasks.suites import Suite, check_local_data, run_suite
+from jetlit.values import Count, Device, Dtype
 
 
 @dataclass
@@ -38,13 +39,13 @@ class EvaluateConfig(StageConfig):
     model: str = "runs/quickstart/export"
     tasks: list[dict[str, Any]] | None = None
     suite: str | None = None
-    limit: int | None = None
+    limit: Count | None = None
     local_data: str | None = None
-    max_length: int = 4096
+    max_length: Count = 4096
     run_dir: str = "runs/quickstart"
     out_dir: str = "${run_dir}/eval"
-    device: str = "auto"
-    dtype: str | None = None
+    device: Device = "auto"
+    dtype: Dtype | None = None
 
 
 def evaluate(config: EvaluateConfig) -> Result:

@@ -15,6 +15,7 @@ from jetlit.models import load_model
 from jetlit.once import keep_marker
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result
+from jetlit.values import Seed
 
 
 @dataclass
@@ -37,7 +38,7 @@ class ExportConfig(StageConfig):
     out_dir: str = "${run_dir}/export"
     tokenizer: str | None = None
     format: str = "jet_nemotron"
-    seed: int = 0
+    seed: Seed = 0
 
 
 def export(config: ExportConfig) -> Result:

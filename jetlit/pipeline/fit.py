@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import importlib
 import inspect
 import json
 import logging
@@ -19,7 +18,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, Trainer, loggers
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -35,12 +34,20 @@ from jetlit.callbacks import (
     Throughput,
 )
 from jetlit.errors import UserError
+from jetlit.files import atomic_path, check_folder, claim_folder, existing_paths
+from jetlit.pipeline.config_classes import check_classes
 from jetlit.pipeline.config_errors import one_sentence
-from jetlit.pipeline.configs import Overrides, merge_configs, parse_config
+from jetlit.pipeline.configs import Overrides, merge_configs, named_object, parse_config
 from jetlit.recipes import Recipe
 from jetlit.results import Result
 from jetlit.training import AtomicCheckpointIO, StageLogger, last_checkpoint
+from jetlit.values import Count, Length, NonNegativeFloat, NonNegativeInt, Seed, check_values
 
+# What a fit leaves in its folder, as patterns.
+FIT_FILES = (
+    *("config.yaml", "checkpoints/step=*", "checkpoints/.step=*", "tensorboard/*", "model", "bad_batch_step*.pt"),
+    *("lightning_logs", "wandb", "mlruns"),  # of other loggers
+)
 _FOLDER = "${run_dir}/${stage}"
 # Reading a checkpoint unpickles it, which runs what its author put there: these stores hold one's own files.
 _OWN_STORES = ("file", "s3", "gs", "abfs")
@@ -79,6 +86,27 @@ def resolved_config(config: FitConfig) -> dict[str, Any]:
         UserError: an argument is wrong.
     """
     return FitCLI(config, build=False).resolved()
+
+
+@dataclass
+class FitValues:
+    """The range of what LightningCLI adds."""
+
+    seed_everything: Seed
+
+
+@dataclass
+class TrainerValues:
+    """The ranges of arguments of Lightning's Trainer that it does not check itself."""
+
+    max_steps: Length
+    max_epochs: Length | None
+    min_steps: NonNegativeInt | None
+    min_epochs: NonNegativeInt | None
+    num_nodes: Count
+    accumulate_grad_batches: Count
+    log_every_n_steps: NonNegativeInt | None
+    gradient_clip_val: NonNegativeFloat | None
 
 
 class FitCLI(LightningCLI):
@@ -154,22 +182,38 @@ class FitCLI(LightningCLI):
             if trainer.get(key):
                 trainer[key] = _with_folder(trainer[key])
         self.config = parse_config(parser, args)
+        check_classes(self.config)
         _restore_defaults(self.config, args)
+        if self.config.seed_everything is not True:  # which draws one
+            check_values(FitValues, {"seed_everything": self.config.seed_everything})
+        check_values(TrainerValues, dict(self.config.trainer.items()), "trainer.")
 
     def instantiate_classes(self) -> None:
-        """Build nothing where only the config is wanted."""
+        """Build nothing where the config alone is asked for."""
         if not self._build:
             return
         try:
             super().instantiate_classes()
-        except ValueError as error:
-            # jsonargparse wraps what a constructor raises in the list of all it tried.
+        except (
+            ArithmeticError,
+            AttributeError,
+            ImportError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            # What the constructors of Lightning's or anybody's classes make of their arguments. jsonargparse wraps it
+            # in the list of all it tried.
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, UserError):
                 cause = cause.__cause__
-            raise (cause or UserError(one_sentence(str(error)))) from None
+            raise (cause or UserError(one_sentence(str(error)))) from error
         except MisconfigurationException as error:
-            raise UserError(f"The trainer cannot be set up: {' '.join(str(error).split())}") from None
+            raise UserError(f"The trainer cannot be set up: {' '.join(str(error).split())}") from error
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(callback, Timer) and callback.time_remaining() == 0 for callback in callbacks):
+            raise UserError("trainer.max_time leaves no time to train: give a longer one, as DD:HH:MM:SS.")
 
     def _set_seed(self) -> None:
         if self._build:
@@ -186,8 +230,17 @@ class FitCLI(LightningCLI):
 
     @property
     def folder(self) -> Path:
-        """The stage's folder."""
-        return Path(self.config.run_dir) / self.config.stage
+        """The stage's folder.
+
+        Raises:
+            UserError: the stage leads out of the run's folder.
+        """
+        run_dir, stage = Path(self.config.run_dir), Path(self.config.stage)
+        if stage.is_absolute() or ".." in stage.parts or not stage.parts:
+            raise UserError(
+                f"The stage {str(stage)!r} is no folder in {run_dir}: give a name without `..` and `/` before."
+            )
+        return run_dir / stage
 
     @property
     def is_dev_run(self) -> bool:
@@ -209,9 +262,11 @@ class FitCLI(LightningCLI):
             if isinstance(logger, StageLogger):
                 logger.begin_at(_step_of(checkpoint))
         if self.trainer.is_global_zero and not self.is_dev_run:
-            path = Path(self.trainer.default_root_dir) / "config.yaml"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
+            resolved = self.resolved()
+            check_folder(self.folder, *existing_paths([resolved["model"], resolved["data"]]))
+            claim_folder(self.folder)
+            with atomic_path(Path(self.trainer.default_root_dir) / "config.yaml") as path:
+                self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
         manifest = self.config_init.manifest
         self._call("fit", checkpoint)
         manifest.gather(self.trainer)
@@ -284,11 +339,6 @@ def _named(kind: type, **init_args: Any) -> dict[str, Any]:
     return {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": init_args}
 
 
-def _class_of(class_path: str) -> type:
-    module, _, name = class_path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
 def _with_folder(logger: Any) -> Any:
     """Give a logger that takes a folder the stage's, unless it has one."""
     if isinstance(logger, str) and logger[:1] in ("[", "{"):
@@ -298,8 +348,8 @@ def _with_folder(logger: Any) -> Any:
     spec: Any = {"class_path": logger} if isinstance(logger, str) else logger
     try:
         name = spec["class_path"]
-        parameters = inspect.signature(_class_of(name if "." in name else f"{loggers.__name__}.{name}")).parameters
-    except (TypeError, LookupError, ImportError, AttributeError):
+        parameters = inspect.signature(named_object(name if "." in name else f"{loggers.__name__}.{name}")).parameters
+    except (TypeError, LookupError, ImportError, AttributeError, ValueError):
         return logger  # true, or a class that jsonargparse knows better
     folders = {"save_dir": _FOLDER, "folder": f"{_FOLDER}/tensorboard"}
     taken = {key: folder for key, folder in folders.items() if key in parameters}
@@ -320,7 +370,7 @@ def _restore_defaults(config: Any, given: Any) -> None:
         if "class_path" in parsed and "init_args" in parsed:
             spec = value if isinstance(value, Mapping) else {}
             given_args = {**spec.get("dict_kwargs", {}), **spec.get("init_args", spec)}
-            for name, parameter in inspect.signature(_class_of(parsed.class_path)).parameters.items():
+            for name, parameter in inspect.signature(named_object(parsed.class_path)).parameters.items():
                 if name in parsed.init_args and name not in given_args and _is_number(parameter.default):
                     parsed.init_args[name] = parameter.default
         _restore_defaults(parsed, value)

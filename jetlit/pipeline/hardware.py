@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from jetlit.files import claim_folder
 from jetlit.models import Architecture
 from jetlit.pipeline.candidates import CandidatesConfig, linear_block
 from jetlit.pipeline.report.candidates import save_candidates
-from jetlit.results import Result
+from jetlit.results import Result, config_hash
 from jetlit.search import selection
 from jetlit.search.grid import state_size_rows
+from jetlit.values import Count, NonEmptyList, NonNegativeFloat
 
 
 @dataclass(kw_only=True)
@@ -30,12 +32,12 @@ class HardwareConfig(CandidatesConfig):
         architecture: file of the architecture whose linear block is shaped.
     """
 
-    state_size: int
-    key_dims: list[int]
-    value_dims: list[int]
-    heads: list[int]
-    conv_sizes: list[int] | None = None
-    tolerance: float = 0.0
+    state_size: Count
+    key_dims: NonEmptyList[Count]
+    value_dims: NonEmptyList[Count]
+    heads: NonEmptyList[Count]
+    conv_sizes: NonEmptyList[Count] | None = None
+    tolerance: NonNegativeFloat = 0.0
     architecture: str = "${run_dir}/blocks/architecture.json"
     out_dir: str = "${run_dir}/hardware"
 
@@ -49,7 +51,9 @@ def search_hardware(config: HardwareConfig) -> Result:
     values = config.values()
     base = Architecture.load(config.architecture)
     block = linear_block(base)
-    found = selection.search_hardware(rows, block, base.block_configs.get(block, {}), base, config.evaluation("rows"))
+    evaluate = config.evaluation("rows")
+    claim_folder(config.out_dir, search=config_hash(values))
+    found = selection.search_hardware(rows, block, base.block_configs.get(block, {}), base, evaluate)
     found.architecture.save(Path(config.out_dir) / "architecture.json")
     metrics = {f"{name}/{key}": value for name, row in found.candidates.items() for key, value in row.items()}
     result = Result(

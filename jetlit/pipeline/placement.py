@@ -10,17 +10,21 @@ from jetlit_data import load_tokenizer
 
 from jetlit.blocks import is_attention
 from jetlit.errors import UserError
-from jetlit.files import write_json
+from jetlit.files import claim_folder, digest, write_json
 from jetlit.models import SuperNetwork
 from jetlit.models.loading import pick_device
 from jetlit.pipeline.report.figures import placement_figures
 from jetlit.pipeline.report.style import save_all
 from jetlit.pipeline.stage_config import StageConfig
-from jetlit.results import Result
+from jetlit.results import Result, config_hash
 from jetlit.search import placement as search
 from jetlit.search.evaluation import SubnetEvaluator
 from jetlit.search.sharing import SharedEvaluator
 from jetlit.tasks import Task, build_tasks
+from jetlit.values import Count, Device, NonEmptyList, NonNegativeFloat, NonNegativeInt, Seed
+
+# What the stage leaves in its folder, as patterns.
+PLACEMENT_FILES = ("placement.json", "heatmap.png", "curve.png", "shared/*")
 
 
 @dataclass
@@ -48,18 +52,18 @@ class PlacementConfig(StageConfig):
     """
 
     tasks: list[dict[str, Any]]
-    budget: int
+    budget: NonNegativeInt
     run_dir: str = "runs/quickstart"
     supernet: str = "${run_dir}/supernet/model"
     out_dir: str = "${run_dir}/placement"
-    weights: dict[str, float] | None = None
-    width: int = 4
-    curve_budgets: list[int] | None = None
+    weights: dict[str, NonNegativeFloat] | None = None
+    width: Count = 4
+    curve_budgets: NonEmptyList[NonNegativeInt] | None = None
     linear: str | None = None
-    sliding_window_budget: int = 0
-    workers: int = 1
-    device: str = "auto"
-    seed: int = 0
+    sliding_window_budget: NonNegativeInt = 0
+    workers: Count = 1
+    device: Device = "auto"
+    seed: Seed = 0
 
 
 def search_placement(config: PlacementConfig) -> Result:
@@ -100,6 +104,7 @@ def search_placement(config: PlacementConfig) -> Result:
         "objectives": {task.name: units.get(task.objective_name, task.objective_name) for task in tasks},
         **{key: value for key, value in outcome.items() if key != "choices"},
     }
+    claim_folder(config.out_dir)
     write_json(Path(config.out_dir) / "placement.json", placement)
     save_all(placement_figures(placement), Path(config.out_dir))
     metrics: dict[str, Any] = {"value": found.value}
@@ -119,8 +124,8 @@ def _evaluator(config: PlacementConfig, network: SuperNetwork, tasks: list[Task]
     evaluator = SubnetEvaluator(network, tasks)
     if config.workers == 1:
         return evaluator
-    # The time of their file tells weights that were trained anew in the same place.
-    key = {"supernet": config.supernet, "written": SuperNetwork.written(config.supernet), "tasks": config.tasks}
+    claim_folder(config.out_dir, search=config_hash(config.values()))
+    key: dict[str, Any] = {"supernet": config.supernet, "weights": digest(config.supernet), "tasks": config.tasks}
     key |= {"run_dir": config.run_dir, "scored": [task.name for task in tasks]}
     return SharedEvaluator(evaluator, Path(config.out_dir) / "shared", key, config.workers)
 

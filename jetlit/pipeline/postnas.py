@@ -4,48 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jetlit.files import read_json
-from jetlit.once import is_finished, once
+from jetlit.files import check_folder, claim_folder, existing_paths, read_json
+from jetlit.once import UNREAD, once
+from jetlit.pipeline.command_configs import PostnasConfig, ReportConfig
 from jetlit.pipeline.configs import load_config, merge_configs
 from jetlit.pipeline.fit import FitConfig, resolved_config
 from jetlit.pipeline.lock import run_lock
-from jetlit.pipeline.report.report import ReportConfig, report
-from jetlit.pipeline.stage_config import StageConfig
+from jetlit.pipeline.report.report import report
 from jetlit.pipeline.stages import PlannedStage, plan
 from jetlit.results import Result, config_hash
-
-
-@dataclass
-class PostnasConfig(StageConfig):
-    """Run the stages of PostNAS in order and write the report.
-
-    Finished stages are skipped, a changed config redoes what depends on it, and an interrupted run resumes when the
-    same command is given again and comes to the same decisions. Stages may be left out: later ones then read the last
-    file that there is.
-
-    Attributes:
-        stages: the YAML files of each stage: data, teacher, supernet, placement, blocks, hardware, stage1, stage2,
-            export; of several files later ones win.
-        run_dir: folder of the whole run.
-        pretrained: the teacher's files are those of `jetlit teacher`, not of a fit; it then comes before the data.
-        teacher: folder or hub name of a teacher, in place of the stage teacher.
-        architecture: JSON file of an architecture, in place of a placement search.
-        seed: seed of every stage; None leaves the files' own.
-        report_config: YAML file of the report.
-    """
-
-    stages: dict[str, list[str]]
-    run_dir: str = "runs/quickstart"
-    pretrained: bool = False
-    teacher: str | None = None
-    architecture: str | None = None
-    seed: int | None = None
-    report_config: str | None = None
 
 
 def postnas(config: PostnasConfig, say: Callable[[str], None] = print) -> dict[str, Result]:
@@ -71,18 +43,26 @@ def postnas(config: PostnasConfig, say: Callable[[str], None] = print) -> dict[s
     files = [] if config.report_config is None else [config.report_config]
     report_config = load_config(ReportConfig, merge_configs(files, {"run_dir": str(folder)}), "report")
     architecture = None if config.architecture is None else read_json(config.architecture)
+    check_folder(folder, *existing_paths([config.teacher, config.architecture], words=True))
+    claim_folder(folder)
     with run_lock(folder):
         for number, (stage, (values, run)) in enumerate(zip(planned, prepared, strict=True), 1):
-            name = stage.stage.name
+            name, made, artifacts = stage.stage.name, stage.stage.made, stage.stage.artifacts
             title = f"[{number}/{len(planned)}] {name}: "
             key: dict[str, Any] = {"config": values, "needs": {need: hashes[need] for need in stage.needs}}
             if "architecture" in stage.given:
                 key["architecture"] = architecture
             key["run_dir"] = str(folder)  # paths below it count relative to it, so that a run may be moved
             hashes[name] = config_hash(key)
-            finished, stage_begun = is_finished(folder / name, hashes[name]), time.monotonic()
-            results[name] = once(folder / name, key, run, lambda state, title=title: say(title + state))  # type: ignore[misc]
-            if not finished:
+            stage_begun, states = time.monotonic(), []  # type: ignore[var-annotated]
+
+            def say_state(state: str, title: str = title, states: list[str] = states) -> None:
+                states.append(state)
+                say(title + state)
+
+            inputs = [path for path in existing_paths(values, *UNREAD) if not Path(path).is_relative_to(folder / name)]
+            results[name] = once(folder / name, key, run, say_state, inputs=inputs, made=made, artifacts=artifacts)
+            if not states[0].startswith("finished"):
                 now = time.monotonic()
                 say(f"{title}done in {_duration(now - stage_begun)}, {_duration(now - begun)} in all")
         report(report_config)

@@ -11,11 +11,12 @@ from typing import Any
 from jetlit.files import write_json
 from jetlit.models import Architecture
 from jetlit.models.loading import read_config
-from jetlit.pipeline.candidates import CandidateFits
+from jetlit.pipeline.candidates import CANDIDATE_FILES, CandidateFits
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result
 from jetlit.search import ranking
 from jetlit.search.sharing import evaluate_candidates
+from jetlit.values import NonEmptyList, NonNegativeInt, Seed
 
 
 @dataclass
@@ -39,8 +40,8 @@ class RankingConfig(StageConfig):
         seed: seed of every fit; None leaves the files' own.
     """
 
-    fit_configs: list[str]
-    budgets: list[int]
+    fit_configs: NonEmptyList[str]
+    budgets: NonEmptyList[NonNegativeInt]
     run_dir: str = "runs/quickstart"
     teacher: str = "${run_dir}/teacher/model"
     out_dir: str = "${run_dir}/ranking"
@@ -48,7 +49,7 @@ class RankingConfig(StageConfig):
     block_config: dict[str, Any] | None = None
     distil_overrides: dict[str, Any] | None = None
     restore_overrides: dict[str, Any] | None = None
-    seed: int | None = None
+    seed: Seed | None = None
 
 
 def rank_layers(config: RankingConfig) -> Result:
@@ -61,7 +62,7 @@ def rank_layers(config: RankingConfig) -> Result:
     trained = restore.settings()
     settings = {"distil": distil.settings(), "restore": trained, "run_dir": config.run_dir}
     bare = Architecture([config.linear] * layers, {config.linear: block_config} if block_config else {})
-    shared = partial(evaluate_candidates, settings=settings, metric=ranking.RANKED_BY)
+    shared = partial(evaluate_candidates, settings=settings, metric=ranking.RANKED_BY, made=CANDIDATE_FILES)
     first = shared({"all_linear": bare}, folder / "distilled", distil.train, lambda _: {})["all_linear"]
     evaluate = partial(shared, folder=folder / "layers", train=restore.train, measure=_remove_weights)
     found = ranking.rank_layers(layers, config.linear, block_config, evaluate)

@@ -7,13 +7,20 @@ import re
 from dataclasses import asdict, fields
 from typing import Any
 
+from jetlit.values import check_values
+
 
 class StageConfig:
-    """A config dataclass in whose values `${name}` stands for the field of that name, `~/` for the home folder."""
+    """A config dataclass in whose values `${name}` stands for the field of that name, `~/` for the home folder.
+
+    Raises:
+        UserError: a value is outside of its range (`jetlit.values`).
+    """
 
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]
             setattr(self, field.name, self._filled(getattr(self, field.name)))
+        check_values(type(self), vars(self))
 
     def _filled(self, value: Any) -> Any:
         if isinstance(value, str):

@@ -8,11 +8,12 @@ from typing import Any
 
 from jetlit.errors import UserError
 from jetlit.pipeline.blocks import BlocksConfig, search_blocks
-from jetlit.pipeline.data import DataConfig, prepare_data
+from jetlit.pipeline.candidates import SEARCH_FILES
+from jetlit.pipeline.data import CORPUS_FILES, DataConfig, prepare_data
 from jetlit.pipeline.export import ExportConfig, export
-from jetlit.pipeline.fit import FitConfig, fit
+from jetlit.pipeline.fit import FIT_FILES, FitConfig, fit
 from jetlit.pipeline.hardware import HardwareConfig, search_hardware
-from jetlit.pipeline.placement import PlacementConfig, search_placement
+from jetlit.pipeline.placement import PLACEMENT_FILES, PlacementConfig, search_placement
 from jetlit.pipeline.teacher import TeacherConfig, prepare_teacher
 from jetlit.results import Result
 
@@ -27,6 +28,7 @@ class Stage:
         makes: what it makes for later ones; of several stages that make the same, the last one counts.
         file: where in its folder that is.
         config: its config dataclass.
+        made: patterns of what it leaves in its folder, see `jetlit.once.once`.
         run: does the work; resumes with the files of its own interrupted call.
     """
 
@@ -36,26 +38,43 @@ class Stage:
     file: str = "model"
     config: type = FitConfig
     run: Callable[[Any], Result] = fit
+    made: tuple[str, ...] = FIT_FILES
+
+    @property
+    def artifacts(self) -> tuple[str, ...]:
+        """What must stay as the stage wrote it, as patterns in its folder."""
+        return ("*/corpus.json",) if self.makes == "corpora" else (self.file or ".",)
 
 
+_SEARCHED = "architecture.json"
 _HYBRID_INPUTS = ("corpora", "teacher", "architecture")
 STAGES = (
-    Stage("data", (), "corpora", "", DataConfig, prepare_data),
+    Stage("data", (), "corpora", "", DataConfig, prepare_data, CORPUS_FILES),
     Stage("teacher", ("corpora",), "teacher"),
     Stage("supernet", ("corpora", "teacher"), "supernet"),
-    Stage("placement", ("corpora", "supernet"), "architecture", "placement.json", PlacementConfig, search_placement),
-    Stage("blocks", _HYBRID_INPUTS, "architecture", "architecture.json", BlocksConfig, search_blocks),
-    Stage("hardware", _HYBRID_INPUTS, "architecture", "architecture.json", HardwareConfig, search_hardware),
+    Stage(
+        "placement",
+        ("corpora", "supernet"),
+        "architecture",
+        "placement.json",
+        PlacementConfig,
+        search_placement,
+        PLACEMENT_FILES,
+    ),
+    Stage("blocks", _HYBRID_INPUTS, "architecture", _SEARCHED, BlocksConfig, search_blocks, SEARCH_FILES),
+    Stage(
+        "hardware", _HYBRID_INPUTS, "architecture", "architecture.json", HardwareConfig, search_hardware, SEARCH_FILES
+    ),
     Stage("stage1", _HYBRID_INPUTS, "student"),
     Stage("stage2", ("corpora", "student"), "student"),
-    Stage("export", ("student",), "export", "", ExportConfig, export),
+    Stage("export", ("student",), "export", "", ExportConfig, export, ()),
 )
 NAMES = tuple(stage.name for stage in STAGES)
 FITS = tuple(stage.name for stage in STAGES if stage.config is FitConfig)
 # A pre-trained teacher comes before the data, which may need its tokenizer.
 _PRETRAINED = (
-    Stage("teacher", (), "teacher", "model", TeacherConfig, prepare_teacher),
-    Stage("data", ("teacher",), "corpora", "", DataConfig, prepare_data),
+    Stage("teacher", (), "teacher", "model", TeacherConfig, prepare_teacher, ("model",)),
+    Stage("data", ("teacher",), "corpora", "", DataConfig, prepare_data, CORPUS_FILES),
 )
 _HINTS = {
     "corpora": "corpora: configure the stage data",

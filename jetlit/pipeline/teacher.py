@@ -9,6 +9,7 @@ from jetlit.models import pretrained
 from jetlit.models.loading import pick_dtype
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result
+from jetlit.values import Dtype, Seed
 
 
 @dataclass
@@ -26,8 +27,8 @@ class TeacherConfig(StageConfig):
     name: str
     run_dir: str = "runs/${name}"
     out_dir: str = "${run_dir}/teacher"
-    dtype: str = "bfloat16"
-    seed: int = 0
+    dtype: Dtype = "bfloat16"
+    seed: Seed = 0
 
 
 def prepare_teacher(config: TeacherConfig) -> Result:

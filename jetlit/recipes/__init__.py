@@ -1,4 +1,4 @@
-"""Recipes: what is trained, and towards what. YAML names each LightningModule by its class."""
+"""Recipes: what is trained, and toward what. YAML names each LightningModule by its class."""
 
 from jetlit.errors import moved_names
 from jetlit.recipes.base import Recipe

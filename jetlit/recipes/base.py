@@ -17,17 +17,17 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from jetlit.errors import UserError
 from jetlit.objectives import Lockstep, chunked_cross_entropy, chunked_kl
 from jetlit.training.compilation import compile_layer, recompute_feed_forward
 from jetlit.training.fsdp import is_sharded, shard_layers, shard_recipe
 from jetlit.training.logger import RunningMeans, is_logged
-from jetlit.training.optimizer import WarmupCosine, name_states, parameter_groups
+from jetlit.training.optimizer import WarmupCosine, check_optimizer, name_states, parameter_groups
 from jetlit.training.precision import computes_in_bfloat16, narrow_frozen, widen_frozen
 from jetlit.training.teacher import FrozenTeacher
 from jetlit.training.termination import agree_on_termination
+from jetlit.values import Count, Seed, check_values
 
 Batch = dict[str, Tensor]
 
@@ -46,10 +46,14 @@ class Recipe(LightningModule):
     _plain_arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Keep the arguments: Lightning's `save_hyperparameters` would copy models and pickle classes."""
+        """Check the arguments' ranges and keep them.
+
+        Lightning's `save_hyperparameters` would copy models and pickle classes.
+        """
         recipe = super().__new__(cls)
         given = inspect.signature(cls.__init__).bind_partial(recipe, *args, **kwargs).arguments
         given |= given.pop("kwargs", {})  # of a subclass that passes them on
+        check_values(cls.__init__, given)
         recipe._plain_arguments = {}
         for name, value in given.items():
             with contextlib.suppress(TypeError):
@@ -60,13 +64,14 @@ class Recipe(LightningModule):
         self,
         optimizer: OptimizerCallable = AdamW,
         scheduler: LRSchedulerCallable | None = None,
-        seed: int | None = None,
-        chunk: int = 1024,
+        seed: Seed | None = None,
+        chunk: Count = 1024,
         activation_checkpointing: bool | Literal["mlp"] = False,
         compile: bool = False,
         reshard_after_forward: bool = False,
     ) -> None:
         super().__init__()
+        check_optimizer(optimizer, scheduler)
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
@@ -175,8 +180,6 @@ class Recipe(LightningModule):
         if self.scheduler is None:
             return optimizer
         scheduler = self.scheduler(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            raise UserError("A recipe's schedule counts steps: choose one that needs no monitored value.")
         # The few steps of fast_dev_run are shorter than any warm-up.
         if isinstance(scheduler, WarmupCosine) and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             scheduler.end_at(self.trainer.estimated_stepping_batches)

@@ -14,10 +14,11 @@ from jetlit.models import Architecture, JetNemotronForCausalLM, freeze_all_but_m
 from jetlit.objectives import run_in_lockstep
 from jetlit.recipes.base import Recipe
 from jetlit.training.teacher import FrozenTeacher, fit_to_teacher
+from jetlit.values import Count, NonNegativeFloat, NonNegativeInt, Seed
 
 
 class Distillation(Recipe):
-    """Training of a hybrid's token mixers towards a frozen teacher (paper, section 2: stage 1).
+    """Training of a hybrid's token mixers toward a frozen teacher (paper, section 2: stage 1).
 
     The objective is `feature_weight` · feature + `kl_weight` · kl. `feature` is the mean relative squared error
     between the outputs of the layers, `kl` is KL(teacher ‖ student) in nats per token. Held out, both are logged, and
@@ -55,14 +56,14 @@ class Distillation(Recipe):
         architecture: str | Architecture | Path | None = None,  # Path last: jsonargparse takes a mapping for it
         student: str | JetNemotronForCausalLM | None = None,
         inherit: bool = True,
-        feature_weight: float = 1.0,
-        kl_weight: float = 1.0,
-        fit_tokens: int = 32_768,
+        feature_weight: NonNegativeFloat = 1.0,
+        kl_weight: NonNegativeFloat = 1.0,
+        fit_tokens: NonNegativeInt = 32_768,
         shard_teacher: bool = False,
         optimizer: OptimizerCallable = AdamW,
         scheduler: LRSchedulerCallable | None = None,
-        seed: int | None = None,
-        chunk: int = 1024,
+        seed: Seed | None = None,
+        chunk: Count = 1024,
         activation_checkpointing: bool | Literal["mlp"] = False,
         compile: bool = False,
         reshard_after_forward: bool = False,

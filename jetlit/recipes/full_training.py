@@ -12,6 +12,7 @@ from jetlit.models import JetNemotronForCausalLM, load_model
 from jetlit.objectives import run_in_lockstep
 from jetlit.recipes.base import Recipe
 from jetlit.training.teacher import FrozenTeacher
+from jetlit.values import Count, NonNegativeFloat, Seed
 
 
 class FullTraining(Recipe):
@@ -42,19 +43,19 @@ class FullTraining(Recipe):
         self,
         student: str | JetNemotronForCausalLM,
         teacher: str | JetNemotronForCausalLM | None = None,
-        kl_weight: float = 1.0,
+        kl_weight: NonNegativeFloat = 1.0,
         shard_teacher: bool = False,
         optimizer: OptimizerCallable = AdamW,
         scheduler: LRSchedulerCallable | None = None,
-        seed: int | None = None,
-        chunk: int = 1024,
+        seed: Seed | None = None,
+        chunk: Count = 1024,
         activation_checkpointing: bool | Literal["mlp"] = False,
         compile: bool = False,
         reshard_after_forward: bool = False,
     ) -> None:
         super().__init__(optimizer, scheduler, seed, chunk, activation_checkpointing, compile, reshard_after_forward)
         if teacher is not None and kl_weight <= 0:
-            raise UserError("kl_weight must be above zero: FullTraining towards the text alone takes no teacher.")
+            raise UserError("kl_weight must be above zero: FullTraining toward the text alone takes no teacher.")
         self.student = student
         self.teacher = None if teacher is None else FrozenTeacher(teacher, shard_teacher)
         self.kl_weight = kl_weight

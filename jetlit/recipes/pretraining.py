@@ -10,6 +10,7 @@ from torch.optim import AdamW
 
 from jetlit.models import JetNemotronConfig, JetNemotronForCausalLM
 from jetlit.recipes.base import Recipe
+from jetlit.values import Count, Layers, NonNegativeFloat, PositiveFloat, Seed
 
 
 @dataclass
@@ -19,15 +20,15 @@ class DecoderShape:
     The fields are named as in `transformers.Qwen2Config`.
     """
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    max_position_embeddings: int = 2048
-    rope_theta: float = 10000.0
-    initializer_range: float = 0.02
+    vocab_size: Count
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Layers
+    num_attention_heads: Count
+    num_key_value_heads: Count
+    max_position_embeddings: Count = 2048
+    rope_theta: PositiveFloat = 10000.0
+    initializer_range: NonNegativeFloat = 0.02
     tie_word_embeddings: bool = True
 
 
@@ -50,8 +51,8 @@ class Pretraining(Recipe):
         decoder: DecoderShape,
         optimizer: OptimizerCallable = AdamW,
         scheduler: LRSchedulerCallable | None = None,
-        seed: int | None = None,
-        chunk: int = 1024,
+        seed: Seed | None = None,
+        chunk: Count = 1024,
         activation_checkpointing: bool | Literal["mlp"] = False,
         compile: bool = False,
         reshard_after_forward: bool = False,

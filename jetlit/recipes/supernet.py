@@ -12,12 +12,13 @@ from jetlit.models import JetNemotronForCausalLM, SuperNetwork, freeze_all_but_m
 from jetlit.objectives import run_in_lockstep
 from jetlit.recipes.base import Recipe
 from jetlit.training.teacher import FrozenTeacher, fit_to_teacher
+from jetlit.values import Count, NonNegativeFloat, NonNegativeInt, Seed
 
 
 class SuperNetworkTraining(Recipe):
     """Training of one random path a step through the layers' alternatives (paper, section 2: step 1).
 
-    Every layer holds its full attention and the alternatives; only these token mixers learn, towards the frozen
+    Every layer holds its full attention and the alternatives; only these token mixers learn, toward the frozen
     teacher. All processes train the same path. The losses are those of `Distillation`.
 
     Args:
@@ -51,14 +52,14 @@ class SuperNetworkTraining(Recipe):
         block_configs: dict[str, dict[str, Any]] | None = None,
         train_attention: bool = True,
         even_budgets: bool = False,
-        feature_weight: float = 1.0,
-        kl_weight: float = 0.0,
-        fit_tokens: int = 32_768,
+        feature_weight: NonNegativeFloat = 1.0,
+        kl_weight: NonNegativeFloat = 0.0,
+        fit_tokens: NonNegativeInt = 32_768,
         shard_teacher: bool = False,
         optimizer: OptimizerCallable = AdamW,
         scheduler: LRSchedulerCallable | None = None,
-        seed: int | None = None,
-        chunk: int = 1024,
+        seed: Seed | None = None,
+        chunk: Count = 1024,
         activation_checkpointing: bool | Literal["mlp"] = False,
         compile: bool = False,
         reshard_after_forward: bool = False,

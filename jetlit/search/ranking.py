@@ -1,7 +1,7 @@
 """The baseline of one layer at a time: rank layers by what restoring their attention alone gains.
 
 Li et al. ("Distilling to hybrid attention models", arXiv:2512.20569): the teacher's attention is put back into one
-layer of a distilled model without attention, the model is trained briefly towards the teacher, and the layer is ranked
+layer of a distilled model without attention, the model is trained briefly toward the teacher, and the layer is ranked
 by the KL that is left. A placement of k layers is the k best of the ranking. Interaction of layers is not seen.
 """
 

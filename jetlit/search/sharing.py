@@ -1,14 +1,15 @@
 """Shares a search's work among the processes that run the same search on one folder."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from jetlit.errors import UserError
+from jetlit.files import existing_paths
 from jetlit.models import Architecture
-from jetlit.once import once
+from jetlit.once import UNREAD, digests, once
 from jetlit.progress import progress_bar
 from jetlit.results import Result, config_hash
 from jetlit.search.beam import Choices
@@ -24,16 +25,18 @@ def evaluate_candidates(
     measure: Callable[[Path], Mapping[str, Any]],
     settings: Mapping[str, Any],
     metric: str = "accuracy",
+    made: Collection[str] = (),
 ) -> dict[str, Metrics]:
     """Train and measure candidates, each once, whatever the number of processes that take part.
 
     Args:
         architectures: The candidates, by name.
-        folder: Holds each candidate's folder NAME; the study's journal stands beside it.
+        folder: Holds each candidate's folder NAME; the study's jobs stand beside it, in `jobs/`.
         train: Trains the architecture.json of a folder, or resumes that. Data, steps and seed must not depend on it.
         measure: Measures the trained model of a folder.
         settings: What training and measuring depend on beside the architecture, JSON values only.
         metric: The number that the search decides by.
+        made: Patterns of the files that training leaves in a folder, see `once`.
 
     Returns:
         The metrics of training and measuring by name, the same in every process.
@@ -41,12 +44,13 @@ def evaluate_candidates(
     Raises:
         UserError: There is no candidate, or one lacks the metric.
     """
-    kind = folder.name
     if not architectures:
-        raise UserError(f"The search has no {kind} to choose from: name at least one.")
+        raise UserError("The search has no candidates to choose from: name at least one.")
     described = {name: asdict(architecture) for name, architecture in architectures.items()}
     jobs = [{"name": name} for name in architectures]
-    study = SharedStudy(folder.parent, config_hash({**settings, "candidates": described})[:16], jobs)
+    inputs = [path for path in existing_paths(settings, *UNREAD) if not Path(path).is_relative_to(folder.parent)]
+    known = {**settings, "candidates": described, "inputs": digests(inputs, settings)}
+    study = SharedStudy(folder.parent, config_hash(known)[:16], jobs)
 
     def evaluate(name: str) -> Result:
         architectures[name].save(folder / name / "architecture.json")
@@ -59,13 +63,13 @@ def evaluate_candidates(
             )
         return replace(trained, metrics=metrics)
 
-    def job(values: dict[str, Any]) -> tuple[float, Metrics]:
+    def job(values: dict[str, Any]) -> Metrics:
         name = values["name"]
         key = {**settings, "architecture": described[name]}
-        metrics = dict(once(folder / name, key, lambda: evaluate(name)).metrics)
-        return metrics[metric], metrics
+        files = ("architecture.json", *made)
+        return dict(once(folder / name, key, lambda: evaluate(name), inputs=inputs, made=files).metrics)
 
-    with progress_bar(kind.capitalize(), len(jobs), kind) as advance:
+    with progress_bar("Candidates", len(jobs), "candidates") as advance:
         return dict(zip(architectures, study.run(job, lambda: advance(1)), strict=True))
 
 
@@ -78,7 +82,7 @@ class SharedEvaluator:
 
     Args:
         evaluator: Scores the parts that this process takes.
-        folder: Holds the study's journal, which all workers see.
+        folder: Holds the study's jobs, which all workers see.
         key: What the scores depend on beside the candidates: super network and tasks.
         workers: Number of processes that search together, the same in each of them.
     """
@@ -105,10 +109,10 @@ class SharedEvaluator:
         bounds = [len(new) * number // count for number in range(count + 1)]
         parts = [new[start:end] for start, end in itertools.pairwise(bounds)]
 
-        def job(values: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+        def job(values: dict[str, Any]) -> dict[str, Any]:
             before = self._evaluator.counts.done
             scores = self._evaluator(parts[values["part"]])
-            return 0.0, {"scores": scores, "layer_evaluations": self._evaluator.counts.done - before}
+            return {"scores": scores, "layer_evaluations": self._evaluator.counts.done - before}
 
         name = config_hash({**self._key, "parts": [["/".join(choices) for choices in part] for part in parts]})[:16]
         study = SharedStudy(self._folder, name, [{"part": number} for number in range(len(parts))])

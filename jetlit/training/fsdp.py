@@ -27,7 +27,7 @@ def shard_recipe(recipe: nn.Module, model: JetNemotronModel, mesh: DeviceMesh, r
 
 
 def shard_layers(model: JetNemotronModel, mesh: DeviceMesh) -> None:
-    """Shard each layer of a frozen decoder. A layer is gathered when it runs and freed afterwards."""
+    """Shard each layer of a frozen decoder. A layer is gathered when it runs and freed afterward."""
     for layer in model.layers:
         # Each layer is a root, and a root keeps what it gathers unless told otherwise.
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)

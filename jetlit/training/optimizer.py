@@ -2,36 +2,77 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.distributed.fsdp._common_utils import clean_tensor_name
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from jetlit.errors import UserError
 from jetlit.training.fsdp import is_sharded
+from jetlit.values import Count, Fraction, NonNegativeInt, check_values
+
+T = TypeVar("T")
 
 
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Return the trainable parameters in two groups, without an empty one: with weight decay and without.
 
-    Vectors (norm weights, biases) take no weight decay, nor do parameters with the attribute `_no_weight_decay`
-    (A_log and dt_bias of the JetBlock).
+    Vectors (norm weights, biases) take no weight decay, nor do parameters that their module names in
+    `_no_weight_decay`, or that have this attribute themselves.
 
     Raises:
         UserError: No parameter is trainable.
     """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
+    spared = {
+        id(part.get_parameter(name)) for part in module.modules() for name in getattr(part, "_no_weight_decay", ())
+    }
     for parameter in module.parameters():
         if parameter.requires_grad:
-            exempt = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
+            exempt = parameter.ndim < 2 or id(parameter) in spared or getattr(parameter, "_no_weight_decay", False)
             (plain if exempt else decayed).append(parameter)
     if not decayed and not plain:
         raise UserError("No parameter is trainable: choose an architecture with at least one new token mixer.")
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def check_optimizer(optimizer: Any, scheduler: Any) -> None:
+    """Try what makes a recipe's optimizer and schedule on a parameter of its own.
+
+    Args:
+        optimizer: Makes an optimizer from parameter groups.
+        scheduler: Makes a schedule from the optimizer; None makes none.
+
+    Raises:
+        UserError: They make something else, or refuse their arguments.
+    """
+    made = _made(optimizer, parameter_groups(nn.Linear(1, 1)), Optimizer, "optimizer")
+    for group in made.param_groups:
+        for name, value in group.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"The optimizer's {name} is {value}: give a finite number.")
+    if scheduler is None:
+        return
+    if isinstance(_made(scheduler, made, LRScheduler, "scheduler"), ReduceLROnPlateau):
+        raise UserError("A recipe's schedule counts steps: choose one that needs no monitored value.")
+
+
+def _made(factory: Any, argument: Any, kind: type[T], what: str) -> T:
+    try:
+        made = factory(argument)
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"The {what} cannot be made ({' '.join(str(error).split())}): correct its arguments."
+        ) from error
+    if not isinstance(made, kind):
+        raise UserError(f"The {what} is a {type(made).__name__}: give a class of torch.optim, or a subclass of one.")
+    return made
 
 
 class WarmupCosine(LambdaLR):
@@ -45,11 +86,16 @@ class WarmupCosine(LambdaLR):
     """
 
     def __init__(
-        self, optimizer: Optimizer, warmup_steps: int = 0, final_fraction: float = 0.1, total_steps: int | None = None
+        self,
+        optimizer: Optimizer,
+        warmup_steps: NonNegativeInt = 0,
+        final_fraction: Fraction = 0.1,
+        total_steps: Count | None = None,
     ) -> None:
         self.warmup_steps = warmup_steps
         self.final_fraction = final_fraction
         self.total_steps: float | None = total_steps
+        check_values(WarmupCosine.__init__, vars(self))
         super().__init__(optimizer, self.factor)
 
     def end_at(self, steps: float) -> None:

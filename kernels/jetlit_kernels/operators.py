@@ -58,8 +58,10 @@ def define(
     """
     declared = [f"Tensor{'?' * name.endswith('?')} {name.rstrip('?')}" for name in leading]
     for field, kind in get_type_hints(arguments).items():
-        alias = f"Tensor(a{len(declared)}!)" if field in mutates else _SCHEMA_TYPES[kind]
-        declared.append(f"{alias} {field}")
+        schema_type = _SCHEMA_TYPES[kind]
+        if field in mutates:
+            schema_type = schema_type.replace("Tensor", f"Tensor(a{len(declared)}!)")
+        declared.append(f"{schema_type} {field}")
     returned = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
     schema = f"({', '.join(declared)}) -> {returned}"
     operator = torch.library.custom_op(name, run, mutates_args=mutates, schema=schema)

@@ -21,7 +21,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "scaling.py"
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> Path:
-    """A folder with the report of one and two processes."""
+    """Return a folder with the report of one and two processes."""
     folder = tmp_path_factory.mktemp("scaling")
     torch.manual_seed(0)
     shape = {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}

@@ -16,7 +16,7 @@ KNOWN = {}
 
 
 def parsed(config):
-    """The resolved config of a fit, read once."""
+    """Return the resolved config of a fit, read once."""
     key = json.dumps([config.configs, dict(config.overrides)])
     if key not in KNOWN:
         KNOWN[key] = resolved_config(config)
@@ -43,7 +43,7 @@ class Fits:
         file.write_text(json.dumps({"metrics": metrics}))
 
     def recipe(self, name):
-        """What a fit trains with: class, teacher and student relative to the run, rate, steps, seed."""
+        """Return what a fit trains with: class, teacher and student relative to the run, rate, steps, seed."""
         config = self.configs[name]
         options = config["model"]["init_args"]
         models = [
@@ -57,7 +57,7 @@ class Fits:
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory):
-    """The lab after the study, with fits and measurements faked, its fits, and the module."""
+    """Return the lab after the study, with fits and measurements faked, its fits, and the module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         hybrids = importlib.import_module("smollm2_hybrids")

@@ -27,7 +27,7 @@ def rms(x: torch.Tensor, norm: torch.nn.Module) -> torch.Tensor:
 def reference_attention(
     block: Attention, hidden: torch.Tensor, theta: float = 10000.0, starts: tuple[int, ...] = (0,)
 ) -> torch.Tensor:
-    """Runs the block on [T, hidden]; `starts` are the first tokens of packed sequences."""
+    """Run the block on [T, hidden]; `starts` are the first tokens of packed sequences."""
     hidden = hidden.double()
 
     def project(layer: torch.nn.Linear) -> torch.Tensor:
@@ -59,7 +59,7 @@ def reference_attention(
 
 
 def rotary(length: int, size: int, theta: float = 10000.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns (cos, sin), each [1, length, size], as the model makes them."""
+    """Return (cos, sin), each [1, length, size], as the model makes them."""
     angles = torch.arange(length)[:, None] * theta ** (-torch.arange(0, size, 2) / size)
     both = torch.cat((angles, angles), -1)[None]
     return both.cos(), both.sin()

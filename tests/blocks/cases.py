@@ -26,11 +26,11 @@ class DictCache:
         if name in self.tensors:
             self.tensors[name].copy_(tensor)
         else:
-            self.tensors[name] = tensor.detach().clone()
+            self.tensors[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def lively(block, seed=0):
-    """Moves every parameter off its starting value, so that none is zero or one by initialisation."""
+    """Move every parameter off its starting value, so that none is zero or one by initialization."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in block.parameters():

@@ -18,7 +18,7 @@ DOCS, EXAMPLE = ROOT / "docs" / "blocks.md", ROOT / "examples" / "own_block.py"
 
 @pytest.fixture
 def leaky(monkeypatch):
-    """Runs the example's definitions; its block is in the table until the test ends."""
+    """Run the example's definitions; its block is in the table until the test ends."""
     monkeypatch.setattr(BLOCKS, "_entries", dict(BLOCKS._entries))
     runpy.run_path(str(EXAMPLE))
     return "leaky"

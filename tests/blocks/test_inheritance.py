@@ -30,7 +30,7 @@ def expanded_heads(attention, x, rotation=None):
 
 
 def linear_attention_of(attention, x, rotation=None):
-    """The attention without its softmax: Σ_{s ≤ t} (q_t · k_s / √D) v_s through the output projection."""
+    """Return the attention without its softmax: Σ_{s ≤ t} (q_t · k_s / √D) v_s through the output projection."""
     q, k, v = expanded_heads(attention, x, rotation)
     scores = torch.einsum("bthd,bshd->bhts", q, k).tril() * attention.head_dim**-0.5
     o = torch.einsum("bhts,bshd->bthd", scores, v).flatten(2)
@@ -38,7 +38,7 @@ def linear_attention_of(attention, x, rotation=None):
 
 
 class Ungated(torch.nn.Module):
-    """Takes the place of a GatedRMSNorm: neither normalizes nor gates."""
+    """Takes the place of a HeadRMSNorm: neither normalizes nor gates."""
 
     def forward(self, o, gate):
         return o.flatten(2)
@@ -98,7 +98,7 @@ def test_whole_heads_are_repeated_not_rows():
     assert all(torch.equal(k[h], kv[h // 3]) for h in range(HEADS))
 
 
-def test_more_heads_repeat_neighbours_and_share_their_output():
+def test_more_heads_repeat_neighbors_and_share_their_output():
     attention, x = teacher(), inputs(2, 11)
     block = plain_gla(attention, num_heads=2 * HEADS)
     with torch.no_grad():
@@ -174,11 +174,11 @@ def test_new_block_remembers_and_can_learn(name):
     (gradient,) = torch.autograd.grad(block(x)[:, -1].square().sum(), x)
     # A token 32 places back still matters: at least a thousandth of the last one.
     assert gradient[0, -33].norm() > 1e-3 * gradient[0, -1].norm()
-    optimiser = torch.optim.SGD(block.parameters(), 1e-3)
+    optimizer = torch.optim.SGD(block.parameters(), 1e-3)
     for _ in range(3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         block(x).square().sum().backward()
-        optimiser.step()
+        optimizer.step()
     # Layers that start at zero and the ones before them wake up after the first step.
     assert not [key for key, p in block.named_parameters() if not p.grad.any()]
 

@@ -10,7 +10,7 @@ from tests.blocks.cases import HIDDEN, DictCache, inputs, make
 
 
 def by_hand(block, x):
-    """The released block's steps 1 to 5, one token, head and channel at a time, from its state dict alone."""
+    """Compute the released block's steps 1 to 5, one token, head and channel at a time, from its state dict alone."""
     p = {name: tensor.double() for name, tensor in block.state_dict().items()}
     heads = p["A_log"].numel()
     value_size = p["o_norm.weight"].numel()
@@ -111,7 +111,7 @@ def test_names_and_shapes_of_the_released_2b():
     assert block.state_bytes(1, 65536, torch.bfloat16) == 12 * 96 * 256 * 4 + 3072 * 4 * 2
 
 
-def test_initialisation():
+def test_initialization():
     torch.manual_seed(0)
     block = JetBlock(HIDDEN, num_heads=400, head_dim=2, expand_v=2)
     generator = block.dynamic_conv1d.kernel_generator

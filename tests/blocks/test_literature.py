@@ -153,8 +153,8 @@ def rwkv7(p, x):
 
     o = scan(r, k, v, step)
     size = v.shape[2]
-    centred = o - o.mean(-1, keepdim=True)
-    o = centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + size * 1e-5)
+    centered = o - o.mean(-1, keepdim=True)
+    o = centered / torch.sqrt((centered**2).mean(-1, keepdim=True) + size * 1e-5)
     o = o * p["g_norm.weight"].view(HEADS, size) + p["g_norm.bias"].view(HEADS, size)
     bonus = (r * p["r_k"] * key).sum(-1, keepdim=True) * v
     return g * (o + bonus)

@@ -56,7 +56,7 @@ class Running(LinearMixer):
 
 @pytest.fixture
 def table(monkeypatch):
-    """The table of blocks, which loses what a test adds."""
+    """Return the table of blocks, which loses what a test adds."""
     monkeypatch.setattr(BLOCKS, "_entries", dict(BLOCKS._entries))
 
 

@@ -80,7 +80,7 @@ def matrices(module):
 
 
 def test_flops_are_those_that_pytorch_counts(run_dir):
-    recipe = run_fit(tiny.command(run_dir, "teacher", "--ckpt_path", "none", verb="validate")).model
+    recipe = run_fit(tiny.command(run_dir, "teacher", "--ckpt_path", "none", subcommand="validate")).model
     ids = torch.randint(200, (2, 150))
     # Of itself it leaves out a product that is added where the sum lies, and on a CPU attention's own.
     added = {torch.ops.aten.addmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * b[1]}
@@ -91,7 +91,7 @@ def test_flops_are_those_that_pytorch_counts(run_dir):
 
 
 def test_flops_of_a_super_network_are_those_of_its_paths_mean(run_dir):
-    recipe = run_fit(tiny.command(run_dir, "supernet", "--ckpt_path", "none", verb="validate")).model
+    recipe = run_fit(tiny.command(run_dir, "supernet", "--ckpt_path", "none", subcommand="validate")).model
     counted = []
     layers = recipe.model.model.layers
     teacher = 2 * sum(map(matrices, recipe.teacher.model.model.layers))
@@ -209,7 +209,7 @@ def test_units():
 
 
 def slow_fit(argv, steps):
-    """What a process of its own runs: a fit that says in `steps` where it is."""
+    """Run a fit in a process of its own; it says in `steps` where it is."""
 
     def slowly(recipe, *args):
         steps.put(recipe.global_step)

@@ -81,7 +81,7 @@ def test_the_folder_of_a_fit_and_the_callers_hash(run_dir):
 def test_validate_evaluates_the_last_checkpoint(run_dir):
     fitted = read_result(run_dir / "teacher")["metrics"]["val/loss"]["value"]
     for subcommand in ("validate", "test"):
-        cli = run_fit(tiny.command(run_dir, "teacher", verb=subcommand))
+        cli = run_fit(tiny.command(run_dir, "teacher", subcommand=subcommand))
         if subcommand == "validate":
             assert cli.trainer.callback_metrics["val/loss"].item() == fitted
     assert read_result(run_dir / "teacher") is not None  # evaluating takes nothing back
@@ -101,7 +101,7 @@ def test_validate_evaluates_the_last_checkpoint(run_dir):
 )
 def test_a_checkpoint_from_the_web_is_not_unpickled(run_dir, subcommand, elsewhere):
     with pytest.raises(UserError, match="a pickle.* one of your own"):
-        run_fit(tiny.command(run_dir, "teacher", "--ckpt_path", elsewhere, verb=subcommand))
+        run_fit(tiny.command(run_dir, "teacher", "--ckpt_path", elsewhere, subcommand=subcommand))
 
 
 def test_a_checkpoint_from_the_web_is_not_consolidated(run_dir, tmp_path):
@@ -111,7 +111,7 @@ def test_a_checkpoint_from_the_web_is_not_consolidated(run_dir, tmp_path):
 
 def test_a_checkpoint_of_ones_own_is_taken_by_its_address(run_dir):
     own = f"file://{last_checkpoint(run_dir / 'teacher/checkpoints')}"
-    validated = run_fit(tiny.command(run_dir, "teacher", "--ckpt_path", own, verb="validate")).trainer
+    validated = run_fit(tiny.command(run_dir, "teacher", "--ckpt_path", own, subcommand="validate")).trainer
     fitted = read_result(run_dir / "teacher")["metrics"]["val/loss"]["value"]
     assert validated.callback_metrics["val/loss"].item() == fitted
 
@@ -160,7 +160,7 @@ def test_data_of_another_vocabulary_is_refused(run_dir):
 
 def test_nothing_to_evaluate_is_said(run_dir):
     with pytest.raises(UserError, match="no checkpoint in"):
-        run_fit(tiny.command(run_dir, "teacher", "--stage", "new", verb="validate"))
+        run_fit(tiny.command(run_dir, "teacher", "--stage", "new", subcommand="validate"))
 
 
 def test_the_subcommand_comes_first():
@@ -169,7 +169,7 @@ def test_the_subcommand_comes_first():
 
 
 def command_line(arguments, errors):
-    """What a process of its own runs: the command, with its errors in a file."""
+    """Run the command in a process of its own, with its errors in a file."""
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
     sys.stderr, sys.argv = os.fdopen(2, "w", buffering=1), ["jetlit", *arguments]
     sys.exit(main())

@@ -19,7 +19,7 @@ JOB = {"SLURM_NTASKS": "32", "SLURM_NNODES": "4", "SLURM_NTASKS_PER_NODE": "8", 
 
 @pytest.fixture
 def sbatch(tmp_path):
-    """A function that runs the script as a job whose fit ends with a status; it returns the script's own."""
+    """Return a function that runs the script as a job whose fit ends with a status; it returns the script's own."""
     for name, line in STUBS.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
         (tmp_path / name).chmod(0o755)

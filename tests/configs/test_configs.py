@@ -160,7 +160,7 @@ def test_the_2b_s_hardware_search_has_the_paper_s_nine_rows(monkeypatch):
 
 
 def test_the_corpora_that_the_guide_makes_are_those_that_the_large_fits_read(tmp_path):
-    guide = (CONFIGS.parent / "docs/training.md").read_text()
+    guide = (CONFIGS.parent / "docs/scale.md").read_text()
     (tmp_path / "data.yaml").write_text(re.search(r"```yaml\n(.*?)```", guide, re.DOTALL)[1])
     found = load_config(DataConfig, merge_configs([tmp_path / "data.yaml"], {"run_dir": str(tmp_path)}))
     hub = found.corpora["nemotron_cc"]

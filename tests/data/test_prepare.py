@@ -28,7 +28,7 @@ def write_folder(path, texts):
 
 
 def prepared_texts(corpus, split):
-    """The documents of a split, read back through litdata, token by token."""
+    """Return the documents of a split, read back through litdata, token by token."""
     content = read_corpus(str(corpus)).splits[split]
     tokens = [int(block["input_ids"]) for block in open_split(str(corpus), split, 1, shuffle=False)]
     assert len(tokens) == content.tokens and tokens[-1] == 258

@@ -18,7 +18,7 @@ from tests.datamodules.conftest import BLOCK
 
 
 def digest_of(block: torch.Tensor) -> str:
-    """A block's short name."""
+    """Return a block's short name."""
     return hashlib.sha256(str(block.tolist()).encode()).hexdigest()[:16]
 
 

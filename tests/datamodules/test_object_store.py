@@ -19,7 +19,7 @@ BUCKET = f"corpora-{uuid.uuid4().hex}"
 
 @pytest.fixture
 def bucket(corpora, tmp_path, monkeypatch):
-    """The corpora in a bucket of a local server; gives a function from a corpus' name to its s3:// path."""
+    """Put the corpora into a bucket of a local server; give a function from a corpus' name to its s3:// path."""
     import boto3
     from moto.server import ThreadedMotoServer
 

@@ -106,7 +106,7 @@ def test_a_run_killed_at_any_step_goes_on_as_if_nothing_had_happened(corpora, tm
 
 
 def newest_checkpoint(folder):
-    """The newest checkpoint that can be read; None if there is none."""
+    """Return the newest checkpoint that can be read; None if there is none."""
     for path in sorted(folder.glob("step=*.ckpt"), key=lambda path: int(path.stem.split("=")[1]), reverse=True):
         try:
             torch.load(path, weights_only=False)

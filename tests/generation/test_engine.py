@@ -234,3 +234,24 @@ def test_running_out_of_memory_in_a_capture_is_no_reason_to_run_plainly(words, m
     with pytest.raises(RuntimeError, match=words):
         engine.prefill(prompts())
     assert engine.uses_graphs and engine.cache_bytes() == 0
+
+
+@pytest.mark.parametrize("name", ["lm_head", "model.embed_tokens", "model.layers.1.self_attn.o_proj"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_weights_that_are_no_numbers_are_said(name, temperature):
+    model = small_model(HYBRIDS["hybrid"], tie_word_embeddings=False)
+    model.get_submodule(name).weight.data[3:] = float("nan")
+    with pytest.raises(UserError, match="not finite"):
+        GenerationEngine(model, 2, 40).generate(prompts(), 3, temperature=temperature)
+
+
+def test_counts_below_zero_and_positions_beyond_the_models_are_refused():
+    model, ids = small_model(HYBRIDS["hybrid"], max_position_embeddings=20), prompts()
+    engine = GenerationEngine(model, 2, 40)
+    with pytest.raises(UserError, match="0 or more"):
+        engine.generate(ids, -1)
+    with pytest.raises(UserError, match="knows 20 positions"):
+        engine.generate(ids, 4)
+    assert engine.generate(ids, 3).shape == (2, 20)
+    linear = small_model(HYBRIDS["linear first"], max_position_embeddings=20)
+    assert GenerationEngine(linear, 2, 40).generate(ids, 20).shape == (2, 37)

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from jetlit.blocks.base import LinearMixer
 from jetlit.errors import UserError
 from jetlit.generation import GenerationEngine
+from jetlit.generation.cache import active_mixers
 from jetlit.generation.merging import merge_linears
 from jetlit.models import JetNemotronForCausalLM, SuperNetwork
 from tests.models.small import HYBRIDS, prompts, small_model
@@ -56,12 +58,32 @@ def test_an_engine_leaves_the_model_as_it_was(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), untouched.state_dict().values()))
 
 
+def test_biases_of_which_some_are_missing_merge_once_and_follow_changes():
+    torch.manual_seed(0)
+    linears = [nn.Linear(6, outputs, bias=bias) for outputs, bias in ((4, True), (1, False), (3, True), (2, False))]
+    before = [linear.bias.clone() for linear in linears[::2]]
+    _, bias = merge_linears(linears)
+    assert torch.equal(bias, torch.cat([before[0], torch.zeros(1), before[1], torch.zeros(2)]))
+    with torch.no_grad():
+        linears[2].bias += 1
+    assert torch.equal(bias[5:8], before[1] + 1)
+    assert merge_linears(linears)[1].data_ptr() == bias.data_ptr()
+
+
 def test_weights_exist_once():
     model = small_model(HYBRIDS["hybrid"])
     engine = GenerationEngine(model, 2, 40)
     engine.prefill(prompts())
     owned = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.parameters()}
-    assert sum(owned.values()) == sum(p.nbytes for p in model.parameters())
+    # A block whose queries have a bias and whose gates have none keeps zeros for these.
+    zeros = sum(
+        layer.out_features * layer.weight.itemsize
+        for mixer in active_mixers(model)
+        if isinstance(mixer, LinearMixer) and any(layer.bias is not None for layer in mixer.step_inputs())
+        for layer in mixer.step_inputs()
+        if layer.bias is None
+    )
+    assert sum(owned.values()) == sum(p.nbytes for p in model.parameters()) + zeros
     assert all(layer.mlp.weight.untyped_storage().data_ptr() in owned for layer in engine._layers)
 
 

@@ -10,7 +10,7 @@ import torch
 
 @pytest.fixture
 def filled_with_nan() -> Iterator[None]:
-    """Fills every allocation with NaN first, so that an element that nothing wrote shows."""
+    """Fill every allocation with NaN first, so that an element that nothing wrote shows."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield

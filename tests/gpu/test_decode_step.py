@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from jetlit_kernels import jet_decode_step
+from jetlit_kernels import jet_decode_step, recurrent_step
 
-from tests.kernels.test_decode_step import draw
+from tests.kernels.test_decode_step import BLOCKS, STATES, draw, draw_step
 
 pytestmark = [
     pytest.mark.gpu,
@@ -60,3 +60,41 @@ def test_compiles_without_graph_break():
     expected = jet_decode_step(**eager)
     assert torch.equal(torch.compile(jet_decode_step, fullgraph=True)(**compiled), expected)
     assert torch.equal(compiled["recurrent_state"], eager["recurrent_state"])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 5e-3), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("with_slots", [False, True])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_block_matches_float64(block, with_slots, dtype, tolerance):
+    sizes = {"batch": 3, "heads": 12, "key_dim": 96, "value_dim": 256, "taps": 4}
+    x = draw_step(*BLOCKS[block], with_slots, torch.float64, **sizes)
+    parameters = (*PARAMETERS, "skip_weight", "log_decay")
+    for name, value in x.items():
+        if isinstance(value, torch.Tensor):
+            kept = value.dtype if name == "slots" else torch.float32 if name in parameters else dtype
+            x[name] = value.cuda().to(kept)
+    exact = {n: t.double() if isinstance(t, torch.Tensor) and n != "slots" else t for n, t in x.items()}
+    for _ in range(3):
+        out, expected = recurrent_step(**x), recurrent_step(**exact, backend="torch")
+    assert relative(out, expected) <= tolerance
+    for name in STATES:
+        if name in x:
+            assert relative(x[name], exact[name]) <= tolerance, name
+
+
+def test_slots_are_captured_in_a_cuda_graph():
+    x = draw_step(*BLOCKS["gated_delta_net"], True, torch.float64, heads=4, key_dim=64, value_dim=128, taps=4)
+    x = {n: t.cuda().to(t.dtype if n == "slots" else torch.float32) if isinstance(t, torch.Tensor) else t
+         for n, t in x.items()}  # fmt: skip
+    eager = {name: t.clone() if isinstance(t, torch.Tensor) else t for name, t in x.items()}
+    recurrent_step(**eager)
+    eager |= {name: x[name].clone() for name in STATES}
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = recurrent_step(**x)
+    for slots in ([5, 0, 3], [6, 1, 2], [3, 5, 0]):
+        x["slots"].copy_(torch.tensor(slots))
+        eager["slots"] = torch.tensor(slots, device="cuda")
+        graph.replay()
+        assert torch.equal(out, recurrent_step(**eager))
+    assert all(torch.equal(x[name], eager[name]) for name in STATES)

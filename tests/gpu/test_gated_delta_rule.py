@@ -61,7 +61,7 @@ def draw(
 
 
 def check(tensors: dict[str, torch.Tensor], tolerance: float, **options: object) -> None:
-    """Compares outputs and gradients with the float64 reference, which the CPU tests hold to the recurrence."""
+    """Compare outputs and gradients with the float64 reference, which the CPU tests hold to the recurrence."""
     v, state = tensors["v"], tensors["initial_state"]
     upstream = torch.randn_like(v), 0.1 * torch.randn_like(state)
     expected = run_with_gradients(chunk_gated_delta_rule, tensors, upstream, dtype=torch.float64, **options)
@@ -172,7 +172,7 @@ def test_large_inputs_stay_finite(compare: Callable[..., None], dtype: torch.dty
 
 
 def draw_long(dtype: torch.dtype, *, decay: float = 1e-4, beta: float = 0.05) -> dict[str, torch.Tensor]:
-    """A row of few heads that is cut into segments, with gates whose states outlive a segment."""
+    """Return a row of few heads that is cut into segments, with gates whose states outlive a segment."""
     tensors = draw(1, 8192 + 37, 2, 96, 256, dtype, decay=decay)
     tensors["beta"] *= beta
     return tensors
@@ -180,7 +180,7 @@ def draw_long(dtype: torch.dtype, *, decay: float = 1e-4, beta: float = 0.05) ->
 
 @pytest.fixture
 def cut_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Collects the segments, less one, of every call that cuts its rows."""
+    """Collect the segments, less one, of every call that cuts its rows."""
     from jetlit_kernels.gated_delta_rule import forward as launcher
 
     counts: list[int] = []

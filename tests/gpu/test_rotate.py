@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from jetlit_kernels import rotate
+from jetlit_kernels import rotary_angles, rotate
 
 from tests.kernels.test_rotate import check, draw
 
@@ -28,3 +28,10 @@ def test_compiles():
         out = function(x, angle.cos().float(), angle.sin().float())
         found.append([out, *torch.autograd.grad(out, x, upstream)])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_angles_are_those_of_float64():
+    positions = torch.randint(2**20, (3, 500), device="cuda")
+    actual = rotary_angles(positions, 96, 10_000.0)
+    for value, expected in zip(actual, rotary_angles(positions, 96, 10_000.0, torch.float64, backend="torch")):
+        assert (value.double() - expected).abs().max() < 1e-6

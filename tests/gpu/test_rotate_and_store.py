@@ -36,7 +36,7 @@ def test_matches_float64(batch, length, queries, groups, slots, size, position, 
 
 
 def by_reference(tensors, position):
-    """The plain form in float64, for cosines and sines that bfloat16 has rounded."""
+    """Compute the plain form in float64, for cosines and sines that bfloat16 has rounded."""
     exact = {name: x.double() for name, x in tensors.items() if name != "norm_weights"}
     if "norm_weights" in tensors:
         exact["norm_weights"] = tuple(w.double() for w in tensors["norm_weights"])

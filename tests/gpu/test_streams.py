@@ -50,7 +50,7 @@ def expected() -> torch.Tensor:
 
 
 def run(sums: Sums, which: str) -> None:
-    """Runs all turns after a pause of the current stream, which `lead` has to wait for as well."""
+    """Run all turns after a pause of the current stream, which `lead` has to wait for as well."""
     lead, follow = (slow(step) if which == step.__name__ else step for step in (sums.lead, sums.follow))
     torch.cuda._sleep(CYCLES)
     sums.chain.zero_()

@@ -33,7 +33,7 @@ def run_with_gradients(
     dtype: torch.dtype | None = None,
     **options: object,
 ) -> dict[str, torch.Tensor]:
-    """Runs an operator on copies of `tensors` and back-propagates `upstream` into its output and final state.
+    """Run an operator on copies of `tensors` and back-propagate `upstream` into its output and final state.
 
     Returns the output "o", the "state", and a gradient "d<name>" for every tensor.
     """
@@ -63,7 +63,7 @@ def cut_short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def watch_turns(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Collects, of every backward pass of the gated delta rule, its groups of chunks and its sets of scratch memory."""
+    """Collect, of every backward pass of the gated delta rule, its groups of chunks and its sets of scratch memory."""
     from jetlit_kernels.gated_delta_rule import backward as launcher
 
     walks: list[tuple[int, int]] = []

@@ -12,7 +12,7 @@ from tests.kernels.recurrence_cases import assert_close, relative_error, run_wit
 def draw(
     B: int, T: int, H: int = 2, K: int = 16, V: int = 24, N: int | None = None, decay: float = 0.1
 ) -> dict[str, torch.Tensor]:
-    """Inputs as RWKV7 makes them: a = -κ̂ of unit length, b = κ̂ times a rate between 0 and 1."""
+    """Return inputs as RWKV7 makes them: a = -κ̂ of unit length, b = κ̂ times a rate between 0 and 1."""
     generator = torch.Generator().manual_seed(T)
 
     def normal(*shape: int) -> torch.Tensor:

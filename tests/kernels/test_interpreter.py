@@ -29,7 +29,7 @@ NAMES = [
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> list[ElementTree.Element]:
-    """What became of each case; one process for all files, since its imports take longer than most of them."""
+    """Return what became of each case; one process for all files, since its imports take longer than most of them."""
     pytest.importorskip("triton")
     report = tmp_path_factory.mktemp("interpreter") / "report.xml"
     # No plug-ins of this process: a session that interprets Triton must not share its cache or its workers.

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from jetlit_kernels import rotate
+from jetlit_kernels import rotary_angles, rotate
 
 from tests.kernels.backends import BACKENDS, INTERPRETED, assert_near
 
@@ -41,7 +41,20 @@ def test_one_row_of_angles_serves_a_batch(backend, dtype, tolerance):
     check(*draw(3, 9, 2, 8, dtype, angles=1), tolerance, backend=backend)
 
 
+@BACKENDS
+@pytest.mark.parametrize("size", [2, 6, 96])
+def test_angles_are_exact_at_long_positions(size, backend, dtype, tolerance):
+    positions = torch.tensor([[0, 1, 70], [65_535, 1_000_003, 2**31 - 1]])
+    rates = torch.tensor([10_000.0 ** (-2 * i / size) for i in range(size // 2)], dtype=torch.float64)
+    angle = positions[..., None] * rates
+    actual = rotary_angles(positions, size, 10_000.0, dtype, backend=backend)
+    # A relative error of float64 in the angle, 2⁻⁵², is an absolute one of 5e-7 at the last position.
+    assert_near(actual, [angle.cos(), angle.sin()], max(tolerance, 1e-6))
+
+
 def test_refuses_shapes_that_disagree():
+    with pytest.raises(ValueError, match="even"):
+        rotary_angles(torch.zeros(1, 1, dtype=torch.int64), 3, 10_000.0)
     x = torch.zeros(2, 3, 4, 6)
     for shape in ((2, 3, 6), (2, 4, 3), (3, 3, 3)):
         with pytest.raises(ValueError, match="cos and sin"):

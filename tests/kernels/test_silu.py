@@ -10,7 +10,7 @@ SHAPES = pytest.mark.parametrize("shape", [(5,), (3, 7), (2, 70, 45), (2, 5, 300
 
 
 def draw(shape, dtype, device="cpu"):
-    """A slice of a wider tensor, with large numbers of both signs, and the gradient of its SiLU."""
+    """Return a slice of a wider tensor, with large numbers of both signs, and the gradient of its SiLU."""
     torch.manual_seed(shape[-1])
     wide = 5 * torch.randn(*shape[:-1], shape[-1] + 24, device=device, dtype=dtype)
     wide[..., 1] = -200

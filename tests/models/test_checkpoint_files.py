@@ -50,7 +50,13 @@ def test_the_automatic_class_loads_it_without_remote_code(saved):
 def test_a_tied_head_is_not_in_the_file_and_only_safetensors_are_written(saved):
     _, folder = saved
     assert "lm_head.weight" not in load_file(folder / "model.safetensors")
-    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".json", ".safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "configuration_jet_nemotron.py",
+        "generation_config.json",
+        "model.safetensors",
+        "modeling_jet_nemotron.py",
+    ]
 
 
 def test_several_files_load_like_one(tmp_path):
@@ -123,6 +129,11 @@ def test_the_decoder_alone_loads_from_the_same_folder(saved):
 def test_pickled_weights_are_never_read(saved):
     _, folder = saved
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="Only safetensors are read"):
+        AutoModelForCausalLM.from_pretrained(folder, use_safetensors=False)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(OSError, match="safetensors"):
-        AutoModelForCausalLM.from_pretrained(folder)
+    for use in (None, True, False):
+        with pytest.raises(UserError, match="safetensors"):
+            AutoModelForCausalLM.from_pretrained(folder, use_safetensors=use)
+    with pytest.raises(UserError, match="is a file"):
+        JetNemotronForCausalLM.from_pretrained(folder / "pytorch_model.bin", config=saved[0].config)

@@ -1,7 +1,8 @@
 import json
+import math
 
 import pytest
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from jetlit.errors import UserError
 from jetlit.models import JetNemotronConfig
@@ -68,9 +69,10 @@ def test_a_round_trip_keeps_every_value(tmp_path):
     assert {key for key in ours if ours[key] != theirs[key]} <= {"_name_or_path"}
 
 
-def test_what_the_released_code_cannot_build_names_no_remote_code(tmp_path):
-    assert "auto_map" not in written(small_config(["gla"]), tmp_path)
-    assert "auto_map" not in written(small_config(["attn"], qk_norm=True), tmp_path)
+def test_other_models_name_the_same_files_but_need_more_keys(tmp_path):
+    for config in (small_config(["gla"]), small_config(["attn"], qk_norm=True)):
+        assert not config.is_released_format
+        assert written(config, tmp_path)["auto_map"]["AutoConfig"] == "configuration_jet_nemotron.JetNemotronConfig"
 
 
 def test_a_value_of_the_wrong_type_is_one_sentence(tmp_path):
@@ -95,6 +97,31 @@ def test_a_value_of_the_wrong_type_is_one_sentence(tmp_path):
         ({"efficient_attention_config": {"swa": {"window_size": 5}, "jet": "large"}}, "jet must map"),
         ({"hidden_act": "swishy"}, "'swishy' is no activation"),
         ({"num_attention_heads": 7}, "does not divide"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be a whole number"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads must be a whole number"),
+        ({"num_attention_heads": 0, "head_dim": 4}, "num_attention_heads must be a whole number"),
+        ({"head_dim": 0}, "head_dim must be a whole number"),
+        ({"vocab_size": 0}, "vocab_size must be a whole number"),
+        ({"hidden_size": -4}, "hidden_size must be a whole number"),
+        ({"intermediate_size": 10**14}, "intermediate_size must be a whole number from 1 to 1,073,741,824"),
+        ({"layer_types": ["attn"], "num_hidden_layers": 10**6}, "num_hidden_layers must be .* from 1 to 1,000"),
+        ({"rms_norm_eps": math.nan}, "rms_norm_eps"),
+        ({"rope_parameters": {"rope_type": "spiral"}}, "rope_type 'spiral' is not known: use one of default, linear"),
+        ({"rope_scaling": {"type": "spiral", "factor": 2.0}}, "rope_type 'spiral' is not known"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "cannot be computed .'factor' is missing."),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 0.0}}, "not finite"),
+        ({"rope_theta": 0.0}, "not finite"),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "factor": 2.0,
+                    "short_factor": [1.0],
+                    "long_factor": [1.0, 2.0],
+                }
+            },
+            "cannot be computed",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_one_sentence(changes, sentence):
@@ -103,3 +130,17 @@ def test_what_cannot_be_built_is_one_sentence(changes, sentence):
     with pytest.raises(UserError, match=sentence) as error:
         small_config(layers, **settings)
     assert "\n" not in str(error.value)
+
+
+def test_the_first_layers_of_a_checkpoint_can_be_read(tmp_path):
+    small_config(["jet", "attn", "gla"]).save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path, num_hidden_layers=2)
+    assert config.layer_types == ["jet", "attn"] and config.num_hidden_layers == 2
+    with pytest.raises(UserError, match="3 entries for 4 layers"):
+        AutoConfig.from_pretrained(tmp_path, num_hidden_layers=4)
+
+
+def test_a_plain_configuration_of_transformers_reads_our_layer_types(tmp_path):
+    small_config(["jet", "attn", "gla"]).save_pretrained(tmp_path)
+    config = PreTrainedConfig.from_json_file(tmp_path / "config.json")  # as Trainer does when it resumes
+    assert config.layer_types == ["jet", "attn", "gla"]

@@ -6,7 +6,7 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from tests.models.small import prompts, small_model
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+PAGES = [Path(__file__).parents[2] / "docs" / name for name in ("models.md", "serve.md")]
 SIZES = {"hidden_size": 48, "intermediate_size": 50, "num_attention_heads": 6, "num_key_value_heads": 2}
 
 
@@ -18,7 +18,7 @@ def test_the_examples_run_and_the_new_family_has_its_teachers_logits(tmp_path, m
     mistral = MistralForCausalLM(config).eval()
     mistral.save_pretrained(tmp_path / "mistral")
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    blocks = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
     assert len(blocks) == 4
     names = {}
     exec("\n".join(blocks), names)

@@ -7,6 +7,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from jetlit.errors import UserError
+from jetlit.files import MARK, atomic_folder
 from jetlit.models import Architecture
 from jetlit.models.export import convert, export
 from tests.models.small import prompts, small_model
@@ -28,13 +29,16 @@ def test_an_exported_model_loads_with_its_tokenizer(tmp_path):
 
 def test_a_checkpoints_folder_can_be_exported_over_an_older_export(tmp_path):
     small_model(["attn"]).save_pretrained(tmp_path / "in")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "model.safetensors.index.json").write_text("old")
+    with atomic_folder(tmp_path / "out") as written:
+        (written / "model.safetensors.index.json").write_text("old")
     export(tmp_path / "in", None, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        MARK,
         "config.json",
+        "configuration_jet_nemotron.py",
         "generation_config.json",
         "model.safetensors",
+        "modeling_jet_nemotron.py",
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"], "nothing temporary is left"
 
@@ -45,9 +49,9 @@ def test_a_folder_with_other_files_and_the_source_are_never_replaced(tmp_path):
     (tmp_path / "out" / "thesis.txt").write_text("precious")
     for write in (export, convert):
         what = None if write is export else Architecture(["attn"])
-        with pytest.raises(UserError, match=r"holds thesis.txt, which is not part of a model"):
+        with pytest.raises(UserError, match=r"holds thesis.txt, which jetlit did not write there"):
             write(str(tmp_path / "in"), what, tmp_path / "out")
-        with pytest.raises(UserError, match="is the model that is read"):
+        with pytest.raises(UserError, match="is read from: choose another"):
             write(str(tmp_path / "in"), what, tmp_path / "in")
     assert (tmp_path / "out" / "thesis.txt").read_text() == "precious"
 
@@ -56,7 +60,7 @@ def test_an_unknown_format_and_a_bad_folder_are_refused(tmp_path):
     with pytest.raises(UserError, match="'gguf'"):
         export(small_model(["attn"]), None, tmp_path / "out", format="gguf")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="Could not write"):
+    with pytest.raises(UserError, match="file is a file"):
         export(small_model(["attn"]), None, tmp_path / "file" / "out")
     with pytest.raises(UserError, match="no tokenizer"):
         export(small_model(["attn"]), tmp_path, tmp_path / "out")

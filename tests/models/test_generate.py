@@ -73,3 +73,72 @@ def test_generation_can_continue_from_a_cache():
 def test_a_cache_that_does_not_exist_for_hybrids_is_refused():
     with pytest.raises(UserError, match="static"):
         small_model(["attn"]).generate(prompts(), cache_implementation="quantized", **GREEDY)
+
+
+ASSISTED = {"num_assistant_tokens": 3, **GREEDY}
+
+
+@pytest.mark.parametrize("layers", [["attn"] * 2, ["attn", "swa"]], ids=["full", "window"])
+def test_a_hybrid_of_attention_alone_can_assist_and_be_assisted(layers):
+    model, assistant, ids = small_model(HYBRIDS["full"]), small_model(layers, seed=4), prompts(1)
+    expected = model.generate(ids, **GREEDY)
+    assert torch.equal(model.generate(ids, assistant_model=assistant, **ASSISTED), expected)
+    expected = assistant.generate(ids, **GREEDY)
+    assert torch.equal(assistant.generate(ids, assistant_model=model, **ASSISTED), expected)
+    assert torch.equal(assistant.generate(ids, prompt_lookup_num_tokens=2, **GREEDY), expected)
+
+
+def test_linear_layers_refuse_roll_back_before_anything_is_generated():
+    model, linear, ids = small_model(HYBRIDS["full"]), small_model(HYBRIDS["hybrid"]), prompts(1)
+    with pytest.raises(ValueError, match="stateful"):
+        linear.generate(ids, assistant_model=model, **ASSISTED)
+    with pytest.raises(ValueError, match="stateful"):
+        linear.generate(ids, prompt_lookup_num_tokens=2, **GREEDY)
+    with pytest.raises(UserError, match="cannot be an assistant"):
+        model.generate(ids, assistant_model=linear, **ASSISTED)
+
+
+@pytest.mark.parametrize("layers", [["attn", "jet"], ["attn", "swa"], ["attn"]], ids=["state", "window", "attention"])
+@torch.no_grad()
+def test_a_cache_is_cropped_as_a_whole_or_not_at_all(layers):
+    model, ids = small_model(layers), prompts(1)
+    cache, expected = model.new_cache(), model(ids).logits[:, -1:]
+    model(ids[:, :16], past_key_values=cache)
+    for count in (-3, 5, -40):
+        if count != -3 or layers != ["attn"]:
+            with pytest.raises(UserError, match="rolled back"):
+                cache.crop(count)
+    torch.testing.assert_close(model(ids[:, 16:], past_key_values=cache).logits, expected, atol=1e-4, rtol=1e-4)
+    if layers == ["attn"]:
+        cache.crop(-3)
+        again = model(ids[:, 14:], past_key_values=cache).logits[:, -1:]
+        torch.testing.assert_close(again, expected, atol=1e-4, rtol=1e-4)
+    fixed = model.new_cache(20)
+    model(ids, past_key_values=fixed)
+    with pytest.raises(UserError, match="rolled back"):
+        fixed.crop(-1)
+
+
+def test_sequences_of_a_cache_can_be_repeated_and_selected():
+    model, ids = small_model(HYBRIDS["hybrid"]), prompts()
+    cache = model.new_cache()
+    with torch.no_grad():
+        model(ids[:, :9], past_key_values=cache)
+        cache.batch_repeat_interleave(2)
+        cache.batch_select_indices(torch.tensor([3, 0]))
+        found = model(ids[:, 9:].flip(0), past_key_values=cache).logits
+        torch.testing.assert_close(found.flip(0), model(ids).logits[:, 9:], atol=1e-4, rtol=1e-4)
+
+
+def test_strings_stop_and_heal():
+    from jetlit_data.tokenizer import ByteTokenizer
+
+    tokenizer, model = ByteTokenizer(), small_model(HYBRIDS["hybrid"], vocab_size=259, bos_token_id=257)
+    ids = tokenizer("a few words", return_tensors="pt", add_special_tokens=False).input_ids
+    how = {"max_new_tokens": 20, "do_sample": False, "pad_token_id": 0, "tokenizer": tokenizer}
+    whole = model.generate(ids, **how)
+    written = whole[0, ids.shape[1] :].tolist()
+    place = next(n for n, token in enumerate(written) if n > 1 and token < 128)
+    stopped = model.generate(ids, stop_strings=[chr(written[place])], **how)
+    assert torch.equal(stopped, whole[:, : ids.shape[1] + written.index(written[place]) + 1])
+    assert model.generate(ids, token_healing=True, **how).shape[1] >= ids.shape[1]

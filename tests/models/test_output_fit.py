@@ -17,7 +17,7 @@ def batches(count=4):
 
 
 def layer_inputs_and_outputs(model, layer, ids):
-    """What a layer's mixer reads, what it gives and the states with that, by hooks on a whole forward pass."""
+    """Return what a layer's mixer reads, what it gives and the states with that, by hooks on a whole forward pass."""
     seen = {}
     mixer = model.model.layers[layer].self_attn
     hooks = [

@@ -7,7 +7,7 @@ from tests.pipeline.runs import run_to_the_end
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished miniature run."""
+    """Return the folder of a finished miniature run."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     run_to_the_end(folder)
     return folder

@@ -13,11 +13,11 @@ _DEADLINE_SECONDS = 200
 
 # One server imports everything once; every run is then a fork of it, which saves the imports.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["jetlit.cli.verbs", "jetlit.pipeline.postnas"])
+_context.set_forkserver_preload(["jetlit.cli.subcommands", "jetlit.pipeline.postnas"])
 
 
 def postnas(run_dir: Path, *extra: str) -> None:
-    """What the child runs; its output goes to RUN_DIR.log."""
+    """Run in the child; its output goes to RUN_DIR.log."""
     import torch
 
     from jetlit.cli import main
@@ -31,7 +31,14 @@ def postnas(run_dir: Path, *extra: str) -> None:
 
 
 def run_to_the_end(run_dir: Path, *extra: str) -> str:
-    """Runs and returns what it printed in this call."""
+    """Run and return what it printed in this call."""
+    status, said = attempt(run_dir, *extra)
+    assert status == 0, said[-3000:]
+    return said
+
+
+def attempt(run_dir: Path, *extra: str) -> tuple[int | None, str]:
+    """Run and return the exit status, and what it printed in this call."""
     log = Path(f"{run_dir}.log")
     before = len(log.read_text()) if log.exists() else 0
     process = _context.Process(target=postnas, args=(run_dir, *extra))
@@ -39,13 +46,11 @@ def run_to_the_end(run_dir: Path, *extra: str) -> str:
     process.join(_DEADLINE_SECONDS)
     if process.is_alive():
         process.kill()
-    said = log.read_text()[before:]
-    assert process.exitcode == 0, said[-3000:]
-    return said
+    return process.exitcode, log.read_text()[before:]
 
 
 def run_until(run_dir: Path, moment: Callable[[Path], bool]) -> None:
-    """Runs and kills the process, with SIGKILL, as soon as `moment` has come."""
+    """Run and kill the process, with SIGKILL, as soon as `moment` has come."""
     process = _context.Process(target=postnas, args=(run_dir,))
     process.start()
     deadline = time.monotonic() + _DEADLINE_SECONDS

@@ -34,7 +34,7 @@ class SearchConfig:
 
 @pytest.fixture
 def merged(tmp_path):
-    """A function that merges texts, each a file of its own, and overrides."""
+    """Return a function that merges texts, each a file of its own, and overrides."""
 
     def merge(*texts, overrides=None):
         files = [tmp_path / f"{number}.yaml" for number, _ in enumerate(texts)]

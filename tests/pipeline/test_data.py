@@ -17,7 +17,7 @@ from tests.data.tokenizers import tokenizer_of
 
 @pytest.fixture
 def run(tmp_path: Path):
-    """A run of the stage data alone on two files; gives what it said of the stage."""
+    """Run the stage data alone on two files; return what it said of the stage."""
     (tmp_path / "text").mkdir()
     for name in ("a", "b"):
         (tmp_path / "text" / f"{name}.txt").write_text("".join(f"{name} line {number}\n" for number in range(9)))

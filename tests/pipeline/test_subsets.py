@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def run(undisturbed: Path, tmp_path: Path) -> Path:
-    """A copy of a finished run."""
+    """Return a copy of a finished run."""
     shutil.copytree(undisturbed, tmp_path / "run")
     return tmp_path / "run"
 

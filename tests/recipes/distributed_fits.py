@@ -66,7 +66,7 @@ def stopped_by_one(run_dir: Path, stage: str, folder: str, *options: str) -> Non
 
 
 def curve(run_dir: Path, folder: str, name: str) -> list[float]:
-    """What a fit logged under a name, step by step."""
+    """Return what a fit logged under a name, step by step."""
     events = EventAccumulator(str(run_dir / folder / "tensorboard"))
     events.Reload()
     return [event.value for event in events.Scalars(name)]
@@ -130,7 +130,7 @@ def spoil(argv: list[str]) -> None:
 
 
 def unwritable(argv: list[str]) -> None:
-    """The only checkpoint, the last step's, cannot be written."""
+    """Fail to write the only checkpoint, the last step's."""
 
     def refuse(*_: Any, **__: Any) -> None:
         time.sleep(0.5)  # the fit continues meanwhile, to its end

@@ -35,7 +35,7 @@ def test_the_held_out_objective_falls(run_dir, stage):
     name = {"supernet": "val/feature", "stage1": "val/kl"}.get(stage, "val/loss")
     inherited = ["--model.init_args.fit_tokens", "0"] if stage in ("supernet", "stage1") else []
     options = ["--ckpt_path", "none", *inherited]
-    start = run_fit(tiny.command(run_dir, stage, *options, verb="validate"))
+    start = run_fit(tiny.command(run_dir, stage, *options, subcommand="validate"))
     after = tiny.fit(run_dir, stage, "--trainer.max_steps", "30", *options)
     assert after.trainer.callback_metrics[name] < 0.97 * start.trainer.callback_metrics[name]
 
@@ -44,7 +44,9 @@ def test_the_held_out_objective_falls(run_dir, stage):
 def test_new_blocks_start_closer_to_the_teacher_when_their_outputs_are_fitted(run_dir, stage):
     def start(tokens):
         options = ["--ckpt_path", "none", "--model.init_args.fit_tokens", str(tokens)]
-        return run_fit(tiny.command(run_dir, stage, *options, verb="validate")).trainer.callback_metrics["val/feature"]
+        return run_fit(tiny.command(run_dir, stage, *options, subcommand="validate")).trainer.callback_metrics[
+            "val/feature"
+        ]
 
     assert start(2000) < 0.8 * start(0)
 
@@ -118,7 +120,7 @@ def test_the_same_fit_twice_in_one_process_gives_the_same_weights(run_dir):
 
 
 def test_the_path_of_a_step_depends_on_seed_and_step_alone(run_dir):
-    cli = run_fit(tiny.command(run_dir, "supernet", "--ckpt_path", "none", verb="validate"))
+    cli = run_fit(tiny.command(run_dir, "supernet", "--ckpt_path", "none", subcommand="validate"))
     sample = cli.model.model.sample_active_subnet
     paths = [sample(cli.model.generator("path", step)) for step in range(40)]
     assert paths == [sample(cli.model.generator("path", step)) for step in range(40)]

@@ -58,7 +58,7 @@ RECIPES = {
 
 
 def prepare_run(run_dir: Path, decoder: dict[str, int] = DECODER, linear: str = "gla") -> None:
-    """A corpus and an architecture (a linear block, then attention) in a new run folder, and its config files."""
+    """Make a corpus and an architecture (a linear block, then attention) in a new run folder, and its config files."""
     corpora = {"recall": CorpusSpec("recall", 20_000, {"pairs": 4, "queries": 6})}
     prepare(str(run_dir / "data"), corpora, val_fraction=0.1, chunk_tokens=24 * 40, progress=False)
     Architecture([linear, "attn"], {linear: {}}).save(run_dir / "architecture.json")
@@ -70,11 +70,11 @@ def prepare_run(run_dir: Path, decoder: dict[str, int] = DECODER, linear: str = 
         (run_dir / f"{stage}.yaml").write_text(json.dumps({"stage": stage, "model": recipe}))
 
 
-def command(run_dir: Path, stage: str, *options: str, source: Path | None = None, verb: str = "fit") -> list[str]:
-    """The command line of one stage; `source` holds its files if that is another folder than `run_dir`."""
+def command(run_dir: Path, stage: str, *options: str, source: Path | None = None, subcommand: str = "fit") -> list[str]:
+    """Return the command line of one stage; `source` holds its files if that is another folder than `run_dir`."""
     source = source or run_dir
     configs = ["--config", f"{source}/common.yaml", "--config", f"{source}/{stage}.yaml"]
-    return [verb, *configs, "--run_dir", str(run_dir), *options]
+    return [subcommand, *configs, "--run_dir", str(run_dir), *options]
 
 
 def fit(run_dir: Path, stage: str, *options: str) -> FitCLI:

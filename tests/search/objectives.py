@@ -19,7 +19,7 @@ def additive(gains: list[float]) -> Callable[[list[Choices]], list[float]]:
 
 
 def interacting(layers: int, seed: int) -> Callable[[list[Choices]], list[float]]:
-    """A random value for every subset of layers: no structure a search could lean on."""
+    """Return a random value for every subset of layers: no structure a search could lean on."""
 
     def objective(candidates: list[Choices]) -> list[float]:
         return [random.Random(f"{seed}{choices}").random() for choices in candidates]
@@ -28,7 +28,7 @@ def interacting(layers: int, seed: int) -> Callable[[list[Choices]], list[float]
 
 
 def exhaustive(objective: Callable[[list[Choices]], list[float]], layers: int, size: int) -> tuple[int, ...]:
-    """The best set of exactly `size` layers, the lexicographically first one of equals."""
+    """Return the best set of exactly `size` layers, the lexicographically first one of equals."""
     sets = list(itertools.combinations(range(layers), size))
     values = objective([tuple("attn" if i in chosen else "gla" for i in range(layers)) for chosen in sets])
     return max(zip(values, sets, strict=True), key=lambda pair: (pair[0], tuple(-i for i in pair[1])))[1]

@@ -9,7 +9,7 @@ LAYERS = 6
 
 
 def synthetic_score(candidates: list[tuple[str, ...]]) -> list[dict[str, float]]:
-    """Retrieval needs layers 1 and 4; multiple choice gains from 2, from a sliding window there nearly as much."""
+    """Score a placement: retrieval needs layers 1 and 4, multiple choice layer 2 or nearly as well a window there."""
     return [
         {
             "recall": 0.1 + 0.5 * (c[1] == "attn") + 0.3 * (c[4] == "attn"),
@@ -93,7 +93,7 @@ def test_bad_input_is_one_sentence(changes: dict, message: str) -> None:
 
 @given(st.lists(st.floats(-3, 3), min_size=2, max_size=2), st.floats(-3, 3))
 @settings(max_examples=50)
-def test_normalised_objective_is_zero_and_one_at_its_references(ends: list[float], value: float) -> None:
+def test_normalized_objective_is_zero_and_one_at_its_references(ends: list[float], value: float) -> None:
     linear, full = ends
     table = {("gla",): linear, ("attn",): full, ("swa",): value}
     objective = CombinedObjective(lambda cs: [{"t": table[c]} for c in cs], ("gla",), ("attn",), {"t": 3.0})

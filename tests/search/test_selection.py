@@ -49,7 +49,12 @@ def measure(folder: Path) -> dict:
 
 def select(folder: Path, trainer: Trainer, settings: dict | None = None, blocks: dict = BLOCKS) -> Selection:
     evaluate = partial(
-        evaluate_candidates, folder=folder / "candidates", train=trainer, measure=measure, settings=settings or {}
+        evaluate_candidates,
+        folder=folder / "candidates",
+        train=trainer,
+        measure=measure,
+        settings=settings or {},
+        made=("model", "checkpoint"),
     )
     return select_block(blocks, PLACEMENT, evaluate)
 

@@ -30,7 +30,7 @@ def write_lines(path, records):
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """Copies of parts of a few data sets."""
+    """Copy parts of a few data sets."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -174,7 +174,7 @@ def test_texts_that_spell_special_tokens_are_scored_whole(kind):
 
 @pytest.fixture(scope="module")
 def local_tasks(tmp_path_factory):
-    """A task of the harness that reads one of the package's own files."""
+    """Return a task of the harness that reads one of the package's own files."""
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "local_knowledge.yaml").write_text(
         f"""
@@ -286,7 +286,7 @@ def test_the_harness_knows_every_task_of_the_shipped_suites():
 
 
 def scored(index, name: str) -> set[str]:
-    """The "metric,filter" names of a task of the harness, or those that all tasks of a group or a tag share."""
+    """Return the "metric,filter" names of a task of the harness, or those that all tasks of a group or a tag share."""
     config = index[name].cfg
     members = index[name].tags if config is None else config["task"] if "group" in config else ()
     if members:

@@ -1,4 +1,4 @@
-"""What lasts as long as a fit is no business of the garbage collector's while it runs, and is again afterwards."""
+"""The garbage collector skips what lasts as long as a fit while it runs, and sees it again afterward."""
 
 import gc
 

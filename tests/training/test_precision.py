@@ -72,7 +72,7 @@ def test_checkpointed_mlps_change_no_weight(run_dir, narrow):
 
 
 def test_frozen_matrices_cost_no_weight_gradient(run_dir):
-    recipe = run_fit(tiny.command(run_dir, "stage1", "--ckpt_path", "none", verb="validate")).model
+    recipe = run_fit(tiny.command(run_dir, "stage1", "--ckpt_path", "none", subcommand="validate")).model
     ids = torch.randint(200, (2, 24))
 
     def flops():

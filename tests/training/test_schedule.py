@@ -1,5 +1,6 @@
 """Parameter groups and the learning-rate schedule."""
 
+import copy
 import math
 
 import pytest
@@ -76,3 +77,12 @@ def test_a_flagged_matrix_does_not_decay():
 def test_nothing_to_train_is_said():
     with pytest.raises(UserError, match="No parameter is trainable"):
         parameter_groups(nn.Linear(2, 2).requires_grad_(False))
+
+
+def test_copied_and_loaded_blocks_do_not_decay_what_they_name():
+    block = build_block("rwkv7", 32, num_heads=2, head_dim=8)
+    loaded = build_block("rwkv7", 32, num_heads=2, head_dim=8)
+    loaded.load_state_dict(block.state_dict(), assign=True)
+    for other in (copy.deepcopy(block), loaded):
+        _, plain = parameter_groups(other)
+        assert {id(other.x_mix), id(other.r_k)} <= {id(parameter) for parameter in plain["params"]}

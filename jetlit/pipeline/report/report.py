@@ -1,9 +1,8 @@
-"""The report of a run: report.md for people, report.json for programs, the same in TensorBoard."""
+"""The report of a run: report.html and report.md for people, report.json for programs, the same in TensorBoard."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,47 +10,29 @@ import torch
 from jetlit_data import load_tokenizer
 
 from jetlit.errors import UserError
-from jetlit.files import read_json, write_json, write_text
+from jetlit.files import check_folder, claim_folder, read_mapping, write_json, write_text
 from jetlit.generation import GenerationEngine, measure_generation
 from jetlit.generation.measurements import cached_measurement
 from jetlit.generation.throughput import prefill_pieces
 from jetlit.models import JetNemotronForCausalLM, load_model
 from jetlit.models.loading import pick_device
+from jetlit.pipeline.command_configs import ReportConfig
 from jetlit.pipeline.report import figures
 from jetlit.pipeline.report.candidates import candidate_figures
+from jetlit.pipeline.report.html import report_page
 from jetlit.pipeline.report.style import save_all
 from jetlit.pipeline.report.tensorboard import loss_curves, write_tensorboard
 from jetlit.pipeline.report.text import Sample, Stored, report_text
-from jetlit.pipeline.stage_config import StageConfig
 from jetlit.pipeline.stages import NAMES
 from jetlit.results import Result, read_result, with_units
 from jetlit.search.selection import Metrics
 from jetlit.tasks import build_tasks, score_tasks
 
 MODELS = ("teacher", "stage1", "stage2")
-
-
-@dataclass
-class ReportConfig(StageConfig):
-    """Write the report of a run: report.md, report.json, figures and TensorBoard's files.
-
-    Attributes:
-        run_dir: folder of the whole run.
-        tasks: what teacher and students are scored on, see `jetlit.tasks.build_task`.
-        prompts: what the teacher and the last student continue.
-        sample_tokens: number of tokens that they add.
-        batch: sequences generated at a time when throughput is measured.
-        context: tokens of context at which it is measured.
-        device: "auto", "cpu" or "cuda".
-    """
-
-    run_dir: str = "runs/quickstart"
-    tasks: list[dict[str, Any]] | None = None
-    prompts: list[str] | None = None
-    sample_tokens: int = 96
-    batch: int = 8
-    context: int = 512
-    device: str = "auto"
+_PLACEMENT = (
+    *("layer_evaluations", "naive_layer_evaluations", "budget", "full_attention", "sliding_window"),
+    *("searched", "uniform"),
+)
 
 
 def report(config: ReportConfig) -> Result:
@@ -60,6 +41,7 @@ def report(config: ReportConfig) -> Result:
     Raises:
         UserError: no stage has finished.
     """
+    check_folder(config.run_dir)
     scores: dict[str, Metrics] = {}
     samples: list[Sample] = []
     for name in MODELS:
@@ -109,7 +91,7 @@ def _continue(model: JetNemotronForCausalLM, tokenizer: Any, prompt: str, tokens
 def write_report(
     run_dir: Path, scores: Mapping[str, Mapping[str, Any]] | None = None, samples: Sequence[Sample] = ()
 ) -> None:
-    """Write report.md, report.json, figures and TensorBoard's files; stages not yet finished are left out.
+    """Write report.html, report.md, report.json, figures and TensorBoard's files; unfinished stages are left out.
 
     Args:
         run_dir: folder of the run.
@@ -123,8 +105,9 @@ def write_report(
     stages = _stored(run_dir, [run_dir / stage for stage in NAMES])
     if not stages:
         raise UserError(f"{run_dir} holds no finished stage: run `jetlit postnas` first, or correct --run_dir.")
+    claim_folder(run_dir)
     evaluations = _stored(run_dir, [run_dir / "eval", *sorted((run_dir / "eval").glob("*/"))])
-    placement = read_json(run_dir / "placement/placement.json") if "placement" in stages else None
+    placement = read_mapping(run_dir / "placement/placement.json", *_PLACEMENT) if "placement" in stages else None
     results = {stage: Result.of(content) for stage, content in stages.items()}
     curves = {stage: lines for stage in stages if (lines := loss_curves(run_dir / stage / "tensorboard"))}
     own = {}
@@ -141,6 +124,10 @@ def write_report(
     drawn = {f"{stage}/{name}": figure for stage, found in searched.items() for name, figure in found.items()} | own
     text = report_text(stages, evaluations, placement, scores, samples, drawn)
     write_text(run_dir / "report.md", text)
+    # The page's tables can be sorted; figures of the same tables would repeat them.
+    shown = {name: figure for name, figure in drawn.items() if not name.endswith("/table.png")}
+    page = report_page(report_text(stages, evaluations, placement, scores, samples, shown), shown)
+    write_text(run_dir / "report.html", page)
     values = {
         "stages": stages,
         "models": {name: with_units(found) for name, found in scores.items()},

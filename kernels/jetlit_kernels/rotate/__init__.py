@@ -1,4 +1,4 @@
-"""Rotary position embedding in the half-split layout of Llama and Qwen, one pass in each direction."""
+"""Rotary position embedding in the half-split layout of Llama and Qwen: angles, and one pass in each direction."""
 
 import torch
 
@@ -31,3 +31,32 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, backend: st
     if resolve_backend(backend, x) == "triton":
         return run(x, cos, sin)
     return reference.rotate(x, cos, sin)
+
+
+def rotary_angles(
+    positions: torch.Tensor, size: int, theta: float, dtype: torch.dtype = torch.float32, *, backend: str = "auto"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cos and sin of position · theta^(−2i/K), computed in float64 in one launch; no gradient.
+
+    Args:
+        positions: [B, T] integers.
+        size: K, even.
+        theta: base of the wavelengths.
+        dtype: of the result.
+        backend: "auto" (Triton on CUDA, plain PyTorch elsewhere), "triton" or "torch".
+
+    Returns:
+        Two tensors [B, T, K/2].
+
+    Raises:
+        ValueError: K is odd, or the backend cannot run here.
+    """
+    if size % 2:
+        raise ValueError(f"rotary_angles needs an even K; got {size}.")
+    if backend == "auto" and torch.compiler.is_compiling():
+        backend = "torch"  # a compiler fuses it just as well
+    if resolve_backend(backend, positions.new_empty(0, dtype=dtype)) == "triton":
+        from jetlit_kernels.rotate import kernels
+
+        return kernels.angles(positions, size, theta, dtype)
+    return reference.rotary_angles(positions, size, theta, dtype)

@@ -1,5 +1,7 @@
 """Triton rotation of pairs of columns."""
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -42,3 +44,30 @@ def launch(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, back: bool) ->
             BACK=back, num_warps=4,
         )  # fmt: skip
     return out
+
+
+@triton.jit
+def angles_kernel(positions, cos, sin, M, RATE: tl.constexpr, HALF: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr):
+    """Compute BM rows of cos and sin; RATE is −log(theta) / HALF; as an argument it would be a float32."""
+    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    column = tl.arange(0, BH)
+    mask = (row < M)[:, None] & (column < HALF)[None, :]
+    position = tl.load(positions + row, mask=row < M, other=0).to(tl.float64)
+    angle = position[:, None] * tl.exp(column.to(tl.float64) * RATE)[None, :]
+    place = row.to(tl.int64)[:, None] * HALF + column[None, :]
+    tl.store(cos + place, tl.cos(angle).to(cos.dtype.element_ty), mask=mask)
+    tl.store(sin + place, tl.sin(angle).to(sin.dtype.element_ty), mask=mask)
+
+
+def angles(positions: torch.Tensor, size: int, theta: float, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cos and sin [B, T, K/2] of `jetlit_kernels.rotary_angles`."""
+    half = size // 2
+    cos, sin = (torch.empty(*positions.shape, half, dtype=dtype, device=positions.device) for _ in range(2))
+    if cos.numel():
+        block = power_of_two(half)
+        height = max(256 // block, 1)
+        angles_kernel[(cdiv(positions.numel(), height),)](
+            positions.contiguous(), cos, sin, positions.numel(), RATE=-math.log(theta) / half, HALF=half, BM=height,
+            BH=block, num_warps=4,
+        )  # fmt: skip
+    return cos, sin

@@ -6,7 +6,7 @@ import importlib
 import time
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from rich.table import Column, Table
 from transformers.utils.logging import disable_progress_bar
 
 from jetlit.cli.parsing import parse
-from jetlit.once import disown, once
+from jetlit.files import check_folder, check_replaceable, claim_folder, existing_paths
+from jetlit.once import UNREAD, by_hand, helps, once
 from jetlit.results import Result, unit_of, write_result
 
 _WIDEST = 10_000  # characters of a line of a file or pipe
 # Subcommands whose result goes to OUT_DIR/result.json.
 _WRITTEN = ("data", "search", "export", "eval")
+# Subcommands that replace OUT_DIR as a whole.
+_REPLACED = ("export", "convert", "consolidate")
 
 
 def run(words: tuple[str, ...], function: str, argv: list[str]) -> None:
@@ -37,25 +40,39 @@ def run(words: tuple[str, ...], function: str, argv: list[str]) -> None:
     module, _, name = function.rpartition(".")
     work = getattr(importlib.import_module(f"jetlit.{module}"), name)
     config: Any = parse(next(iter(typing.get_type_hints(work).values())), argv, " ".join(words))
+    inputs = existing_paths(asdict(config), *UNREAD, words=True)
+    if hasattr(config, "out_dir"):
+        check = check_replaceable if words[0] in _REPLACED else check_folder
+        check(config.out_dir, *inputs)
     if words == ("teacher",):
         _teacher(config, work)
         return
     if words == ("postnas",):
         # Bars of small models' files, dozens of them, would hide those of the stages.
         disable_progress_bar()
-    begun = time.monotonic()
-    if words[0] in _WRITTEN:
-        disown(config.out_dir)
-    result = work(config)
-    if words[0] in _WRITTEN:
-        write_result(config.out_dir, replace(result, seconds=time.monotonic() - begun))
+    if words[0] not in _WRITTEN or (words[0] == "search" and helps(config.out_dir, config.values())):
+        result = work(config)
+    else:
+        with by_hand(config.out_dir):
+            result = _work_and_write(config, work)
     if words in _SHOW:
         _SHOW[words](config, result)
 
 
+def _work_and_write(config: Any, work: Callable[[Any], Result]) -> Result:
+    begun = time.monotonic()
+    result = work(config)
+    if helps(config.out_dir, config.values()):
+        return result  # a run has taken the search over meanwhile
+    claim_folder(config.out_dir)
+    write_result(config.out_dir, replace(result, seconds=time.monotonic() - begun))
+    return result
+
+
 def _teacher(config: Any, prepare: Callable[[Any], Result]) -> None:
     states: list[str] = []
-    once(config.out_dir, config.values(), lambda: prepare(config), states.append)
+    inputs = existing_paths([config.name], words=True)
+    once(config.out_dir, config.values(), lambda: prepare(config), states.append, inputs=inputs, made=("model",))
     before = states[0].startswith("finished")
     print(f"{config.out_dir}/model was prepared before." if before else f"Wrote {config.out_dir}/model.")
 
@@ -111,11 +128,17 @@ def _measured(_: Any, result: Result) -> None:
     _print_table(["measured", "value", "unit"], rows)
 
 
+def _report(config: Any, _: object) -> None:
+    folder = Path(config.run_dir)
+    print(f"Report: {folder / 'report.html'}\nNumbers: {folder / 'report.json'}")
+
+
 def _postnas(config: Any, results: Mapping[str, Result]) -> None:
     folder = Path(config.run_dir)
     figures = ("placement/heatmap.png", "placement/curve.png", "blocks/table.png", "hardware/pareto.png")
     drawn = ", ".join(str(folder / name) for name in figures if (folder / name).exists())
-    print(f"\nReport: {folder / 'report.md'}\nNumbers: {folder / 'report.json'}")
+    print()
+    _report(config, None)
     if drawn:
         print(f"Figures: {drawn}")
     print(f"TensorBoard: tensorboard --logdir {folder}")
@@ -134,6 +157,7 @@ _SHOW: dict[tuple[str, ...], Callable[[Any, Any], None]] = {
     ("bench", "params"): _parameters,
     ("bench", "generation"): _measured,
     ("bench", "training"): _measured,
+    ("report",): _report,
     ("postnas",): _postnas,
 }
 

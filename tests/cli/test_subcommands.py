@@ -1,4 +1,4 @@
-"""The command's verbs on small models, and their answers to mistakes: one sentence, exit status 2."""
+"""The subcommands on small models, and their answers to mistakes: one sentence, exit status 2."""
 
 import json
 import re
@@ -27,7 +27,7 @@ QUICKSTART, RELEASED = CONFIGS / "quickstart", CONFIGS / "jet_nemotron_2b"
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with a teacher, its super network and a placement, none of them trained."""
+    """Return a run folder with a teacher, its super network and a placement, none of them trained."""
     folder = tmp_path_factory.mktemp("models")
     teacher = byte_teacher(LAYERS)
     for name, model in (("teacher", teacher), ("supernet", SuperNetwork(teacher, ("gla",)))):
@@ -38,7 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Runs the command, which must succeed, and returns what it printed."""
+    """Run the command, which must succeed, and return what it printed."""
     capsys.readouterr()
     status = main(list(arguments))
     captured = capsys.readouterr()
@@ -47,7 +47,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Runs the command, which must fail, and returns its one sentence."""
+    """Run the command, which must fail, and return its one sentence."""
     capsys.readouterr()
     assert main(list(arguments)) == 2
     captured = capsys.readouterr()
@@ -62,7 +62,7 @@ def test_help_names_every_command_without_importing_one(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("words", [words for words in SUBCOMMANDS if words[0] not in FITS])
-def test_every_verb_explains_itself(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_subcommand_explains_itself(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main([*words, "--help"])
     assert left.value.code == 0
@@ -116,7 +116,7 @@ def test_a_stage_nobody_knows_is_named(tmp_path: Path, capsys: pytest.CaptureFix
         (["--budget", "1", "--curve_budgets", "[9]"], "budget of 9"),
         (["--budget", "1", "--linear", "jet"], "no linear path 'jet': it offers gla"),
         (["--budget", "1", "--weights", '{"mmlu": 1}'], "no task 'mmlu'"),
-        (["--budget", "1", "--width", "0"], "at least one candidate"),
+        (["--budget", "1", "--width", "0"], "width is 0, but should be greater than or equal to 1"),
         (["--budget", "1", "--sliding_window_budget", "1"], "offers no sliding window"),
         (["--budget", "1", "--device", "tpu9"], "no device 'tpu9'"),
     ],
