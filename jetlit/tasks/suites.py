@@ -7,16 +7,17 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from jetlit_data.options import Range, build
+from jetlit_data.options import build
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
 from jetlit.files import shipped_configs
 from jetlit.models import JetNemotronForCausalLM
 from jetlit.tasks.local_data import leaves, write_task_files
+from jetlit.values import NonNegativeInt
 
 
 @dataclass
@@ -30,7 +31,7 @@ class SuiteTask:
     """
 
     task: str
-    num_fewshot: Annotated[int, Range(0)] = 0
+    num_fewshot: NonNegativeInt = 0
     metric: str = "acc,none"
 
 
