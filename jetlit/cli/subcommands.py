@@ -130,6 +130,11 @@ def _parameters(config: Any, result: Result) -> None:
     print(f"Jet-Nemotron-2B: {counts['Jet-Nemotron-2B/parameters']:,} parameters")
 
 
+def _consolidated(config: Any, checkpoint: Path) -> None:
+    print(f"Read {checkpoint}.")
+    _written(config, None)
+
+
 def _measured(_: Any, result: Result) -> None:
     rows = [[name, f"{value:,.0f}", unit_of(name)] for name, value in result.metrics.items()]
     _print_table(["measured", "value", "unit"], rows)
@@ -154,7 +159,7 @@ def _postnas(config: Any, results: Mapping[str, Result]) -> None:
 
 
 _SHOW: dict[tuple[str, ...], Callable[[Any, Any], None]] = {
-    ("consolidate",): _written,
+    ("consolidate",): _consolidated,
     ("search", "placement"): _placement,
     ("search", "ranking"): _ranking,
     ("search", "blocks"): _blocks,

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from jetlit.callbacks.export_model import write_model
 from jetlit.errors import UserError
 from jetlit.pipeline.fit import FitCLI, FitConfig
-from jetlit.training import last_checkpoint
+from jetlit.training import check_checkpoint, last_checkpoint
 
 # One process builds the model, whatever the fit ran on.
 _HERE = {
@@ -47,8 +47,8 @@ class ConsolidateConfig:
     checkpoint: str | None = None
 
 
-def consolidate(config: ConsolidateConfig) -> None:
-    """Write `config.out_dir`.
+def consolidate(config: ConsolidateConfig) -> Path:
+    """Write `config.out_dir`; return the checkpoint that was read, whose name says its step.
 
     Raises:
         UserError: the fit or its checkpoint is missing, or the file system refused the write.
@@ -62,9 +62,14 @@ def consolidate(config: ConsolidateConfig) -> None:
         raise UserError(f"There is no checkpoint {missing}: correct the path, or let the fit reach one.")
     cli = FitCLI(FitConfig([saved], _HERE))
     cli.model.configure_model()
-    cli.model.load_state_dict(_weights(path))
+    check_checkpoint(path)
+    try:
+        cli.model.load_state_dict(_weights(path))
+    except (RuntimeError, KeyError) as error:
+        raise UserError(f"{path} is no checkpoint of this fit ({str(error).splitlines()[0]}).") from error
     tokenizer = load_tokenizer(cli.datamodule.tokenizer_path) if hasattr(cli.datamodule, "tokenizer_path") else None
     write_model(cli.model.model, tokenizer, Path(config.out_dir))
+    return path
 
 
 def _weights(path: Path) -> dict[str, Any]:

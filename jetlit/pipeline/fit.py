@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import inspect
 import json
 import logging
+import pickle
 import re
 import shutil
 import signal
@@ -21,6 +23,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, Trainer, loggers
 from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
@@ -35,10 +38,11 @@ from jetlit.callbacks import (
     Throughput,
 )
 from jetlit.errors import UserError
-from jetlit.files import atomic_path, check_folder, claim_folder, existing_paths
+from jetlit.files import atomic_path, check_folder, claim_folder, existing_paths, remove_temporaries
 from jetlit.pipeline.config_classes import check_classes
 from jetlit.pipeline.config_errors import one_sentence
 from jetlit.pipeline.configs import Overrides, merge_configs, named_object, parse_config
+from jetlit.pipeline.lock import run_lock
 from jetlit.recipes import Recipe
 from jetlit.results import Result
 from jetlit.training import AtomicCheckpointIO, StageLogger, last_checkpoint
@@ -259,14 +263,26 @@ class FitCLI(LightningCLI):
 
     def fit(self) -> Result:
         """Train, then validate the final weights; see `fit`."""
+        with contextlib.ExitStack() as stack:
+            if self.trainer.is_global_zero and not self.is_dev_run:
+                resolved = self.resolved()
+                check_folder(self.folder, *existing_paths([resolved["model"], resolved["data"]]))
+                claim_folder(self.folder)
+                stack.enter_context(run_lock(self.folder))
+                remove_temporaries(self.folder)  # of a process that was killed while it wrote
+            return self._fit()
+
+    def _fit(self) -> Result:
         checkpoint = self._checkpoint_to_resume()
+        if 0 <= self.trainer.max_steps < _step_of(checkpoint):
+            raise UserError(
+                f"{checkpoint} is {_step_of(checkpoint)} steps old, more than trainer.max_steps "
+                f"{self.trainer.max_steps}: raise it, or start over with --ckpt_path none."
+            )
         for logger in self.trainer.loggers:
             if isinstance(logger, StageLogger):
                 logger.begin_at(_step_of(checkpoint))
         if self.trainer.is_global_zero and not self.is_dev_run:
-            resolved = self.resolved()
-            check_folder(self.folder, *existing_paths([resolved["model"], resolved["data"]]))
-            claim_folder(self.folder)
             with atomic_path(Path(self.trainer.default_root_dir) / "config.yaml") as path:
                 self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
         manifest = self.config_init.manifest
@@ -283,7 +299,9 @@ class FitCLI(LightningCLI):
         """Run the loop "validate" or "test" on a checkpoint and print its losses."""
         if loop == "test" and not is_overridden("test_dataloader", self.datamodule, LightningDataModule):
             self.datamodule.test_dataloader = self.datamodule.val_dataloader  # token data has one held-out split
-        self._call(loop, self._checkpoint_to_evaluate())
+        checkpoint = self._checkpoint_to_evaluate()
+        rank_zero_only(print)(f"Reading {checkpoint or 'the model as it is built'}.", flush=True)
+        self._call(loop, checkpoint)
 
     def _call(self, loop: str, checkpoint: str | None, **settings: Any) -> None:
         run = getattr(self.trainer, loop)
@@ -291,6 +309,14 @@ class FitCLI(LightningCLI):
             run(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=False, **settings)
         except SIGTERMException:
             raise SystemExit(128 + signal.SIGTERM) from None
+        except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            # What loading makes of a checkpoint that is whole, but another model's, or no fit's.
+            if checkpoint is None or not any("checkpoint_connector" in frame.filename for frame in _frames(error)):
+                raise
+            raise UserError(
+                f"{checkpoint} does not fit this config ({str(error).splitlines()[0]}): resume with the config that it "
+                "was made with."
+            ) from error
         except (MisconfigurationException, ValueError) as error:
             if isinstance(error, UserError) or not _is_lightnings(error):
                 raise
@@ -391,6 +417,10 @@ def _is_lightnings(error: Exception) -> bool:
     """Return whether Lightning itself has raised an error: it checks some settings only when a loop begins."""
     last = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
     return str(last.f_globals["__name__"]).startswith("lightning.")
+
+
+def _frames(error: BaseException) -> traceback.StackSummary:
+    return traceback.extract_tb(error.__traceback__)
 
 
 def _step_of(checkpoint: str | None) -> int:

@@ -126,8 +126,10 @@ class WarmupCosine(LambdaLR):
         return {"last_epoch": self.last_epoch, "_step_count": self._step_count, "_last_lr": self._last_lr}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the position."""
+        """Restore the position, at the rate that the present lengths give it."""
         self.__dict__.update(state_dict)
+        for group, highest in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = highest * self.factor(self.last_epoch)
 
 
 def global_norm(tensors: Iterable[Tensor]) -> Tensor:

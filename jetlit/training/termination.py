@@ -15,10 +15,10 @@ from jetlit.training.steps import after_each_step, is_mid_step
 class TerminationAgreement:
     """Asks before each batch whether any process received SIGTERM, and reads the answer before the next batch.
 
-    By then the answer has reached the host, so nothing waits for it, and all processes read it at the same place. A step
-    that has begun is finished, also where it accumulates the gradients of several batches: a checkpoint holds none.
-    Lightning asks with a blocking broadcast in every step, which leaves the device without queued work at each step's
-    beginning and costs a sharded step dozens of milliseconds. One process alone asks nobody.
+    By then the answer has reached the host, so nothing waits for it, and all processes read it at the same place. A
+    step that has begun is finished, also where it accumulates the gradients of several batches: a checkpoint holds
+    none. Lightning asks with a blocking broadcast in every step, which leaves the device without queued work at each
+    step's beginning and costs a sharded step dozens of milliseconds. One process alone asks nobody.
     """
 
     def __init__(self, trainer: Trainer) -> None:
