@@ -1,7 +1,6 @@
 """Files and folders that jetlit writes: whole or not there at all, and never in place of somebody else's."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -35,7 +34,6 @@ _MANY_FILES = 1000
 _WRITE_ERRORS = re.compile(
     r"No space left on device|File too large|Read-only file system|Disk quota|failed writing file"
 )
-REFUSED_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 _checks: list[Callable[[], None]] = []
 
 

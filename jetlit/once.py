@@ -98,7 +98,7 @@ def is_finished(folder: Path, hash: str, read: Mapping[str, str | None] | None =
     if result is None or result["hash"] != hash:
         return False
     marker = _marker(folder)
-    if marker is None or marker["hash"] != hash or marker.get("inputs", read or {}) != (read or {}):
+    if marker is None or marker["hash"] != hash or _changed(marker, read or {}):
         return False
     written = marker.get("artifacts", {})
     found = {name: digest(folder / name) for name in written}
@@ -193,6 +193,11 @@ def _marker(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def _changed(marker: Mapping[str, Any], read: Mapping[str, str | None]) -> list[str]:
+    """Return the inputs whose content is not what it was; one that is gone has not changed."""
+    return [name for name, found in (marker.get("inputs") or {}).items() if read.get(name) not in (None, found)]
+
+
 def _make_ready(
     folder: Path, hash: str, read: Mapping[str, str | None], config: Mapping[str, Any] | None, made: Collection[str]
 ) -> str:
@@ -209,11 +214,11 @@ def _make_ready(
                 "folder."
             )
         state = "begins"
-    elif marker["hash"] == hash and marker.get("inputs", read) == read:
+    elif marker["hash"] == hash and not _changed(marker, read):
         state = "resumes where it was interrupted"
         remove_temporaries(folder)
     else:
-        changed = [name for name, found in marker.get("inputs", {}).items() if read.get(name) != found]
+        changed = _changed(marker, read)
         state = f"its input {changed[0]} changed, redone" if changed else "its configuration or input changed, redone"
         _empty(folder, {*made, *marker.get("files", ())})
     write_json(folder / MARKER, {"hash": hash, "inputs": dict(read), "config": searched})

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = {"jetlit": ROOT, "jetlit_kernels": ROOT / "kernels", "jetlit_data": ROOT / "data"}
 BASE = {"errors", "files", "once", "progress", "registry", "results", "values"}  # below all packages
 TOP = {"jetlit.__main__", "jetlit.registration"}  # above all packages; no module imports them
-BELOW_DATA = {"jetlit.errors", "jetlit.files", "jetlit.registry"}
+BELOW_DATA = {"jetlit.errors", "jetlit.files", "jetlit.registry", "jetlit.values"}
 
 
 def module_name(file: Path, root: Path) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from jetlit.errors import UserError
-from jetlit.once import MARKER, by_hand, once
+from jetlit.files import claim_folder
+from jetlit.once import MARKER, by_hand, helps, once
 from jetlit.results import Result, config_hash, read_result, write_result
 
 NEEDS = {"one": (), "two": ("one",), "other": (), "three": ("two", "other")}
@@ -241,3 +242,170 @@ def test_a_run_killed_while_it_replaces_a_file_is_completed(chain: Chain, at: in
     changed.run()
     assert changed.decision("three") == 7 + 2 + 5 + 3
     assert all(changed.steps(name) <= 2 for name in NEEDS)
+
+
+def leave(folder: Path, *names: str) -> Result:
+    """Work that leaves files."""
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    return Result("s", {}, {})
+
+
+def test_a_file_put_into_an_interrupted_folder_is_not_deleted(tmp_path: Path) -> None:
+    folder, made = tmp_path / "a", ("steps/*", "model")
+
+    def interrupted() -> Result:
+        leave(folder, "steps/1", "model/weights")
+        raise KeyboardInterrupt
+
+    for name in ("thesis.txt", "steps.txt", "models/mine"):
+        with pytest.raises(KeyboardInterrupt):
+            once(folder, {"x": 1}, interrupted, made=made)
+        leave(folder, name)
+        with pytest.raises(UserError, match=rf"holds {name}, which no stage made: move it away"):
+            once(folder, {"x": 2}, interrupted, made=made)
+        assert (folder / name).read_text() == name and (folder / "steps/1").exists()
+        (folder / name).unlink()
+    once(folder, {"x": 2}, lambda: leave(folder, "steps/2"), made=made)
+    assert sorted(path.name for path in folder.iterdir()) == [MARKER, "result.json", "steps"]
+    assert [path.name for path in (folder / "steps").iterdir()] == ["2"]
+
+
+def test_a_file_put_deep_into_a_finished_folder_is_not_deleted(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    once(folder, {"x": 1}, lambda: leave(folder, "steps/1"))
+    leave(folder, "steps/notes.txt")
+    with pytest.raises(UserError, match=r"holds steps/notes.txt, which no stage made"):
+        once(folder, {"x": 2}, lambda: leave(folder))
+
+
+def test_a_folder_on_another_disk_behaves_like_any_other(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "a"
+    folder.parent.mkdir()
+    (tmp_path / "disk").mkdir()
+    folder.symlink_to("../disk")
+    for x in (1, 2, 2, 3):
+        once(folder, {"x": x}, lambda x=x: leave(folder, f"{x}.txt"))
+        files = {path.name for path in (tmp_path / "disk").iterdir()}
+        assert folder.is_symlink() and files >= {f"{x}.txt", "result.json"} and f"{x - 1}.txt" not in files
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "steps").symlink_to(tmp_path / "elsewhere")
+    once(folder, {"x": 4}, lambda: leave(folder, "steps/1"), made=("steps/*",))
+    assert (folder / "steps").is_symlink() and (tmp_path / "elsewhere" / "1").exists()
+
+
+def test_a_link_to_somebodys_folder_and_a_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    leave(tmp_path / "home", "thesis.txt")
+    (tmp_path / "a").symlink_to("home")
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(UserError, match="did not make"):
+        once(tmp_path / "a", {}, lambda: leave(tmp_path / "a"))
+    for place in ("file", "file/inside"):
+        with pytest.raises(UserError, match="file is a file"):
+            once(tmp_path / place, {}, lambda: leave(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_work_whose_input_changed_is_redone_and_says_so(tmp_path: Path) -> None:
+    folder, lines = tmp_path / "run" / "a", []
+    (tmp_path / "run" / "teacher").mkdir(parents=True)
+
+    def go(x: int = 1) -> None:
+        inputs = [str(tmp_path / "run" / "teacher")]
+        key = {"x": x, "run_dir": str(tmp_path / "run")}
+        once(folder, key, lambda: leave(folder, "model"), lines.append, inputs=inputs)
+
+    for content, state in {
+        "one": "begins",
+        "two": "its input ${run_dir}/teacher changed, redone",
+    }.items():
+        (tmp_path / "run" / "teacher" / "weights").write_text(content)
+        go()
+        go()
+        assert lines[-2:] == [state, "finished before, skipped"]
+    (folder / "result.json").unlink()
+    (tmp_path / "run" / "teacher" / "weights").write_text("three")
+    go()
+    assert lines[-1] == "its input ${run_dir}/teacher changed, redone", "nor is interrupted work resumed"
+
+
+def test_work_of_the_earlier_version_noted_no_inputs_and_is_still_read(tmp_path: Path) -> None:
+    folder, lines = tmp_path / "a", []
+    key = {"x": 1}
+    (tmp_path / "input").write_text("")
+    once(folder, key, lambda: leave(folder, "model"))
+    (folder / MARKER).write_text(json.dumps({"hash": config_hash(key), "files": ["model"]}))
+    once(folder, key, lambda: leave(folder), lines.append, inputs=[str(tmp_path / "input")], artifacts=["model"])
+    assert lines == ["finished before, skipped"]
+
+
+def test_an_artifact_that_was_changed_is_named_and_one_that_is_lost_is_made_again(tmp_path: Path) -> None:
+    folder, lines = tmp_path / "a", []
+
+    def go() -> None:
+        once(folder, {}, lambda: leave(folder, "model/weights", "log"), lines.append, artifacts=("model",))
+
+    go()
+    (folder / "log").write_text("read by nobody")
+    go()
+    (folder / "model/weights").write_text("weig")
+    with pytest.raises(UserError, match=r"a/model is not what its stage wrote: bring that file back, or delete"):
+        go()
+    shutil.rmtree(folder / "model")
+    go()
+    assert lines[-1] == "resumes where it was interrupted" and (folder / "model/weights").read_text() == "model/weights"
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "null", '{"hash"'])
+def test_a_damaged_marker_is_named_and_nothing_is_removed(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "a"
+    once(folder, {"x": 1}, lambda: leave(folder, "model"))
+    (folder / MARKER).write_text(content)
+    for x in (1, 2):
+        with pytest.raises(UserError, match=r"once.json is damaged.*delete .*a to have its work redone"):
+            once(folder, {"x": x}, lambda: leave(folder))
+    assert (folder / "model").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "null", '{"hash": 3}'])
+def test_a_damaged_result_is_made_again(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "a"
+    expected = once(folder, {"x": 1}, lambda: leave(folder, "model"))
+    (folder / "result.json").write_text(content)
+    found = once(folder, {"x": 1}, lambda: leave(folder, "model"))
+    assert found.metrics == expected.metrics and read_result(folder) is not None
+
+
+def test_work_by_hand_that_is_refused_leaves_the_folder_to_once(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    once(folder, {"x": 1}, lambda: leave(folder, "model"))
+    with pytest.raises(UserError), by_hand(folder):
+        raise UserError("The option is wrong.")
+    once(folder, {"x": 1}, lambda: pytest.fail("it was finished"))
+    with pytest.raises(UserError, match="The disk"), by_hand(folder):
+        leave(folder, "other")
+        raise UserError("The disk is full.")
+    with pytest.raises(UserError, match="did not make"):
+        once(folder, {"x": 1}, lambda: leave(folder))
+
+
+def test_a_run_joins_a_search_by_hand_of_the_same_settings(tmp_path: Path) -> None:
+    folder, lines = tmp_path / "a", []
+    config = {"blocks": ["gla"], "out_dir": str(folder)}
+    claim_folder(folder, search=config_hash(config))
+    leave(folder, "jobs/1")
+    for other in ({"config": {"blocks": ["jet"]}}, {"other": 1}):
+        with pytest.raises(UserError, match="did not make"):
+            once(folder, other, lambda: leave(folder))
+    assert not helps(folder, config), "nobody else searches"
+
+    def search() -> Result:
+        assert helps(folder, config), "by now, the one by hand only helps"
+        with pytest.raises(UserError, match="searches in .* with other settings"):
+            helps(folder, {"blocks": ["jet"]})
+        return leave(folder, "architecture.json")
+
+    once(folder, {"config": config}, search, lines.append)
+    assert lines == ["resumes what a search by hand began"] and not helps(folder, config)

@@ -107,7 +107,10 @@ class _FastEncoder:
 
     def _run(self, texts: list[str]) -> list[np.ndarray]:
         with _explained(self._name):
-            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+            if len(texts) == 1:  # without threads, which a process that forks later should not have started
+                encodings = [self._backend.encode(texts[0], add_special_tokens=False)]
+            else:
+                encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def _after(self, before: str, part: str, ids: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import litdata
 import numpy as np
 import torch
 from litdata.streaming import downloader
+from litdata.utilities.env import _DistributedEnv
 
 from jetlit.errors import UserError
 from jetlit_data.corpus import check_plain_names, check_size, sha256_of
@@ -65,18 +66,21 @@ def open_split(corpus: str, split: str, block_size: int, *, shuffle: bool, seed:
         seed: seed of the shuffle.
 
     Returns:
-        A data set of {"input_ids": int64 [block_size]}. Ranks and workers iterate over different blocks.
+        A data set of {"input_ids": int64 [block_size]}, the whole split in every process.
     """
     if corpus.startswith("s3://"):
         _allow_plain_http()
-    return litdata.StreamingDataset(
+    dataset = litdata.StreamingDataset(
         f"{corpus.rstrip('/')}/{split}",
         item_loader=TokensLoader(block_size),
         shuffle=shuffle,
-        drop_last=shuffle,
+        drop_last=True,  # drops nothing of a whole split, and litdata warns of anything else in a distributed run
         seed=seed,
         transform=to_example,
     )
+    # litdata would give each process of a distributed run a share, also of the length.
+    dataset.distributed_env = _DistributedEnv(world_size=1, global_rank=0, num_nodes=1)
+    return dataset
 
 
 def _allow_plain_http() -> None:

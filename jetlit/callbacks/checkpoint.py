@@ -1,16 +1,20 @@
 """Checkpoints of a fit."""
 
-from typing import Literal
+import functools
+from pathlib import Path
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from jetlit.training.logger import StageLogger
+from jetlit.training.steps import after_each_step
 from jetlit.values import Count
 
 
 class StageCheckpoint(ModelCheckpoint):
-    """Keeps the newest checkpoint of a fit, and writes one when a scheduler ends the process with SIGTERM.
+    """Keeps the newest checkpoint of a fit. Writes one after the last step and when SIGTERM ends the process, too.
 
     Args:
         dirpath: The folder. Checkpoints are named by their step.
@@ -28,10 +32,50 @@ class StageCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save whenever a step is over that is due, curves and validation included."""
+        super().on_train_start(trainer, pl_module)
+        self._last_global_step_saved = trainer.global_step  # what a resumed fit began with
+        after_each_step(trainer, functools.partial(self._save_if_due, trainer))
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        if trainer.global_step % self._every_n_train_steps == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.global_step == self._last_global_step_saved:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, StageLogger):
+                logger.flush()  # what was logged before a checkpoint is not logged again after it
+        self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the step is not over yet. Inside of a step a checkpoint would lack its gradients."""
+
+    on_validation_end = on_train_epoch_end = on_train_batch_end
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last step, so that every fit ends with a checkpoint of what it exports."""
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save(trainer)
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        """Save, and remove the checkpoints of an earlier process where only the newest is kept."""
+        super()._save_checkpoint(trainer, filepath)
+        if self.save_top_k == 1 and trainer.is_global_zero:
+            for path in Path(str(self.dirpath)).glob("step=*.ckpt"):
+                if path.name != Path(filepath).name:
+                    trainer.strategy.remove_checkpoint(path)
+
+    def _should_remove_checkpoint(self, trainer: Trainer, previous: str, current: str) -> bool:
+        """Return whether a checkpoint gives way to the next: also the one that the fit was resumed from."""
+        return Path(previous).name != Path(current).name and Path(str(self.dirpath)) in Path(previous).parents
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save after a SIGTERM, which ends a fit between steps. Other errors leave no state worth keeping."""
-        if isinstance(exception, SIGTERMException):
-            super().on_exception(trainer, pl_module, exception)
+        if isinstance(exception, SIGTERMException) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save(trainer)
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -26,6 +26,7 @@ class RunManifest(Callback):
         self.stage = stage
         self.hash = hash
         self.metrics: dict[str, float] = {}
+        self._train: dict[str, float] = {}
         self._earlier = 0.0
         self._start = time.perf_counter()
 
@@ -35,12 +36,13 @@ class RunManifest(Callback):
         return self._earlier + time.perf_counter() - self._start
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seconds so far."""
-        return {"seconds": self.seconds}
+        """Return the seconds so far, and the last numbers of the training steps."""
+        return {"seconds": self.seconds, "train": self._train}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the seconds."""
+        """Restore both."""
         self._earlier = state_dict["seconds"]
+        self._train = state_dict.get("train", {})
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start the clock and remove an old result."""
@@ -57,13 +59,24 @@ class RunManifest(Callback):
         self.metrics["trainable_parameters"] = sum(p.numel() for p in parameters if p.requires_grad)
         self.metrics["steps"] = trainer.global_step
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember numbers that a fit resumed from here may not make again."""
+        self._train |= {name: value for name, value in _numbers(trainer).items() if name.startswith("train/")}
+        checkpoint["callbacks"][self.state_key] = self.state_dict()
+
     def gather(self, trainer: Trainer) -> None:
         """Add the trainer's callback metrics, which its next loop resets. Learning rates are left out."""
-        for name, value in trainer.callback_metrics.items():
-            if not name.startswith("lr-"):
-                self.metrics[name] = value.item() if isinstance(value, torch.Tensor) else float(value)
+        self.metrics = self._train | self.metrics | _numbers(trainer)
 
     def result(self, config: dict[str, Any], seed: int | None, decision: Any) -> Result:
         """Return the numbers gathered so far beside a resolved config (JSON values) and the fit's decision."""
         metrics = dict(sorted(self.metrics.items()))
         return Result(self.stage, config, metrics, decision=decision, seed=seed, seconds=self.seconds)
+
+
+def _numbers(trainer: Trainer) -> dict[str, float]:
+    return {
+        name: value.item() if isinstance(value, torch.Tensor) else float(value)
+        for name, value in trainer.callback_metrics.items()
+        if not name.startswith("lr-")
+    }

@@ -59,8 +59,9 @@ class NanGuard(Callback):
         self._batches.append(batch)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Add up the loss of a step (Lightning has divided it by the number of accumulated batches)."""
-        self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
+        """Add up the loss of a step, unscaled; Lightning has divided it by the number of accumulated batches."""
+        loss = loss.detach() / _scale(trainer)
+        self._loss = loss if self._loss is None else self._loss + loss
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Judge the step once its gradients are complete.
@@ -71,7 +72,11 @@ class NanGuard(Callback):
         assert self._loss is not None
         gradients = (parameter.grad for group in optimizer.param_groups for parameter in group["params"])
         norm_of_all = global_norm(gradient for gradient in gradients if gradient is not None)
-        loss, norm, is_bad = self._judge(self._loss.float(), norm_of_all.float())
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            norm_of_all = norm_of_all / _scale(trainer)  # such an optimizer unscales in its step
+        # An epoch's last step may have fewer batches than the loss was divided by.
+        mean = self._loss.float() * (trainer.accumulate_grad_batches / max(len(self._batches), 1))
+        loss, norm, is_bad = self._judge(mean, norm_of_all.float(), _scaler(trainer) is not None)
         if is_logged(trainer, trainer.global_step + 1):
             pl_module.log("train/grad_norm", norm)
         if is_bad:
@@ -87,9 +92,13 @@ class NanGuard(Callback):
     def _highest(self) -> float:
         return float("inf") if self._mean is None or self.spike_factor is None else self.spike_factor * self._mean
 
-    def _judge(self, loss: Tensor, norm: Tensor) -> tuple[float, float, bool]:
-        """Return this rank's loss and norm, and whether the step is bad on any rank; wait for the device once."""
-        is_bad = (~(loss.isfinite() & norm.isfinite()) | (loss > self._highest)).to(loss.dtype)
+    def _judge(self, loss: Tensor, norm: Tensor, scaled: bool) -> tuple[float, float, bool]:
+        """Return this rank's loss and norm, and whether the step is bad on any rank; wait for the device once.
+
+        Where an fp16 scaler is at work, a gradient that overflows is its affair: it skips the step and scales less.
+        """
+        finite = loss.isfinite() if scaled else loss.isfinite() & norm.isfinite()
+        is_bad = (~finite | (loss > self._highest)).to(loss.dtype)
         if distributed.is_available() and distributed.is_initialized():
             # Ranks see different batches: a step that is bad on one is skipped on all.
             distributed.all_reduce(is_bad, distributed.ReduceOp.MAX)
@@ -118,3 +127,15 @@ class NanGuard(Callback):
                 "steps (--nan_guard.action skip)."
             )
         rank_zero_warn(f"{what}; the step is skipped.")
+
+
+def _scaler(trainer: Trainer) -> Any:
+    """Return the gradient scaler of fp16 training, or None."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return scaler if scaler is not None and scaler.is_enabled() else None
+
+
+def _scale(trainer: Trainer) -> Tensor | float:
+    scaler = _scaler(trainer)
+    # Not get_scale, which waits for the device. The scale is made at the first loss.
+    return 1.0 if scaler is None else scaler._get_scale_async() if scaler._scale is not None else scaler.get_scale()

@@ -6,11 +6,14 @@ from jetlit_data import load_tokenizer
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from jetlit.errors import UserError
+from jetlit.models import SuperNetwork
 from jetlit.tasks import Task, build_task, evaluate_task
 
 
 class TaskScores(Callback):
     """Scores the model on tasks at every validation. Scores are logged as `task/NAME/METRIC`.
+
+    Of a super network a path is scored that depends on the seed and the task's name alone.
 
     Args:
         specs: Tasks as `jetlit.tasks.build_task` takes them; None is no tasks.
@@ -42,6 +45,9 @@ class TaskScores(Callback):
             return
         model: Any = pl_module.model
         for task in self.tasks:
+            if isinstance(model, SuperNetwork):  # its active path is that of this process's last batch
+                recipe: Any = pl_module
+                model.sample_active_subnet(recipe.generator("task", task.name), recipe.even_budgets)
             with trainer.precision_plugin.forward_context():
                 score = evaluate_task(model, task)
             values = {"objective": score.objective, **score.metrics}

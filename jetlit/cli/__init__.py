@@ -20,7 +20,7 @@ SUBCOMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("data",): ("turn text into litdata token chunks", "pipeline.data.prepare_data"),
     ("search", "placement"): ("find the layers that keep full attention", "pipeline.placement.search_placement"),
     ("search", "ranking"): ("the baseline: rank layers by restoring one at a time", "pipeline.ranking.rank_layers"),
-    ("search", "blocks"): ("train candidate blocks alike and take the most accurate", "pipeline.blocks.search_blocks"),
+    ("search", "blocks"): ("train candidate blocks alike and take the best", "pipeline.blocks.search_blocks"),
     ("search", "hardware"): (
         "grid over a block's shape under a constant state size",
         "pipeline.hardware.search_hardware",

@@ -10,7 +10,7 @@ from jetlit_data import load_tokenizer
 from jetlit.errors import UserError
 from jetlit.generation import GenerationEngine, Sampling, seeded
 from jetlit.models import load_model
-from jetlit.values import Count, Device, Dtype, Fraction, NonNegativeFloat, Seed
+from jetlit.values import Device, Dtype, Fraction, NonNegativeFloat, NonNegativeInt, Seed
 
 
 @dataclass
@@ -30,7 +30,7 @@ class GenerateConfig:
 
     prompt: str
     model: str = "runs/quickstart/export"
-    max_new_tokens: Count = 128
+    max_new_tokens: NonNegativeInt = 128
     temperature: NonNegativeFloat = 0.0
     top_p: Fraction = 1.0
     device: Device = "auto"
@@ -44,10 +44,7 @@ def generate(config: GenerateConfig) -> None:
     Raises:
         UserError: the prompt is empty, or a value makes no sense; nothing is printed.
     """
-    Sampling(config.temperature, config.top_p)
-    seeded(config.seed, torch.device("cpu"))
-    if config.max_new_tokens < 0:
-        raise UserError(f"max_new_tokens must be 0 or more, not {config.max_new_tokens}.")
+    Sampling(config.temperature, config.top_p)  # checks them before anything is loaded
     model = load_model(config.model, config.dtype, config.device)
     tokenizer = load_tokenizer(config.model)
     text = sys.stdin.read() if config.prompt == "-" else config.prompt

@@ -80,7 +80,8 @@ def _teacher(config: Any, prepare: Callable[[Any], Result]) -> None:
 def _placement(_: Any, result: Result) -> None:
     kept = ", ".join(map(str, result.decision["full_attention"])) or "none"
     done, naive = (result.metrics[f"layer_evaluations/{name}"] for name in ("done", "naive"))
-    print(f"Full attention stays in layers {kept}; {done} layer evaluations instead of {naive} ({naive / done:.1f}x).")
+    print(f"Full attention stays in layers {kept}{_equals(result)}.")
+    print(f"{done} layer evaluations instead of {naive} ({naive / done:.1f}x).")
 
 
 def _ranking(_: Any, result: Result) -> None:
@@ -88,13 +89,19 @@ def _ranking(_: Any, result: Result) -> None:
 
 
 def _blocks(_: Any, result: Result) -> None:
-    print(f"The most accurate block is {result.decision['block']}.")
+    print(f"The search took block {result.decision['block']}{_equals(result)}.")
 
 
 def _hardware(_: Any, result: Result) -> None:
     row = result.config["rows"][result.decision["row"]]
     shape = f"d_K {row['key_dim']}, d_V {row['value_dim']}, {row['heads']} heads"
-    print(f"The most accurate shape of {result.decision['block']} is {shape}.")
+    print(f"The search took shape {shape} of {result.decision['block']}{_equals(result)}.")
+
+
+def _equals(result: Result) -> str:
+    """Name the candidates that are as good as the chosen one."""
+    others = result.decision.get("not_distinguishable_from")  # no earlier version says it
+    return f", not distinguishable from {', '.join(others)}" if others else ""
 
 
 def _written(config: Any, _: object) -> None:

@@ -7,15 +7,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from jetlit_data.corpus import CorpusInfo, check_tokens, corpus_digest, read_corpus
 from jetlit_data.reading import open_split
 from jetlit_data.tokenizer import check_vocabulary
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import ConcatDataset, DataLoader, Subset
+from lightning.pytorch.utilities import rank_zero_warn
+from litdata import StreamingDataset
+from torch.utils.data import DataLoader
 
-from jetlit.datamodules.mixture import Mixture
-from jetlit.datamodules.resumable import ResumableLoader
+from jetlit.datamodules.loaders import HeldOutBatches, TrainingBlocks, TrainingLoader, held_out_loader, process_of
+from jetlit.datamodules.order import BlockOrder
 from jetlit.errors import UserError
 from jetlit.values import BlockSize, Count, NonNegativeInt, PositiveFloat, Seed, check_values
 
@@ -31,18 +33,23 @@ class Corpus:
 class TokenDataModule(LightningDataModule):
     """Streams blocks of tokens: batches of {"input_ids": int64 [batch_size, block_size]}.
 
-    Training shuffles, gives each rank different blocks and drops the last short batch. A Lightning checkpoint holds the
-    position, and a resumed run sees exactly the batches of an undisturbed one. A single corpus can be resumed with
-    another number of ranks or workers or another batch size (litdata redistributes the rest of the epoch), a mixture
-    cannot. A mixture draws the corpus of each block by weight; its epoch ends when one of the corpora is used up.
+    The order of the blocks depends on the corpora, their weights and the seed alone; the processes take them in turn.
+    Batches of the same blocks in all, of few processes or of many, therefore train alike, with any num_workers. Blocks
+    that fill no batch of every process are left out of an epoch. A mixture draws the corpus of each block by weight;
+    its epoch ends when one of the corpora is used up.
+
+    A Lightning checkpoint holds the position as a number of blocks. A resumed run sees exactly the batches of an
+    undisturbed one; with other processes or another batch size it sees each block of the epoch once, or is refused
+    where no step of the new size ends at the position. Validation reads the same blocks whatever the processes.
 
     Args:
         corpora: folder or s3:// path of a corpus that `jetlit data` prepared, or a list of such with weights.
         block_size: tokens T of a block.
         batch_size: blocks B of a batch on each rank.
-        num_workers: loading processes of each rank.
-        seed: seed of shuffling and mixing.
-        val_batches: largest number of validation batches, divided among the corpora by weight.
+        num_workers: loading processes of each rank; 0 loads in the rank's own process.
+        seed: seed of shuffling and mixing, from 0 to 2³² - 1.
+        val_batches: held-out batches of batch_size blocks that all processes read together, divided among the corpora
+            by weight; a warning says where a corpus has fewer.
         vocab_size: rows of the model's embedding, checked against the corpora; None leaves that to the recipe.
     """
 
@@ -99,26 +106,42 @@ class TokenDataModule(LightningDataModule):
         local = Path(self.corpora[0].path) / "tokenizer"
         return str(local) if local.is_dir() else self.infos[0].tokenizer
 
-    def train_dataloader(self) -> ResumableLoader:
-        """Return the loader of this rank's batches; each epoch is shuffled anew."""
-        datasets = [
-            open_split(corpus.path, "train", self.block_size, shuffle=True, seed=self.seed + number)
-            for number, corpus in enumerate(self.corpora)
-        ]
-        weights = [corpus.weight for corpus in self.corpora]
-        dataset = datasets[0] if len(datasets) == 1 else Mixture(datasets, weights, self.seed)
-        return ResumableLoader(dataset, self.batch_size, self.num_workers, self._fingerprint())
+    def train_dataloader(self) -> TrainingLoader:
+        """Return the loader of this process's batches; each epoch is shuffled anew."""
+        chunks = [self._blocks(info, "train") for info in self.infos]
+        order = BlockOrder(chunks, [corpus.weight for corpus in self.corpora], self.seed)
+        process = process_of(self.trainer)
+        blocks = TrainingBlocks(self._open("train"), order, self.batch_size, process)
+        if len(blocks) == 0:
+            raise UserError(
+                f"An epoch has {len(order)} blocks of {self.block_size} tokens, and one batch of all processes takes "
+                f"{blocks.global_batch}: prepare more text (of a mixture's smallest corpus), or lower batch_size or "
+                "block_size."
+            )
+        return TrainingLoader(blocks, self.num_workers, self._fingerprint(), self.trainer)
 
     def val_dataloader(self) -> DataLoader:
-        """Return the loader of the same blocks in the same order every time; Lightning deals them to the ranks."""
+        """Return the loader of this process's share of the held-out blocks, which are the same every time."""
         total = sum(corpus.weight for corpus in self.corpora)
-        parts = []
-        for corpus in self.corpora:
-            dataset = open_split(corpus.path, "val", self.block_size, shuffle=False)
-            count = max(1, round(self.val_batches * self.batch_size * corpus.weight / total))
-            parts.append(Subset(dataset, range(min(count, len(dataset)))))
-        # No workers: validation starts often and reads little.
-        return DataLoader(ConcatDataset(parts), batch_size=self.batch_size, pin_memory=torch.cuda.is_available())
+        chosen = []
+        for number, (corpus, info) in enumerate(zip(self.corpora, self.infos, strict=True)):
+            wanted = max(1, round(self.val_batches * self.batch_size * corpus.weight / total))
+            held_out = sum(self._blocks(info, "val"))
+            if wanted > held_out:
+                rank_zero_warn(
+                    f"Validation asks for {wanted} blocks of {corpus.path}, which has {held_out}: it reads all of "
+                    "these; prepare more text or lower val_batches."
+                )
+            chosen += [(number, block) for block in range(min(wanted, held_out))]
+        process = process_of(self.trainer)
+        return held_out_loader(HeldOutBatches(self._open("val"), np.array(chosen), self.batch_size, process))
+
+    def _open(self, split: str) -> list[StreamingDataset]:
+        return [open_split(corpus.path, split, self.block_size, shuffle=False) for corpus in self.corpora]
+
+    def _blocks(self, info: CorpusInfo, split: str) -> list[int]:
+        """Return the whole blocks of each chunk."""
+        return [chunk.tokens // self.block_size for chunk in info.splits[split].chunks]
 
     def _fingerprint(self) -> str:
         """Return what decides the order of the blocks. It holds no path, so that corpora can be moved."""
@@ -133,14 +156,6 @@ class TokenDataModule(LightningDataModule):
                     f"A block of {self.block_size} tokens is longer than the largest {split} chunk of {path} "
                     f"({largest}): prepare the corpus with larger chunk_tokens or more text, or shorten block_size."
                 )
-        blocks = sum(chunk.tokens // self.block_size for chunk in info.splits["train"].chunks)
-        world_size = self.trainer.world_size if self.trainer is not None else 1
-        needed = self.batch_size * max(self.num_workers, 1) * world_size
-        if blocks < needed:
-            raise UserError(
-                f"{path} has {blocks} blocks of {self.block_size} tokens to train on, and one batch for each loading "
-                f"process takes {needed}: prepare more text, or lower batch_size, num_workers or block_size."
-            )
 
 
 def _checked(corpora: str | list[Corpus] | dict[str, Any]) -> list[Corpus]:

@@ -1,6 +1,7 @@
 """Models in transformers' conventions: the hybrid decoder, its cache, teachers, architectures and the super network."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from jetlit.errors import moved_names
 from jetlit.models.architecture import Architecture, check_budget, uniform_layers
@@ -17,6 +18,8 @@ from jetlit.models.supernet import SuperNetwork
 AutoConfig.register(JetNemotronConfig.model_type, JetNemotronConfig, exist_ok=True)
 AutoModel.register(JetNemotronConfig, JetNemotronModel, exist_ok=True)
 AutoModelForCausalLM.register(JetNemotronConfig, JetNemotronForCausalLM, exist_ok=True)
+# By this name transformers' trainer knows that labels are to be shifted when it smooths them.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[JetNemotronConfig.model_type] = JetNemotronForCausalLM.__name__
 
 __all__ = [
     "Architecture",

@@ -186,8 +186,11 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         if cache is not None:
             cache.check_room(hidden.shape[1])
         rows = hidden.shape[:2]
-        if cu_seqlens is not None:  # a row is a bound like any other
-            hidden, attention_mask = hidden.flatten(0, 1)[None], None
+        packs = cu_seqlens is not None and rows[0] > 1
+        if cu_seqlens is not None:
+            attention_mask = None
+        if packs:  # the rows one after the other
+            hidden = hidden.flatten(0, 1)[None]
             position_ids = None if position_ids is None else position_ids.expand(rows).reshape(1, -1)
         inputs = self.layer_inputs(
             hidden, attention_mask=attention_mask, position_ids=position_ids, cache=cache, cu_seqlens=cu_seqlens
@@ -201,10 +204,14 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
                 states.append(hidden)
         if cache is not None:
             cache.seen_tokens += hidden.shape[1]
+        hidden = self.norm(hidden)
+        if packs:
+            hidden = hidden.view(*rows, -1)
+            states = None if states is None else [state.view(*rows, -1) for state in states]
         return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(hidden).view(*rows, -1),
+            last_hidden_state=hidden,
             past_key_values=cache,
-            hidden_states=None if states is None else tuple(state.view(*rows, -1) for state in states),
+            hidden_states=None if states is None else tuple(states),
         )
 
     def find_bounds(

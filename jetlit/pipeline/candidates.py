@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,10 +17,12 @@ from jetlit.models import Architecture, load_model
 from jetlit.pipeline.fit import FIT_FILES, FitConfig, fit, resolved_config
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result
-from jetlit.search.selection import Evaluate, Metrics
+from jetlit.search.selection import Evaluate, Metrics, Selection
 from jetlit.search.sharing import evaluate_candidates
-from jetlit.tasks import Task, build_tasks, score_tasks
+from jetlit.tasks import Task, build_tasks, guessed_tasks, mean_error, score_tasks
 from jetlit.values import Count, Device, NonEmptyList, Seed
+
+logger = logging.getLogger("jetlit")
 
 # Names in a fit's result -> names in a search's table.
 _NAMES = {"val/loss": "held_out_loss", "val/kl": "held_out_kl"}
@@ -120,9 +123,17 @@ class CandidatesConfig(StageConfig):
         """Return all that the result depends on: of the candidates' fits their settings, not their files' names."""
         return super().values() | {"fit_configs": self._fits().settings(), "fit_overrides": None}
 
+    def _built_tasks(self) -> list[Task]:
+        return build_tasks(self.tasks, load_tokenizer(self.teacher))
+
+    def guessed_by_teacher(self) -> list[str]:
+        """Warn of the tasks on which the teacher is no better than chance, and return their names."""
+        teacher = load_model(self.teacher, device=self.device)
+        return warn_of_guesses("The teacher", score_tasks(teacher, self._built_tasks()))
+
     def evaluation(self, kind: str) -> Evaluate:
         """Return what trains and measures candidates, in `OUT_DIR/KIND/NAME`."""
-        tasks, fits = build_tasks(self.tasks, load_tokenizer(self.teacher)), self._fits()
+        tasks, fits = self._built_tasks(), self._fits()
         return partial(
             evaluate_candidates,
             folder=Path(self.out_dir) / kind,
@@ -139,10 +150,43 @@ def _measure(folder: Path, tasks: Sequence[Task], context: int, device: str) -> 
     dtype = model.lm_head.weight.dtype
     state = [layer.self_attn.state_bytes(1, context, dtype) for layer in model.model.layers]
     linear = [size for size, kind in zip(state, model.config.layer_types or (), strict=True) if not is_attention(kind)]
-    return score_tasks(model, tasks) | {
+    scores = score_tasks(model, tasks)
+    return scores | {
+        "accuracy_stderr": mean_error(scores),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "state_bytes": sum(state),
         "linear_state_bytes": sum(linear),
+    }
+
+
+def warn_of_guesses(model: str, scores: Mapping[str, float]) -> list[str]:
+    """Warn of the tasks on which a model is no better than chance, and return their names.
+
+    Args:
+        model: what it is called.
+        scores: what `score_tasks` returned for it.
+    """
+    found = guessed_tasks(scores)
+    for sentence in found.values():
+        logger.warning(
+            "%s is %s: differences there are noise; ask an easier task or more questions, or train it for longer.",
+            model,
+            sentence,
+        )
+    return list(found)
+
+
+def choice(found: Selection, guessed: Sequence[str]) -> dict[str, Any]:
+    """Return how sure a search's choice is, for its decision.
+
+    Args:
+        found: what it selected.
+        guessed: tasks on which the teacher is no better than chance.
+    """
+    return {
+        "accuracy_stderr": found.candidates[found.chosen].get("accuracy_stderr"),
+        "not_distinguishable_from": found.indistinguishable,
+        "teacher_at_chance": list(guessed),
     }
 
 

@@ -64,7 +64,9 @@ def _wrong_class(text: str) -> str | None:
         rf"{_MISSING}[^(]*\(class_path='([^']+)'", text
     )
     if gone is None:
-        gone = re.search(r"Expected a dot import path string: (.+?)\.?(?: - | Given |$)", text)
+        gone = re.search(
+            r"(?:Expected a dot import path string|Unexpected import path format): (.+?)\.?(?: - | Given |$)", text
+        )
         # A number where a tensor would do is no class.
         gone = None if re.search(r"Expected a <class '(int|float)'>", text) else gone
     return gone and _no_class(gone[1], text)
@@ -86,15 +88,17 @@ def _wrong_value(text: str) -> str | None:
         return f"{key} is now a list of {{path, weight}}: write a corpus as `- {{path: FOLDER, weight: 0.5}}`."
     # The innermost error: those around it repeat the values that hold the wrong one.
     innermost = text.rpartition('Parser key "')[2].partition('": ')[2]
-    inner = re.match(r".*?(?:Given|Got) value: .*?(?= - Expected a|\. Got value: |$)", innermost)
+    inner = re.match(r".*?(?:Given|Got) value:.*?(?= - Expected a|\. Got value: |$)", innermost)
     if not key or inner is None:
         return None
     expected = re.findall(r"Expected a (?:<class '([\w.]+)'>|typing\.Literal\[([^\]]+)\])", inner[0])
     types = dict.fromkeys(kind.rpartition(".")[2] or values.replace(", ", " or ") for kind, values in expected)
     types.pop("NoneType", None)
-    given = re.search(r"(?:Given|Got) value: (?:NestedArg\(.*?val='?([^')]*)'?\)|(.*))", inner[0])
+    given = re.search(r"(?:Given|Got) value: ?(?:NestedArg\(.*?val='?([^')]*)'?\)|(.*))", inner[0])
     if given is None:
         return None
+    if "Not a valid subclass of" in inner[0]:
+        return f"{key} takes the name of a class, or a mapping with class_path and init_args: correct the value."
     if not types:
         return f"{key} is wrong ({inner[0].partition('. Got value')[0]}): correct the value."
     return f"{key} takes {' or '.join(types)}, not {given[1] or given[2].removesuffix('.')!r}: correct the value."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ PATH_KEYS = ("fit_configs", "stages", "report_config")
 _SHIPPED = "jetlit://"
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 _LARGEST = 100_000  # values in a file, aliases expanded
+_DEEPEST = 100  # collections inside each other
 # A config is data: naming a function of `os` or a class in a place of any type must not run it. An empty list is what
 # makes jsonargparse refuse its own list of modules instead of warning.
 set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
@@ -66,9 +68,11 @@ def read_config(file: str | Path) -> dict[str, Any]:
     path = shipped_configs() / name.removeprefix(_SHIPPED) if shipped else Path(file).expanduser()
     try:
         text = path.read_text(encoding="utf-8")
+        _check_depth(text, f"The config {path}")
         root = yaml.compose(text, Loader=yaml.CSafeLoader)
         _check_nodes(root, {}, path)
         config = {} if root is None else get_loader("yaml")(text)
+        _check_texts(config, f"The config {path}")
     except OSError as error:
         raise UserError(f"The config {path} cannot be read ({error.strerror}): correct its path.") from None
     except UnicodeDecodeError:
@@ -146,6 +150,7 @@ def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
 
 def _set(config: dict[str, Any], name: str, value: Any) -> None:
     """Set one value by its dotted name."""
+    _check_texts({name: value}, f"The option --{name}")
     *parents, last = name.split(".")
     for parent in parents:
         config = _child(_arguments(config, parent), parent)
@@ -206,6 +211,41 @@ def _absolute(value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [_absolute(item, folder) for item in value]
     return {key: _absolute(item, folder) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _check_depth(text: str, where: str) -> None:
+    """Refuse YAML so deep that its reader, written in C, would overflow the stack.
+
+    Raises:
+        UserError: it is that deep.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise UserError(f"{where} nests over {_DEEPEST} lists or mappings inside each other: write it flatter.")
+
+
+def _check_texts(value: Any, where: str) -> None:
+    """Check what YAML cannot say of a value: its keys are texts, and texts fit for paths and for being read as YAML.
+
+    Raises:
+        UserError: they are not.
+    """
+    if isinstance(value, str):
+        if "\0" in value:
+            raise UserError(f"{where} has a NUL character in {value!r:.60}: remove it.")
+        if value.count("[") + value.count("{") > _DEEPEST:
+            with contextlib.suppress(yaml.YAMLError):  # it is no YAML, and will not be read as such
+                _check_depth(value, where)
+    elif isinstance(value, list):
+        for item in value:
+            _check_texts(item, where)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise UserError(f"{where} has the key {key!r}, which is no text: put it in quotes, or correct it.")
+            _check_texts(item, where)
 
 
 def _check_nodes(node: yaml.Node | None, sizes: dict[int, int], path: Path) -> int:

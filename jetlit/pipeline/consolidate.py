@@ -5,10 +5,12 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from jetlit_data import load_tokenizer
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from jetlit.callbacks.export_model import write_model
@@ -66,10 +68,27 @@ def consolidate(config: ConsolidateConfig) -> None:
 
 
 def _weights(path: Path) -> dict[str, Any]:
-    if path.is_file():
-        return torch.load(path, map_location="cpu", weights_only=False, mmap=True)["state_dict"]
-    with tempfile.TemporaryDirectory() as folder:
-        # Lightning's own consolidation does not read what ModelParallelStrategy writes.
-        whole = Path(folder) / "whole.ckpt"
-        dcp_to_torch_save(path, whole)
-        return torch.load(whole, map_location="cpu", weights_only=False)["state_dict"]
+    """Return the weights of a checkpoint, a file or a sharded one's folder.
+
+    Raises:
+        UserError: it is not one, it is damaged, or it holds more than plain data and tensors.
+    """
+    try:
+        if not path.is_dir():
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+        with tempfile.TemporaryDirectory() as folder:
+            # Lightning's own consolidation does not read what ModelParallelStrategy writes.
+            whole = Path(folder) / "whole.ckpt"
+            dcp_to_torch_save(path, whole)
+            return torch.load(whole, map_location="cpu", weights_only=False)["state_dict"]  # just written
+    except (
+        AssertionError,
+        EOFError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        UnpicklingError,
+        CheckpointException,
+    ) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise UserError(f"The checkpoint {path} cannot be read ({reason:.200}): give another of the fit's.") from error

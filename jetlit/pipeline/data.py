@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any
 
-from jetlit_data import CorpusSpec, load_tokenizer, prepare
-from jetlit_data.encoding import tokenizer_digest
-from jetlit_data.sources import open_source
+from jetlit_data import CorpusSpec, prepare
 
-from jetlit.errors import UserError
 from jetlit.pipeline.stage_config import StageConfig
-from jetlit.results import Result, read_result
+from jetlit.results import Result
 from jetlit.values import ChunkTokens, Fraction, InnerFraction, Seed
 
 # What the stage leaves in its folder, as patterns. Corpora of today know their files themselves.
@@ -44,30 +38,6 @@ class DataConfig(StageConfig):
     chunk_tokens: ChunkTokens = 2**22
     seed: Seed = 0
     near_duplicates: Fraction | None = None
-
-    def values(self) -> dict[str, Any]:
-        """Return all that the corpora depend on, with digests of the source text and of a tokenizer outside the run."""
-        return super().values() | {"read": self._read}
-
-    @cached_property
-    def _read(self) -> dict[str, str]:
-        """Digests of what lies outside the run, by corpus, and of the tokenizer; once, before anything is made."""
-        earlier = (read_result(self.out_dir) or {}).get("config", {}).get("read", {})
-        digests = {}
-        for name, spec in self.corpora.items():
-            try:
-                digest = getattr(open_source(spec.source, spec.options), "digest", None)
-            except UserError:
-                if name not in earlier:
-                    raise
-                digests[name] = earlier[name]  # the text is gone, so that it has not changed
-            else:
-                if digest is not None:
-                    digests[name] = digest()
-        own = Path(self.run_dir).resolve()
-        if Path(self.tokenizer).is_dir() and not Path(self.tokenizer).resolve().is_relative_to(own):
-            digests["tokenizer"] = tokenizer_digest(load_tokenizer(self.tokenizer))
-        return digests
 
 
 def prepare_data(config: DataConfig) -> Result:

@@ -56,9 +56,6 @@ def evaluate(config: EvaluateConfig) -> Result:
     """
     if (config.tasks is None) == (config.suite is None):
         raise UserError("Say what to score on: give either tasks or a suite.")
-    for name, value in (("limit", config.limit), ("max_length", config.max_length)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}: give a positive number, or leave it out.")
     check_local_data(config.local_data)
     suite = None if config.suite is None else Suite.load(config.suite)
     model = load_model(config.model, config.dtype, config.device)

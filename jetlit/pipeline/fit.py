@@ -9,6 +9,7 @@ import logging
 import re
 import shutil
 import signal
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,6 +107,7 @@ class TrainerValues:
     num_nodes: Count
     accumulate_grad_batches: Count
     log_every_n_steps: NonNegativeInt | None
+    check_val_every_n_epoch: Count | None
     gradient_clip_val: NonNegativeFloat | None
 
 
@@ -289,6 +291,10 @@ class FitCLI(LightningCLI):
             run(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=False, **settings)
         except SIGTERMException:
             raise SystemExit(128 + signal.SIGTERM) from None
+        except (MisconfigurationException, ValueError) as error:
+            if isinstance(error, UserError) or not _is_lightnings(error):
+                raise
+            raise UserError(f"The trainer's settings do not fit: {' '.join(str(error).split())}") from error
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into status 1
                 raise KeyboardInterrupt from None
@@ -379,6 +385,12 @@ def _restore_defaults(config: Any, given: Any) -> None:
 def _is_number(value: Any) -> bool:
     parts = value if isinstance(value, tuple) else (value,)
     return all(isinstance(part, bool | int | float | None) for part in parts)
+
+
+def _is_lightnings(error: Exception) -> bool:
+    """Return whether Lightning itself has raised an error: it checks some settings only when a loop begins."""
+    last = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    return str(last.f_globals["__name__"]).startswith("lightning.")
 
 
 def _step_of(checkpoint: str | None) -> int:

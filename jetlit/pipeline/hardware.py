@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jetlit.files import claim_folder
 from jetlit.models import Architecture
-from jetlit.pipeline.candidates import CandidatesConfig, linear_block
+from jetlit.pipeline.candidates import CandidatesConfig, choice, linear_block
 from jetlit.pipeline.report.candidates import save_candidates
 from jetlit.results import Result, config_hash
 from jetlit.search import selection
@@ -48,7 +48,7 @@ def search_hardware(config: HardwareConfig) -> Result:
     rows = state_size_rows(
         config.state_size, config.key_dims, config.value_dims, config.heads, conv_sizes, config.tolerance
     )
-    values = config.values()
+    values, guessed = config.values(), config.guessed_by_teacher()
     base = Architecture.load(config.architecture)
     block = linear_block(base)
     evaluate = config.evaluation("rows")
@@ -60,7 +60,8 @@ def search_hardware(config: HardwareConfig) -> Result:
         "hardware",
         values | {"rows": {row.name: asdict(row) for row in rows}, "block": block},
         metrics | {"state_size": config.state_size},
-        {"block": block, "row": found.chosen, "config": found.architecture.block_configs[block]},
+        {"block": block, "row": found.chosen, "config": found.architecture.block_configs[block]}
+        | choice(found, guessed),
         values["fit_configs"]["seed_everything"],
     )
     save_candidates(result, Path(config.out_dir))

@@ -13,14 +13,16 @@ from jetlit.errors import UserError
 from jetlit.files import claim_folder, digest, write_json
 from jetlit.models import SuperNetwork
 from jetlit.models.loading import pick_device
+from jetlit.pipeline.candidates import warn_of_guesses
 from jetlit.pipeline.report.figures import placement_figures
 from jetlit.pipeline.report.style import save_all
 from jetlit.pipeline.stage_config import StageConfig
 from jetlit.results import Result, config_hash
 from jetlit.search import placement as search
+from jetlit.search.beam import Choices
 from jetlit.search.evaluation import SubnetEvaluator
 from jetlit.search.sharing import SharedEvaluator
-from jetlit.tasks import Task, build_tasks
+from jetlit.tasks import Task, build_tasks, score_tasks
 from jetlit.values import Count, Device, NonEmptyList, NonNegativeFloat, NonNegativeInt, Seed
 
 # What the stage leaves in its folder, as patterns.
@@ -77,6 +79,14 @@ def search_placement(config: PlacementConfig) -> Result:
         _check_sliding_windows(network, pattern_tasks)
     evaluator = _evaluator(config, network, tasks)
     patterns = _evaluator(config, network, pattern_tasks) if config.sliding_window_budget else None
+    full = _scores(network, ["attn"] * layers, tasks)
+    guessed = warn_of_guesses("The super network with full attention everywhere", full)
+
+    def errors(choices: Choices) -> dict[str, float]:
+        found = _scores(network, list(choices), tasks)
+        # The objective is the metric of this name, or the same negated.
+        return {task.name: found.get(f"{task.name}/{task.objective_name.lstrip('-')}_stderr", 0.0) for task in tasks}
+
     weights = config.weights or {task.name: 1.0 for task in tasks}
     sizes = config.curve_budgets
     if sizes is None:
@@ -91,6 +101,7 @@ def search_placement(config: PlacementConfig) -> Result:
         curve_budgets=sizes,
         sliding_window_budget=config.sliding_window_budget,
         pattern_score=patterns,
+        errors=errors,
     )
     outcome = found.as_dict()
     used = [name for name in dict.fromkeys(found.choices) if name != "attn"]
@@ -107,7 +118,7 @@ def search_placement(config: PlacementConfig) -> Result:
     claim_folder(config.out_dir)
     write_json(Path(config.out_dir) / "placement.json", placement)
     save_all(placement_figures(placement), Path(config.out_dir))
-    metrics: dict[str, Any] = {"value": found.value}
+    metrics: dict[str, Any] = {"value": found.value, "value_stderr": found.value_stderr}
     for task in tasks:
         metrics[f"{task.name}/placement"] = found.scores[task.name]
         metrics[f"{task.name}/all_linear"] = found.linear_scores[task.name]
@@ -116,7 +127,11 @@ def search_placement(config: PlacementConfig) -> Result:
         if scorer is not None:
             metrics |= {f"{prefix}/{name}": count for name, count in vars(scorer.counts).items()}
     values = config.values() | {"weights": weights, "curve_budgets": sizes, "linear": linear}
-    decision = {key: outcome[key] for key in ("full_attention", "sliding_window", "choices")}
+    decision = {key: outcome[key] for key in ("full_attention", "sliding_window", "choices", "value_stderr")}
+    decision["not_distinguishable_from"] = [
+        f"layers {' and '.join(map(str, equal))}" if equal else "no layer" for equal in found.indistinguishable
+    ]
+    decision["teacher_at_chance"] = guessed
     return Result("placement", values, metrics, decision, config.seed)
 
 
@@ -128,6 +143,11 @@ def _evaluator(config: PlacementConfig, network: SuperNetwork, tasks: list[Task]
     key: dict[str, Any] = {"supernet": config.supernet, "weights": digest(config.supernet), "tasks": config.tasks}
     key |= {"run_dir": config.run_dir, "scored": [task.name for task in tasks]}
     return SharedEvaluator(evaluator, Path(config.out_dir) / "shared", key, config.workers)
+
+
+def _scores(network: SuperNetwork, choices: list[str], tasks: list[Task]) -> dict[str, float]:
+    network.set_active_subnet(choices)
+    return score_tasks(network, tasks)
 
 
 def _linear_path(network: SuperNetwork, name: str | None) -> str:

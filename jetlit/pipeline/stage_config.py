@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any
 
 from jetlit.values import check_values
@@ -28,6 +28,8 @@ class StageConfig:
             return os.path.expanduser(filled) if filled.startswith("~/") else filled
         if isinstance(value, dict):
             return {key: self._filled(item) for key, item in value.items()}
+        if is_dataclass(value) and not isinstance(value, type):
+            return replace(value, **{each.name: self._filled(getattr(value, each.name)) for each in fields(value)})
         return [self._filled(item) for item in value] if isinstance(value, list) else value
 
     def values(self) -> dict[str, Any]:

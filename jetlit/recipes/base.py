@@ -25,11 +25,13 @@ from jetlit.training.fsdp import is_sharded, shard_layers, shard_recipe
 from jetlit.training.logger import RunningMeans, is_logged
 from jetlit.training.optimizer import WarmupCosine, check_optimizer, name_states, parameter_groups
 from jetlit.training.precision import computes_in_bfloat16, narrow_frozen, widen_frozen
+from jetlit.training.steps import is_mid_step
 from jetlit.training.teacher import FrozenTeacher
 from jetlit.training.termination import agree_on_termination
 from jetlit.values import Count, Seed, check_values
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+"""{"input_ids": int64 [B, T]}; a held-out batch may have a "number" and a "weight" (jetlit.datamodules)."""
 
 
 class Recipe(LightningModule):
@@ -80,6 +82,7 @@ class Recipe(LightningModule):
         self.compile_layers = compile
         self.reshard_after_forward = reshard_after_forward
         self.model: Any = None
+        self._batches_of_step = 0
         self.train_losses = RunningMeans()
         self.val_losses = RunningMeans()
 
@@ -118,15 +121,26 @@ class Recipe(LightningModule):
         """Return the objective of a batch; log running means at logging steps."""
         losses = self.losses(batch["input_ids"])
         self.train_losses.update(losses, weight=len(batch["input_ids"]))
-        optimizer_steps = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
-        if optimizer_steps and is_logged(self.trainer, self.global_step + 1):
+        self._batches_of_step += 1
+        if not is_mid_step(self.trainer) and is_logged(self.trainer, self.global_step + 1):
             self.log_dict(self.train_losses.take("train"), prog_bar=True)
         return losses["objective"]
 
+    def on_after_backward(self) -> None:
+        """Make the gradient the mean over a step's batches. An epoch's last step may have fewer than the others."""
+        planned = self.trainer.accumulate_grad_batches
+        if is_mid_step(self.trainer):
+            return
+        if self._batches_of_step < planned:
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad *= planned / self._batches_of_step
+        self._batches_of_step = 0
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add up the held-out losses of a batch."""
-        losses = self.held_out_losses(batch["input_ids"], batch_idx)
-        self.val_losses.update(losses, weight=len(batch["input_ids"]))
+        """Add up the held-out losses of a batch, by the number and weight that it may have."""
+        losses = self.held_out_losses(batch["input_ids"], batch.get("number", batch_idx))
+        self.val_losses.update(losses, weight=batch.get("weight", len(batch["input_ids"])))
 
     def on_validation_epoch_end(self) -> None:
         """Log the held-out means over all batches and processes."""
@@ -231,12 +245,18 @@ class Recipe(LightningModule):
             widen_frozen(self.model)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the recipe's arguments, and name optimizer states so that any number of processes can resume."""
+        """Add arguments and running means, and name optimizer states so that any number of processes can resume."""
         key = self.CHECKPOINT_HYPER_PARAMS_KEY
+        checkpoint["train_losses"] = self.train_losses.totals()
         checkpoint[key] = self._plain_arguments | checkpoint.get(key, {})
         if "optimizer_states" in checkpoint:
             states = checkpoint["optimizer_states"]
             checkpoint["optimizer_states"] = name_states(states, self.trainer.optimizers, self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the running means."""
+        if self._trainer is not None and self.trainer.is_global_zero:
+            self.train_losses.restore(checkpoint.get("train_losses", {}))
 
 
 def _encode(value: Any) -> Any:

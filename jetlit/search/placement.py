@@ -12,6 +12,9 @@ from jetlit.search.beam import Choices, Placement, beam_search, place
 Score = Callable[[list[Choices]], list[dict[str, float]]]
 """Scores subnetworks: for each one, every task's objective, larger is better."""
 
+Errors = Callable[[Choices], Mapping[str, float]]
+"""Gives the standard error of every task's objective for a subnetwork."""
+
 SMALLEST_GAP = 0.01
 """A smaller gain of full attention on a task (accuracy, or nats) is noise and not scaled up."""
 
@@ -36,6 +39,7 @@ class CombinedObjective:
 
     def __init__(self, score: Score, linear: Choices, full: Choices, weights: Mapping[str, float]) -> None:
         self._score = score
+        self.seen: dict[Choices, float] = {}
         self.linear, self.full = score([linear, full])
         unknown = sorted(set(weights) - set(self.linear))
         if unknown:
@@ -52,13 +56,21 @@ class CombinedObjective:
         """Return the objective of a subnetwork with these task scores."""
         terms = []
         for task, weight in sorted(self.weights.items()):
-            gap = abs(self.full[task] - self.linear[task])
-            terms.append(weight * ((scores[task] - self.linear[task]) / max(gap, SMALLEST_GAP)))
+            terms.append(weight * ((scores[task] - self.linear[task]) / self._gap(task)))
         return sum(terms)
 
+    def combine_errors(self, errors: Mapping[str, float]) -> float:
+        """Return the standard error of the objective from those of the tasks, with exact reference points."""
+        return math.hypot(*(weight * errors[task] / self._gap(task) for task, weight in sorted(self.weights.items())))
+
+    def _gap(self, task: str) -> float:
+        return max(abs(self.full[task] - self.linear[task]), SMALLEST_GAP)
+
     def __call__(self, candidates: list[Choices]) -> list[float]:
-        """Return the objective of each candidate."""
-        return [self.combine(scores) for scores in self._score(candidates)]
+        """Return the objective of each candidate; `seen` keeps it."""
+        values = [self.combine(scores) for scores in self._score(candidates)]
+        self.seen |= dict(zip(candidates, values, strict=True))
+        return values
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,9 @@ class PlacementResult:
         full_attention: Layers with full attention.
         sliding_window: Layers with sliding-window attention.
         value: Combined objective without the sliding windows: 0 as without full attention, 1 as with nothing else.
+        value_stderr: Its standard error over the tasks' questions; None where the errors of the scores are not known.
+        indistinguishable: Other sets of layers within the budget, seen in the search, whose value lies within one
+            standard error, the better ones first.
         scores: Scores of the final subnetwork, sliding windows included.
         linear_scores: Scores without any full-attention layer.
         full_scores: Scores with full attention everywhere.
@@ -92,6 +107,8 @@ class PlacementResult:
     full_attention: tuple[int, ...]
     sliding_window: tuple[int, ...]
     value: float
+    value_stderr: float | None
+    indistinguishable: list[tuple[int, ...]]
     scores: dict[str, float]
     linear_scores: dict[str, float]
     full_scores: dict[str, float]
@@ -115,6 +132,7 @@ def search_placement(
     curve_budgets: Sequence[int] = (),
     sliding_window_budget: int = 0,
     pattern_score: Score | None = None,
+    errors: Errors | None = None,
 ) -> PlacementResult:
     """Search which layers keep full attention.
 
@@ -132,6 +150,7 @@ def search_placement(
         curve_budgets: Sizes at which the search is compared with uniform placement.
         sliding_window_budget: The largest number of sliding-window layers.
         pattern_score: Scores on the tasks that decide on sliding windows; they all weigh the same.
+        errors: Standard errors of the tasks' objectives for a subnetwork; None leaves the choice without an error.
 
     Raises:
         UserError: A budget exceeds the layers, or a task is unknown.
@@ -147,6 +166,13 @@ def search_placement(
     found = beam_search(objective, base, "attn", max((budget, *sizes)), width)
     chosen = _smallest_best(found[: budget + 1])
     choices = place(base, chosen.layers, "attn")
+    error = None if errors is None else objective.combine_errors(errors(choices))
+    near = chosen.value - (error or 0.0)
+    equals = [
+        Placement(tuple(index for index, name in enumerate(seen) if name == "attn"), value)
+        for seen, value in objective.seen.items()
+        if seen != choices and value >= near and seen.count("attn") <= budget
+    ]
     windows: tuple[int, ...] = ()
     if sliding_window_budget:
         assert pattern_score is not None
@@ -165,6 +191,8 @@ def search_placement(
         full_attention=chosen.layers,
         sliding_window=windows,
         value=chosen.value,
+        value_stderr=error,
+        indistinguishable=[layers for layers, _ in sorted(equals, key=lambda equal: (-equal.value, equal.layers))],
         scores=score([choices])[0],
         linear_scores=objective.linear,
         full_scores=objective.full,

@@ -17,15 +17,23 @@ Evaluate = Callable[[Mapping[str, Architecture]], dict[str, Metrics]]
 
 @dataclass(frozen=True)
 class Selection:
-    """The name and the architecture of the most accurate candidate, and the metrics of each in the order given."""
+    """What a search took.
+
+    Attributes:
+        chosen: Name of the candidate that was taken.
+        architecture: Its architecture.
+        candidates: Metrics of each candidate, in the order given.
+        indistinguishable: Others whose accuracy lies within one standard error of the best one, the better ones first.
+    """
 
     chosen: str
     architecture: Architecture
     candidates: dict[str, Metrics]
+    indistinguishable: list[str]
 
 
 def select_block(blocks: Mapping[str, Mapping[str, Any]], placement: Architecture, evaluate: Evaluate) -> Selection:
-    """Train each block, given by name with its arguments, in one placement; take the most accurate (paper, table 1).
+    """Train each block, given by name with its arguments, in one placement; take the best (`ranked`; paper, table 1).
 
     Raises:
         UserError: A block is unknown or its arguments do not fit; nothing has been trained then.
@@ -42,7 +50,7 @@ def search_hardware(
     architecture: Architecture,
     evaluate: Evaluate,
 ) -> Selection:
-    """Train the linear layers in every shape of a grid and take the most accurate (paper, section 2.5 and table 2).
+    """Train the linear layers in every shape of a grid and take the best (`ranked`; paper, section 2.5 and table 2).
 
     `block_config` holds the arguments of the block that the rows do not set.
 
@@ -57,18 +65,24 @@ def search_hardware(
 
 def _select(architectures: Mapping[str, Architecture], evaluate: Evaluate) -> Selection:
     found = evaluate(architectures)
-    chosen = most_accurate(found)
-    return Selection(chosen, architectures[chosen], found)
+    chosen, *others = ranked(found)
+    return Selection(chosen, architectures[chosen], found, others)
 
 
-def most_accurate(candidates: Mapping[str, Metrics]) -> str:
-    """Return the name of the best candidate. Only numbers that a rerun repeats decide, never a measured time.
+def ranked(candidates: Mapping[str, Metrics]) -> list[str]:
+    """Return the names of the candidates that are as accurate as the best one, the one to take first.
 
-    The highest accuracy wins; the lower held-out loss decides between equals, then the order given.
+    These are all whose "accuracy" lies within one standard error of the highest, by the "accuracy_stderr" of the
+    candidate that has it; 0 where it has none. Among them the lower "held_out_loss" is better, then the higher
+    "decode_tokens_per_s", then the earlier place. A measured speed thus decides between equal losses alone, and it is
+    kept beside the candidate, so that a rerun decides alike.
     """
+    best = max(candidates.values(), key=lambda metrics: (metrics["accuracy"], -(metrics.get("accuracy_stderr") or 0.0)))
+    least = best["accuracy"] - (best.get("accuracy_stderr") or 0.0)
+    equal = [name for name, metrics in candidates.items() if metrics["accuracy"] >= least]
 
-    def rank(name: str) -> tuple[float, float]:
-        loss = candidates[name].get("held_out_loss")
-        return -candidates[name]["accuracy"], float("inf") if loss is None else loss
+    def key(name: str) -> tuple[float, float]:
+        loss, speed = (candidates[name].get(metric) for metric in ("held_out_loss", "decode_tokens_per_s"))
+        return float("inf") if loss is None else loss, -(speed or 0.0)
 
-    return min(candidates, key=rank)
+    return sorted(equal, key=key)

@@ -191,3 +191,26 @@ def score_tasks(model: nn.Module, tasks: Sequence[Task]) -> dict[str, float]:
         scores |= {f"{task.name}/{name}": value for name, value in evaluate_task(model, task).metrics.items()}
         scores[f"{task.name}/chance"] = task.chance
     return scores | {"accuracy": sum(scores[f"{task.name}/accuracy"] for task in tasks) / len(tasks)}
+
+
+def mean_error(scores: Mapping[str, float]) -> float:
+    """Return the standard error of "accuracy", the mean over the tasks, in what `score_tasks` returned."""
+    tasks = [name.removesuffix("/chance") for name in scores if name.endswith("/chance")]
+    return math.hypot(*(scores.get(f"{task}/accuracy_stderr", 0.0) for task in tasks)) / len(tasks)
+
+
+def guessed_tasks(scores: Mapping[str, float]) -> dict[str, str]:
+    """Return the tasks on which a model is no better than chance, by name, each with a sentence that says so.
+
+    That is an accuracy of at most two standard errors above that of blind guessing.
+
+    Args:
+        scores: what `score_tasks` returned.
+    """
+    found = {}
+    for task in (name.removesuffix("/chance") for name in scores if name.endswith("/chance")):
+        accuracy, chance = scores[f"{task}/accuracy"], scores[f"{task}/chance"]
+        error = scores.get(f"{task}/accuracy_stderr", 0.0)
+        if accuracy <= chance + 2 * error:
+            found[task] = f"right in {accuracy:.1%} ± {error:.1%} of {task}, where guessing is right in {chance:.1%}"
+    return found

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from jetlit_data.corpus import corpus_digest, read_corpus
 from jetlit_data.encoding import tokenizer_digest
-from jetlit_data.options import Positive
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
 from jetlit.tasks.base import Task, register_task, summarize_choices
 from jetlit.tasks.batches import Row, make_batches
+from jetlit.values import Count
 
 
 @register_task("continuation")
@@ -27,9 +27,9 @@ class Continuation:
     """
 
     corpus: str
-    questions: Positive = 64
-    context: Positive = 64
-    length: Positive = 16
+    questions: Count = 64
+    context: Count = 64
+    length: Count = 16
     seed: int = 0
 
     def build(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Task:

@@ -6,11 +6,12 @@ from itertools import islice
 from typing import Any
 
 from jetlit_data.generators import GENERATORS, Generator
-from jetlit_data.options import Positive, build
+from jetlit_data.options import build
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.tasks.base import Task, register_task, summarize_answers
 from jetlit.tasks.batches import encode_row, make_batches
+from jetlit.values import Count
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class GeneratedTask:
 def _kind(name: str, generator: Callable[..., Generator]) -> Callable[..., GeneratedTask]:
     """Return the kind of task of a generator: it takes the generator's settings, `documents` and `seed`."""
 
-    def settings(documents: Positive = 32, seed: int = 0, **options: Any) -> GeneratedTask:
+    def settings(documents: Count = 32, seed: int = 0, **options: Any) -> GeneratedTask:
         return GeneratedTask(build(generator, f'Generator "{name}"', options), documents, seed)
 
     return settings

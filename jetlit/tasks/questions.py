@@ -8,13 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from jetlit_data.options import Positive
 from jetlit_data.sources.reading import decode
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
 from jetlit.tasks.base import Task, register_task, summarize_answers, summarize_choices
 from jetlit.tasks.batches import Row, encode_row, make_batches
+from jetlit.values import Count
 
 
 @register_task("exact_answer")
@@ -23,7 +23,7 @@ class ExactAnswer:
     """Questions of a JSONL file with lines {"prompt": ..., "answer": ...}; see `read_records` for path and limit."""
 
     path: str
-    limit: Positive | None = None
+    limit: Count | None = None
 
     def build(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Task:
         """Return the task."""
@@ -45,7 +45,7 @@ class MultipleChoice:
     """
 
     path: str
-    limit: Positive | None = None
+    limit: Count | None = None
 
     def build(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Task:
         """Return the task."""

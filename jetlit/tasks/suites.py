@@ -7,16 +7,17 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from jetlit_data.options import Range, build
+from jetlit_data.options import build
 from transformers import PreTrainedTokenizerBase
 
 from jetlit.errors import UserError
 from jetlit.files import shipped_configs
 from jetlit.models import JetNemotronForCausalLM
 from jetlit.tasks.local_data import leaves, write_task_files
+from jetlit.values import NonNegativeInt
 
 
 @dataclass
@@ -30,7 +31,7 @@ class SuiteTask:
     """
 
     task: str
-    num_fewshot: Annotated[int, Range(0)] = 0
+    num_fewshot: NonNegativeInt = 0
     metric: str = "acc,none"
 
 
@@ -73,7 +74,7 @@ def _find(path: str | Path) -> Path:
     """Return the file of a suite. Raises UserError if there is none."""
     shipped = {file.stem: file for file in sorted((shipped_configs() / "eval").glob("*.yaml"))}
     file = Path(path).expanduser()
-    if not file.exists() and str(path) in shipped:
+    if not file.is_file() and str(path) in shipped:
         return shipped[str(path)]
     if not file.exists():
         raise UserError(f"There is no suite {path}: give a YAML file, or one of {', '.join(shipped)}.")

@@ -1,12 +1,14 @@
 """Checkpoints that are always whole, and the search for the last one."""
 
+import zlib
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
+from jetlit.errors import UserError
 from jetlit.files import atomic_path
 
 
@@ -20,6 +22,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         with atomic_path(path) as temporary:
             super().save_checkpoint(checkpoint, temporary, storage_options)
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a checkpoint; a damaged one is a UserError."""
+        if "://" not in str(path):
+            check_checkpoint(path)
+        return super().load_checkpoint(path, *args, **kwargs)
 
 
 class BackgroundCheckpointIO(AsyncCheckpointIO):
@@ -51,3 +59,20 @@ def last_checkpoint(folder: str | Path) -> Path | None:
     """
     whole = [path for path in Path(folder).glob("*.ckpt") if path.is_file() or is_zipfile(path / "meta.pt")]
     return max((path for path in whole if not path.name.startswith(".")), key=lambda path: path.name, default=None)
+
+
+def check_checkpoint(path: str | Path) -> None:
+    """Check that a checkpoint is whole, by the sums that PyTorch's archive holds of each of its parts.
+
+    Raises:
+        UserError: it is none, or damaged. Of a sharded one only its metadata is checked.
+    """
+    file = Path(path) / "meta.pt" if Path(path).is_dir() else Path(path)
+    try:
+        with ZipFile(file) as archive:
+            damaged = archive.testzip()
+            parts = {name.rpartition("/")[2] for name in archive.namelist()}
+    except (BadZipFile, OSError, zlib.error) as error:
+        raise UserError(f"{path} is no checkpoint, or a damaged one ({error}): resume from another.") from None
+    if damaged is not None or "data.pkl" not in parts:
+        raise UserError(f"{path} is damaged ({damaged or 'data.pkl is missing'}): resume from another checkpoint.")

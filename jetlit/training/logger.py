@@ -4,6 +4,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchmetrics import SumMetric
 
@@ -20,6 +21,11 @@ class StageLogger(TensorBoardLogger):
         """Discard what an earlier process logged at `step` and later, so that a resumed curve has no seam."""
         self._kwargs["purge_step"] = step
 
+    @rank_zero_only
+    def flush(self) -> None:
+        """Write what was logged to the disk."""
+        self.experiment.flush()
+
 
 def is_logged(trainer: Trainer, step: int) -> bool:
     """Return whether numbers are logged after `step` optimizer steps, according to `trainer.log_every_n_steps`."""
@@ -28,7 +34,7 @@ def is_logged(trainer: Trainer, step: int) -> bool:
 
 
 class RunningMeans:
-    """One running mean for each name. No checkpoint holds them.
+    """One running mean for each name.
 
     Each mean is a `SumMetric` over tensors that are on the device already. torchmetrics' weighted mean copies its
     weight to the device in every update, which waits for all queued work.
@@ -36,6 +42,7 @@ class RunningMeans:
 
     def __init__(self) -> None:
         self._sums: dict[str, SumMetric] = {}
+        self._restored: dict[str, float] = {}
 
     def update(self, losses: dict[str, Tensor], weight: float) -> None:
         """Add the scalars of one batch, always of the same names, with the weight of the batch."""
@@ -44,6 +51,8 @@ class RunningMeans:
             if name not in self._sums:
                 # A check for NaN would wait for the device; the NaN guard checks once a step.
                 self._sums[name] = SumMetric(nan_strategy="disable").to(loss.device)
+                if name in self._restored:
+                    self._sums[name].update(self._restored.pop(name))
             self._sums[name].update(loss.detach() * weight)
 
     def take(self, prefix: str) -> dict[str, Tensor]:
@@ -54,3 +63,11 @@ class RunningMeans:
         self._sums.clear()
         weight = sums.pop(_WEIGHT)
         return {f"{prefix}/{name}": total / weight for name, total in sums.items()}
+
+    def totals(self) -> dict[str, float]:
+        """Return the sums over all processes so far, for a checkpoint; all processes call this together."""
+        return {name: total.compute().item() for name, total in self._sums.items()} or self._restored
+
+    def restore(self, totals: dict[str, float]) -> None:
+        """Continue from a checkpoint's sums. One process does that, since they are of all."""
+        self._restored = dict(totals)

@@ -38,7 +38,7 @@ def fit_to_teacher(
     """Fit the output projections of new linear blocks to the teacher on the first training data (`fit_outputs`).
 
     Both models move to the trainer's device. Nothing is done outside of a fit, without a data module, or if the weights
-    come from a checkpoint. `tokens` is over all processes, rounded up to whole sequences of each.
+    come from a checkpoint. `tokens` is over all processes, rounded up to whole sequences, at least one of each process.
     """
     if not tokens or trainer is None or trainer.datamodule is None or trainer.ckpt_path is not None:
         return
@@ -50,7 +50,9 @@ def fit_to_teacher(
     for batch in trainer.datamodule.train_dataloader():
         ids = batch["input_ids"]
         if not batches:
-            missing = math.ceil(tokens / trainer.world_size / ids.shape[1])
+            sampler = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
+            rank, processes = sampler["rank"], sampler["num_replicas"]  # each takes every Nth sequence
+            missing = len(range(rank, max(math.ceil(tokens / ids.shape[1]), processes), processes))
         batches.append(ids[:missing].to(device))  # cutting the last batch keeps the start independent of its size
         missing -= len(batches[-1])
         if missing == 0:

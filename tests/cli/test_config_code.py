@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch import Callback
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, StepLR
@@ -13,6 +14,7 @@ from jetlit.errors import UserError
 from jetlit.pipeline.configs import load_config
 from jetlit.pipeline.consolidate import ConsolidateConfig, consolidate
 from jetlit.pipeline.evaluate import EvaluateConfig
+from jetlit.training import last_checkpoint
 from tests.recipes import tiny
 
 HERE = __name__
@@ -141,3 +143,21 @@ def test_classes_of_ones_own_and_functions_that_say_what_they_return_are_taken(r
     names = [f"--model.optimizer={HERE}.own_optimizer", f"--model.scheduler={HERE}.own_schedule"]
     recipe = open_fit(tiny.command(run_dir, "stage1", *names)[1:]).model
     assert recipe.optimizer is own_optimizer and recipe.scheduler is own_schedule
+
+
+class Bomb:
+    """What unpickles to a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_consolidate_unpickles_no_code(run_dir, tmp_path):
+    checkpoint = last_checkpoint(run_dir / "teacher/checkpoints")
+    torch.save(torch.load(checkpoint) | {"callbacks": Bomb(tmp_path / "made")}, checkpoint)
+    with pytest.raises(UserError, match="cannot be read"):
+        consolidate(ConsolidateConfig(str(run_dir / "teacher"), str(tmp_path / "model")))
+    assert not (tmp_path / "made").exists()

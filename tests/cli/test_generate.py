@@ -1,4 +1,4 @@
-"""What `jetlit generate` prints, and what it refuses before it prints anything."""
+"""What `jetlit generate` prints, and what it refuses before it does."""
 
 import pytest
 from jetlit_data.tokenizer import ByteTokenizer
@@ -41,8 +41,8 @@ def test_values_that_make_no_sense_are_refused_before_anything_is_printed(capsys
     assert "Traceback" not in said.err
 
 
-def test_the_prompt_comes_first_also_when_nothing_follows(capsys, folder):
-    for count in ("0", "3"):
+def test_the_prompt_comes_before_its_continuation(capsys, folder):
+    for count in ("1", "3"):
         status, said = run(capsys, folder, f"--max_new_tokens={count}")
         assert not status
         assert said.out.startswith("some text")

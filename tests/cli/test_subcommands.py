@@ -12,7 +12,7 @@ from jetlit_data import load_tokenizer
 from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from jetlit.cli import FITS, SUBCOMMANDS, main, verbs
+from jetlit.cli import FITS, SUBCOMMANDS, main, subcommands
 from jetlit.models import Architecture, SuperNetwork
 from jetlit.pipeline.configs import load_config
 from jetlit.pipeline.placement import PlacementConfig
@@ -274,7 +274,7 @@ def test_teacher_prepares_a_folder_once(models: Path, tmp_path: Path, capsys: py
 def test_tables_are_never_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     task = "bbh_cot_zeroshot_tracking_shuffled_objects_seven_objects"
-    verbs._print_table(["task", "value"], [[task, "0.5"]])
+    subcommands._print_table(["task", "value"], [[task, "0.5"]])
     assert task in capsys.readouterr().out
 
 
@@ -283,11 +283,11 @@ def test_tables_are_never_cut(capsys: pytest.CaptureFixture[str], monkeypatch: p
     [
         (["--suite", "seed", "--local_data", "/no/such"], "There is no folder /no/such: set local_data"),
         ([TASKS, "--local_data", "/no/such"], "There is no folder /no/such: set local_data"),
-        (["--suite", "seed", "--limit", "-1"], "limit is -1: give a positive number"),
-        (["--suite", "seed", "--max_length", "0"], "max_length is 0: give a positive number"),
+        (["--suite", "seed", "--limit", "-1"], "limit is -1, but should be greater"),
+        (["--suite", "seed", "--max_length", "0"], "max_length is 0, but should be greater"),
         (["--suite", "seeds"], "There is no suite seeds: give a YAML file, or one of commonsense, general, "),
-        (['--tasks=[{"kind": "recall", "documents": -1}]'], 'at least 1 as "documents", not -1'),
-        (['--tasks=[{"kind": "recall", "documents": 1.5}]'], 'at least 1 as "documents", not 1.5'),
+        (['--tasks=[{"kind": "recall", "documents": -1}]'], "documents is -1, but should be greater"),
+        (['--tasks=[{"kind": "recall", "documents": 1.5}]'], "documents takes int, not 1.5"),
     ],
 )
 def test_eval_names_what_is_wrong(

@@ -6,13 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from jetlit.errors import UserError
-from jetlit.generation import GenerationEngine
-from jetlit.models import JetNemotronForCausalLM
-from tests.blocks.cases import LINEAR, lively
-from tests.models.small import prompts, small_model
+for library in ("peft", "accelerate", "bitsandbytes", "torchao"):
+    pytest.importorskip(library, reason="make test-clients installs it")
 
-pytestmark = pytest.mark.attack
+import accelerate  # noqa: E402
+import bitsandbytes as bnb  # noqa: E402
+import peft  # noqa: E402
+from torchao import quantization  # noqa: E402
+
+from jetlit.errors import UserError  # noqa: E402
+from jetlit.generation import GenerationEngine  # noqa: E402
+from jetlit.models import JetNemotronForCausalLM  # noqa: E402
+from tests.blocks.cases import LINEAR, lively  # noqa: E402
+from tests.models.small import prompts, small_model  # noqa: E402
 
 ALL = [*LINEAR, "attn", "swa"]
 GREEDY = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
@@ -44,7 +50,6 @@ METHODS = {
 @pytest.mark.parametrize("task", ["CAUSAL_LM", None])
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_adapters_start_learn_and_merge(method, task):
-    peft = pytest.importorskip("peft")
     model, ids = hybrid(), prompts()
     with torch.no_grad():
         untouched = model(ids).logits
@@ -71,7 +76,6 @@ def test_adapters_start_learn_and_merge(method, task):
 
 
 def test_prompts_learned_in_front_are_tokens_like_others():
-    peft = pytest.importorskip("peft")
     model, ids = hybrid(), prompts()
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     tuned = peft.get_peft_model(model, config).eval()
@@ -83,7 +87,6 @@ def test_prompts_learned_in_front_are_tokens_like_others():
 @pytest.mark.parametrize("where", ["cpu", "disk"])
 @torch.no_grad()
 def test_offloaded_weights_are_there_when_they_are_needed(where, tmp_path):
-    accelerate = pytest.importorskip("accelerate")
     model, ids = hybrid(), prompts()
     expected, written = model(ids).logits, model.generate(ids, **GREEDY)
     cpu = torch.device("cpu")
@@ -101,7 +104,6 @@ def test_offloaded_weights_are_there_when_they_are_needed(where, tmp_path):
 
 @torch.no_grad()
 def test_a_device_map_with_a_disk_loads_the_same_model(tmp_path):
-    pytest.importorskip("accelerate")
     model, ids = hybrid(), prompts()
     model.save_pretrained(tmp_path / "model")
     places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary": "cpu", "lm_head": "disk"}
@@ -113,14 +115,12 @@ def test_a_device_map_with_a_disk_loads_the_same_model(tmp_path):
 
 
 def test_a_model_can_be_made_without_memory():
-    accelerate = pytest.importorskip("accelerate")
     with accelerate.init_empty_weights():
         model = small_model(ALL)
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
 
 def eight_bits(layer):
-    bnb = pytest.importorskip("bitsandbytes")
     new = bnb.nn.Linear8bitLt(layer.in_features, layer.out_features, layer.bias is not None, has_fp16_weights=False)
     new.weight = bnb.nn.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
     new.bias = layer.bias
@@ -128,7 +128,6 @@ def eight_bits(layer):
 
 
 def four_bits(layer):
-    bnb = pytest.importorskip("bitsandbytes")
     new = bnb.nn.Linear4bit(layer.in_features, layer.out_features, layer.bias is not None, torch.float32)
     new.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False)
     new.bias = layer.bias
@@ -137,7 +136,6 @@ def four_bits(layer):
 
 
 def torchao_int8(layer):
-    quantization = pytest.importorskip("torchao.quantization")
     new = copy.deepcopy(layer)
     quantization.quantize_(new, quantization.Int8WeightOnlyConfig())
     return new, new.weight.dequantize()

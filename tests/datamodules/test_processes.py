@@ -6,12 +6,9 @@ import time
 
 import pytest
 import torch
-from jetlit_data.reading import open_split
-from litdata.utilities.env import _DistributedEnv
 
-from jetlit.datamodules import Corpus, TokenDataModule
-from tests.datamodules.conftest import BLOCK
-from tests.datamodules.record import digest_of, run, start
+from jetlit.datamodules import Corpus
+from tests.datamodules.record import run, start
 
 
 def batches(folder, rank=0):
@@ -41,33 +38,14 @@ def test_two_ranks_see_different_blocks_and_resume_exactly(corpora, tmp_path, mi
         assert list(rest) == list(range(5, 14)) and all(rest[step] == whole[step] for step in rest)
 
 
-def test_each_loading_process_of_each_rank_draws_its_corpora_for_itself(corpora, tmp_path):
-    ranks, workers, batch_size = 2, 2, 2
-    run(data_of(corpora, True), tmp_path, steps=12, ranks=ranks, workers=workers, batch_size=batch_size)
-    large = {digest_of(block["input_ids"]) for block in open_split(corpora["large"], "train", BLOCK, shuffle=False)}
-    sequences = set()
-    for rank in range(ranks):
-        seen = batches(tmp_path, rank)
-        for worker in range(workers):
-            digests = [digest for step in range(worker, 12, workers) for digest in seen[step]]
-            sequences.add(tuple(digest in large for digest in digests))
-    assert len(sequences) == ranks * workers
-    assert all(0 < sum(sequence) < len(sequence) for sequence in sequences)
-
-
-def test_ranks_end_their_epochs_together(corpora, tmp_path):
-    loader = TokenDataModule(data_of(corpora, True), BLOCK, 2, num_workers=2).train_dataloader()
-    for dataset in loader.dataset._datasets:
-        dataset.distributed_env = _DistributedEnv(world_size=2, global_rank=0, num_nodes=1)
-    epoch = len(loader)
-    run(data_of(corpora, True), tmp_path, steps=epoch + 6, ranks=2, workers=2, batch_size=2)
-    first, second = set(), set()
+def test_ranks_take_the_blocks_of_one_process_in_turn(corpora, tmp_path):
+    steps = 14  # more than an epoch
+    run(data_of(corpora, True), tmp_path / "one", steps=steps, batch_size=4)
+    run(data_of(corpora, True), tmp_path / "two", steps=steps, ranks=2, workers=2, batch_size=2)
+    one = batches(tmp_path / "one")
     for rank in (0, 1):
-        seen = batches(tmp_path, rank)
-        first |= {digest for step in range(epoch) for digest in seen[step]}
-        second |= {digest for step in range(epoch, epoch + 6) for digest in seen[step]}
-        assert first & second, "the second epoch begins on this rank with blocks of the first"
-    assert len(first) == 2 * 2 * epoch and len(second) == 2 * 2 * 6  # nothing twice within an epoch
+        two = batches(tmp_path / "two", rank)
+        assert all(two[step] == one[step][rank::2] for step in range(steps))
 
 
 def test_what_two_ranks_left_of_an_epoch_one_rank_reads(corpora, tmp_path):

@@ -1,8 +1,6 @@
 """A resumed run sees the batches that an undisturbed one would have seen, whenever it was stopped."""
 
 import copy
-import hashlib
-import json
 import shutil
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from jetlit.datamodules import Corpus, TokenDataModule
 from jetlit.errors import UserError
 from tests.datamodules.conftest import BLOCK, Recorder
 
-STEPS = 26  # more than two epochs of each data set below
+STEPS = 32  # more than two epochs of each data set below
 QUIET = {
     "accelerator": "cpu",
     "logger": False,
@@ -114,26 +112,50 @@ def test_other_data_than_the_checkpoint_s_is_refused(corpora, tmp_path):
             fit(other, 6, resume=tmp_path / "step=3.ckpt")
 
 
-def test_the_fingerprint_is_that_of_earlier_versions_whose_checkpoints_resume(corpora):
-    indexes = [hashlib.sha256(Path(corpora[name], "train/index.json").read_bytes()).hexdigest() for name in corpora]
-    for mixed, weighted in ((False, [[indexes[0], 1.0]]), (True, [[indexes[0], 0.7], [indexes[1], 0.3]])):
-        state = data_of(corpora, mixed, seed=5).train_dataloader().state_dict()
-        assert state["fingerprint"] == json.dumps([weighted, BLOCK, 5])
+def test_a_position_of_an_earlier_version_is_refused(corpora):
+    loader = data_of(corpora, False, seed=5).train_dataloader()
+    earlier = {"dataset": {}, "current_epoch": 1, "batches_done": 3, "fingerprint": loader.state_dict()["fingerprint"]}
+    with pytest.raises(UserError, match="saved by an earlier version of jetlit"):
+        loader.load_state_dict(earlier)
 
 
-def test_a_mixture_refuses_another_batch_size(corpora, tmp_path):
+@pytest.mark.parametrize("mixed", [False, True], ids=["single", "mixed"])
+def test_another_batch_size_sees_the_rest_of_the_epoch_once(corpora, tmp_path, mixed):
+    before = fit(data_of(corpora, mixed), 3, tmp_path)
+    blocks = len(data_of(corpora, mixed).train_dataloader().dataset.order)
+    for batch_size in (4, 6, 12, 24):  # 24 blocks are seen
+        left = blocks // batch_size - 24 // batch_size
+        after = fit(data_of(corpora, mixed, batch_size=batch_size), 3 + left, resume=tmp_path / "step=3.ckpt")
+        seen = [tuple(block.tolist()) for batch in before + after for block in batch]
+        assert len(set(seen)) == len(seen) == blocks // batch_size * batch_size
+        undisturbed = fit(data_of(corpora, mixed, batch_size=batch_size), 24 // batch_size + left + 2)
+        resumed = fit(data_of(corpora, mixed, batch_size=batch_size), 5 + left, resume=tmp_path / "step=3.ckpt")
+        assert_same(resumed, undisturbed[24 // batch_size :])  # the next epoch too
+
+
+def test_a_batch_size_that_does_not_meet_the_position_is_refused(corpora, tmp_path):
     fit(data_of(corpora, True), 3, tmp_path)
-    with pytest.raises(UserError, match="resume with the same number of processes, num_workers and batch_size"):
-        fit(data_of(corpora, True, batch_size=4), 6, resume=tmp_path / "step=3.ckpt")
+    for batch_size in (5, 7, 16):
+        with pytest.raises(UserError, match=f"after 24 blocks of an epoch, where no step of {batch_size} blocks ends"):
+            fit(data_of(corpora, True, batch_size=batch_size), 6, resume=tmp_path / "step=3.ckpt")
 
 
-def test_a_single_corpus_resumes_with_another_batch_size(corpora, tmp_path):
-    before = fit(data_of(corpora, False), 3, tmp_path)
+def test_any_batch_size_begins_the_next_epoch_where_one_has_ended(corpora, tmp_path):
     epoch = len(data_of(corpora, False).train_dataloader())
-    left = 2 * (epoch - 3)
-    after = fit(data_of(corpora, False, batch_size=4), 3 + left, resume=tmp_path / "step=3.ckpt")
-    seen = [tuple(block.tolist()) for batch in before + after[:left] for block in batch]
-    assert len(set(seen)) == len(seen) == 8 * epoch  # the rest of the epoch, nothing twice
+    fit(data_of(corpora, False), epoch, tmp_path)
+    resumed = fit(data_of(corpora, False, batch_size=7), epoch + 3, resume=tmp_path / f"step={epoch}.ckpt")
+    undisturbed = fit(
+        data_of(corpora, False, batch_size=7), len(data_of(corpora, False, batch_size=7).train_dataloader()) + 3
+    )
+    assert_same(resumed, undisturbed[-3:])
+
+
+def test_batches_accumulated_instead_of_loaded_together_resume_too(corpora, tmp_path):
+    whole = fit(data_of(corpora, False), 12)
+    fit(data_of(corpora, False), 3, tmp_path)
+    halves = fit(data_of(corpora, False, batch_size=4), 9, resume=tmp_path / "step=3.ckpt", accumulate_grad_batches=2)
+    rows = torch.cat([batch for batch in whole[3:9]])
+    assert torch.equal(torch.cat(halves), rows)
 
 
 def test_loading_a_position_leaves_the_saved_one_alone(corpora):

@@ -47,14 +47,14 @@ def test_validation_in_a_trainer_sees_val_batches(corpora):
     assert [len(batch) for batch in model.validated] == [2, 2, 2]
 
 
-def test_workers_deliver_the_same_blocks_in_an_epoch(corpora):
-    def blocks(workers):
-        loader = TokenDataModule(corpora["small"], BLOCK, 2, num_workers=workers).train_dataloader()
-        return [tuple(block.tolist()) for batch in loader for block in batch["input_ids"]]
+@pytest.mark.parametrize("mixed", [False, True], ids=["single", "mixed"])
+def test_workers_deliver_the_same_batches(corpora, mixed):
+    def batches(workers):
+        data = [Corpus(corpora["large"], 2), Corpus(corpora["small"], 1)] if mixed else corpora["small"]
+        loader = TokenDataModule(data, BLOCK, 2, num_workers=workers).train_dataloader()
+        return torch.cat([batch["input_ids"] for batch in loader])
 
-    none, two = blocks(0), blocks(2)
-    assert len(set(two)) == len(two)
-    assert len(set(none) & set(two)) >= len(none) - 4  # drop_last leaves out less than a batch a worker
+    assert torch.equal(batches(0), batches(1)) and torch.equal(batches(0), batches(2))
 
 
 def test_a_finished_corpus_is_asked_for(tmp_path):
@@ -68,8 +68,14 @@ def test_a_block_longer_than_a_chunk_is_refused(corpora):
 
 
 def test_a_batch_larger_than_the_corpus_is_refused(corpora):
-    with pytest.raises(UserError, match="one batch for each loading process takes 128"):
-        TokenDataModule(corpora["large"], BLOCK, 64, num_workers=2).setup()
+    with pytest.raises(UserError, match="one batch of all processes takes 128"):
+        TokenDataModule(corpora["large"], BLOCK, 128, num_workers=2).train_dataloader()
+
+
+def test_more_held_out_blocks_than_there_are_is_said(corpora):
+    with pytest.warns(UserWarning, match=r"asks for 400 blocks of .*large, which has (\d+): it reads all of these"):
+        loader = TokenDataModule(corpora["large"], BLOCK, 4, val_batches=100).val_dataloader()
+    assert 5 < sum(batch["weight"] for batch in loader) < 15
 
 
 def test_a_vocabulary_too_large_for_the_model_is_refused(corpora):
@@ -96,6 +102,9 @@ def test_corpora_of_different_tokenizers_are_refused(corpora, tmp_path):
         ({"corpora": {"a": 0.5, "b": 1}}, r"write corpora: \[{path: a, weight: 0.5}, {path: b, weight: 1}\]"),
         ({"block_size": 0}, "block_size is 0"),
         ({"batch_size": -2}, "batch_size is -2"),
+        ({"val_batches": 0}, "val_batches is 0"),
+        ({"num_workers": -1}, "num_workers is -1"),
+        ({"seed": 2**70}, "give one from 0 to 4294967295"),
     ],
 )
 def test_wrong_arguments_are_refused(settings, message):

@@ -156,11 +156,27 @@ def test_outputs_are_as_asked_and_as_configured():
     assert logits.shape == (2, 17, 61) and len(states) == 7
     assert isinstance(model.model(ids, return_dict=False), tuple)
     assert model(ids).hidden_states is None
+    output = model(ids, labels=ids, output_hidden_states=True)
+    output.hidden_states[0].retain_grad()
+    output.loss.backward()
+    assert output.hidden_states[0].grad.any(), "they are the tensors that the layers read"
     model.config.output_hidden_states = True
     assert len(model(ids).hidden_states) == len(model.model(ids).hidden_states) == 7
     assert model(ids, output_hidden_states=False).hidden_states is None
     model.config.return_dict = False
     assert isinstance(model(ids), tuple)
+
+
+def test_the_trainer_smooths_labels_as_it_does_for_models_of_its_own():
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.trainer_pt_utils import LabelSmoother
+
+    model, ids = small_model(MIXED), prompts()
+    assert type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()  # what the trainer asks
+    output = model(ids)
+    logits, targets = output.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+    expected = F.cross_entropy(logits, targets, label_smoothing=0.1)
+    assert_close(LabelSmoother(epsilon=0.1)(output, ids, shift_labels=True), expected)
 
 
 def test_gradient_checkpointing_keeps_no_cache():

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 
 from jetlit.errors import UserError
 from tests.models.small import HYBRIDS, prompts, small_model
@@ -78,7 +80,14 @@ def test_a_cache_that_does_not_exist_for_hybrids_is_refused():
 ASSISTED = {"num_assistant_tokens": 3, **GREEDY}
 
 
-@pytest.mark.parametrize("layers", [["attn"] * 2, ["attn", "swa"]], ids=["full", "window"])
+# Older windows return more keys than the mask that they announce.
+sees_windows = pytest.mark.skipif(Version(transformers.__version__) < Version("5.23"), reason="fails in transformers")
+KINDS = {"full": ["attn"] * 2, "window": ["attn", "swa"]}
+
+
+@pytest.mark.parametrize(
+    "layers", [pytest.param(layers, marks=sees_windows if "swa" in layers else (), id=k) for k, layers in KINDS.items()]
+)
 def test_a_hybrid_of_attention_alone_can_assist_and_be_assisted(layers):
     model, assistant, ids = small_model(HYBRIDS["full"]), small_model(layers, seed=4), prompts(1)
     expected = model.generate(ids, **GREEDY)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 TINY = Path(__file__).parent / "tiny" / "postnas.yaml"
-_DEADLINE_SECONDS = 200
+_DEADLINE_SECONDS = 600
 
 # One server imports everything once; every run is then a fork of it, which saves the imports.
 _context = multiprocessing.get_context("forkserver")

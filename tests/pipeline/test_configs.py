@@ -119,6 +119,11 @@ def test_files_count_from_the_folder_of_the_file_that_names_them(tmp_path, merge
         (b"just text\n", "is no mapping"),
         (b"a: [1\n", "is not valid YAML"),
         (b"a: &a [*a]\n", "aliases that expand"),
+        (b"a: " + b"[" * 100_000, "nests over 100 lists"),
+        (b"a: '" + b"[" * 20_000 + b"'\n", "nests over 100 lists"),
+        (b'a: ["b\\0c"]\n', "has a NUL character"),
+        (b"a: {1: 2}\n", "has the key 1, which is no text"),
+        (b"yes: 2\n", "has the key True, which is no text"),
         (
             b"a: &a [1,1,1,1,1,1,1,1,1]\n"
             + b"".join(b"%c: &%c [%s]\n" % (n, n, b",".join([b"*%c" % (n - 1)] * 9)) for n in range(98, 106)),

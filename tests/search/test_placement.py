@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,6 +75,20 @@ def test_sliding_windows_go_where_only_multiple_choice_gains() -> None:
     found = search(sliding_window_budget=2, pattern_score=choice_score)
     assert found.full_attention == (1, 4) and found.sliding_window == (2,)
     assert found.choices[2] == "swa" and found.scores["choice"] == pytest.approx(-1.2)
+
+
+def test_the_choice_states_its_error_and_what_it_cannot_be_told_from() -> None:
+    found = search(errors=lambda choices: {"recall": 0.1, "choice": 1.0})
+    # Recall gains 0.8 of full attention, of which layer 1 alone gives 0.5.
+    assert found.value == pytest.approx(1.0) and found.value_stderr == pytest.approx(0.1 / 0.8)
+    assert found.indistinguishable == []
+    unsure = search(errors=lambda choices: {"recall": 0.31, "choice": 1.0})
+    assert unsure.full_attention == (1, 4)
+    assert unsure.indistinguishable == [(0, 1), (1,), (1, 2), (1, 3), (1, 5)]
+    both = search(weights={"recall": 3.0, "choice": 1.0}, errors=lambda choices: {"recall": 0.08, "choice": 0.08})
+    gap = 0.8 + 0.1 - 0.0  # choice gains 0.8 in layer 2 and 0.1 in layer 4
+    assert both.value_stderr == pytest.approx(math.hypot(0.75 * 0.08 / 0.8, 0.25 * 0.08 / gap))
+    assert search().value_stderr is None and search().indistinguishable == []
 
 
 @pytest.mark.parametrize(

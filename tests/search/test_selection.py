@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jetlit.errors import UserError
 from jetlit.files import write_json
@@ -12,7 +14,7 @@ from jetlit.models import Architecture
 from jetlit.once import MARKER
 from jetlit.results import Result
 from jetlit.search.grid import state_size_rows
-from jetlit.search.selection import Selection, most_accurate, search_hardware, select_block
+from jetlit.search.selection import Selection, ranked, search_hardware, select_block
 from jetlit.search.sharing import evaluate_candidates
 
 PLACEMENT = Architecture(["gla", "attn", "gla"], {"gla": {"head_dim": 4}})
@@ -67,11 +69,48 @@ def test_takes_the_most_accurate_and_of_equals_the_one_with_the_lower_loss(tmp_p
     assert Architecture.load(tmp_path / "candidates/jet/architecture.json").block_configs["jet"] == {"conv_size": 3}
 
 
-def test_measured_time_decides_nothing() -> None:
-    slow = {"accuracy": 0.5, "decode_tokens_per_s": 1.0}
-    fast = {"accuracy": 0.5, "decode_tokens_per_s": 9.0}
-    assert most_accurate({"slow": slow, "fast": fast}) == "slow"
-    assert most_accurate({"fast": fast, "slow": slow}) == "fast"
+def candidate(accuracy: float, error: float, loss: float | None, speed: float | None = None) -> dict:
+    return {"accuracy": accuracy, "accuracy_stderr": error, "held_out_loss": loss, "decode_tokens_per_s": speed}
+
+
+@pytest.mark.parametrize(
+    ("candidates", "order"),
+    [
+        # Within one standard error of the best accuracy the loss decides, whatever the accuracy.
+        (
+            {"a": candidate(0.80, 0.02, 1.3), "b": candidate(0.79, 0.02, 1.1), "c": candidate(0.77, 0.02, 1.0)},
+            ["b", "a"],
+        ),
+        # The error is that of the best.
+        ({"a": candidate(0.80, 0.0, 1.3), "b": candidate(0.7999, 0.5, 1.1)}, ["a"]),
+        # Measured time decides between equal losses alone.
+        ({"a": candidate(0.5, 0.1, 1.0, 1.0), "b": candidate(0.5, 0.1, 1.0, 9.0)}, ["b", "a"]),
+        ({"a": candidate(0.5, 0.1, 1.0, 1.0), "b": candidate(0.5, 0.1, 1.0001, 9.0)}, ["a", "b"]),
+        # Without a loss or a speed the order given decides; one that has a loss goes first.
+        ({"a": candidate(0.5, 0.1, None), "b": candidate(0.5, 0.1, None)}, ["a", "b"]),
+        ({"a": candidate(0.5, 0.1, None, 9.0), "b": candidate(0.5, 0.1, 2.0)}, ["b", "a"]),
+        # A candidate of an earlier version has no error.
+        ({"a": {"accuracy": 0.5}, "b": {"accuracy": 0.6, "held_out_loss": 9.0}}, ["b"]),
+    ],
+)
+def test_the_loss_decides_within_one_standard_error_of_the_best(candidates: dict, order: list[str]) -> None:
+    assert ranked(candidates) == order
+
+
+@given(st.dictionaries(st.integers(0, 9), st.tuples(*[st.floats(0, 1)] * 3), min_size=1, max_size=8))
+@settings(max_examples=50, deadline=None)
+def test_the_choice_is_never_worse_than_the_best_by_more_than_its_error(drawn: dict) -> None:
+    candidates = {str(name): candidate(*numbers) for name, numbers in drawn.items()}
+    order = ranked(candidates)
+    best = max(candidates.values(), key=lambda metrics: (metrics["accuracy"], -metrics["accuracy_stderr"]))
+    for name, metrics in candidates.items():
+        assert (name in order) == (metrics["accuracy"] >= best["accuracy"] - best["accuracy_stderr"])
+    losses = [candidates[name]["held_out_loss"] for name in order]
+    assert losses == sorted(losses)
+
+
+def test_a_search_names_those_it_cannot_tell_apart(tmp_path: Path) -> None:
+    assert select(tmp_path, Trainer(tmp_path)).indistinguishable == ["jet"]
 
 
 def test_finished_candidates_are_not_redone_after_an_interruption(tmp_path: Path) -> None:

@@ -5,7 +5,16 @@ import pytest
 from jetlit_data import load_tokenizer
 
 from jetlit.errors import UserError
-from jetlit.tasks import TASKS, build_task, build_tasks, evaluate_task, register_task, score_tasks
+from jetlit.tasks import (
+    TASKS,
+    build_task,
+    build_tasks,
+    evaluate_task,
+    guessed_tasks,
+    mean_error,
+    register_task,
+    score_tasks,
+)
 from tests.tasks.models import Oracle, random_model
 
 TOKENIZER = load_tokenizer("bytes")
@@ -25,6 +34,16 @@ def test_scores_of_several_tasks_and_their_mean():
     assert len(scores) == 5 + 7 + 2 + 1 and all(isinstance(value, float) for value in scores.values())
 
 
+def test_the_error_of_the_mean_and_tasks_that_are_guessed():
+    scores = {"good/accuracy": 0.5, "good/accuracy_stderr": 0.03, "good/chance": 0.25}
+    assert guessed_tasks(scores) == {} and mean_error(scores) == 0.03
+    scores |= {"bad/accuracy": 12 / 32, "bad/accuracy_stderr": 0.087, "bad/chance": 0.25}
+    scores |= {"none/accuracy": 0.0, "none/accuracy_stderr": 0.0, "none/chance": 0.0}
+    assert mean_error(scores) == pytest.approx((0.03**2 + 0.087**2) ** 0.5 / 3)
+    assert list(guessed_tasks(scores)) == ["bad", "none"]
+    assert guessed_tasks(scores)["bad"] == "right in 37.5% ± 8.7% of bad, where guessing is right in 25.0%"
+
+
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
@@ -40,18 +59,19 @@ def test_wrong_lists_of_tasks_are_refused(specs, message):
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ({"kind": "recall", "documents": -1}, 'takes a whole number of at least 1 as "documents", not -1'),
-        ({"kind": "recall", "documents": True}, 'takes a whole number of at least 1 as "documents", not True'),
-        ({"kind": "recall", "seed": "x"}, "takes a whole number as \"seed\", not 'x'"),
-        ({"kind": "recall", "pairs": None}, 'takes a whole number as "pairs", not None'),
-        ({"kind": "arithmetic", "operations": 3}, 'takes a text as "operations", not 3'),
-        ({"kind": "repetition", "length": float("inf")}, 'takes a whole number as "length", not inf'),
-        ({"kind": "exact_answer", "path": "x", "limit": -1}, 'of at least 1 or null as "limit", not -1'),
-        ({"kind": "multiple_choice", "path": "x", "limit": 0}, 'of at least 1 or null as "limit", not 0'),
-        ({"kind": "multiple_choice", "path": ["x"]}, "takes a text as \"path\", not \\['x'\\]"),
-        ({"kind": "continuation", "corpus": "x", "questions": 1.5}, 'of at least 1 as "questions", not 1.5'),
-        ({"kind": "continuation", "corpus": "x", "context": 0}, 'of at least 1 as "context", not 0'),
-        ({"kind": "continuation", "corpus": "x", "length": float("nan")}, 'of at least 1 as "length", not nan'),
+        ({"kind": "recall", "documents": -1}, "documents is -1, but should be greater than or equal to 1"),
+        ({"kind": "recall", "documents": True}, "documents takes int, not True"),
+        ({"kind": "recall", "seed": "x"}, "seed takes int, not 'x'"),
+        ({"kind": "recall", "pairs": None}, "pairs takes int, not None"),
+        ({"kind": "recall", "style": 3}, "style is 3, but should be 'letters' or 'words'"),
+        ({"kind": "arithmetic", "operations": 3}, "operations takes str, not 3"),
+        ({"kind": "repetition", "length": float("inf")}, "length takes int, not inf"),
+        ({"kind": "exact_answer", "path": "x", "limit": -1}, "limit is -1, but should be greater than or equal to 1"),
+        ({"kind": "multiple_choice", "path": "x", "limit": 0}, "limit is 0, but should be greater than or equal to 1"),
+        ({"kind": "multiple_choice", "path": ["x"]}, "path takes str, not"),
+        ({"kind": "continuation", "corpus": "x", "questions": 1.5}, "questions takes int, not 1.5"),
+        ({"kind": "continuation", "corpus": "x", "context": 0}, "context is 0, but should be greater than or equal"),
+        ({"kind": "continuation", "corpus": "x", "length": float("nan")}, "length takes int, not nan"),
         ({"kind": ["recall"]}, "A task is a mapping with texts as kind and name"),
         ({"kind": "recall", "name": 3}, "A task is a mapping with texts as kind and name"),
         ("recall", "A task is a mapping with texts as kind and name"),

@@ -34,8 +34,7 @@ class Skipped:
 class Source(Protocol):
     """Documents to make a corpus of.
 
-    A source may also have an attribute `skipped: Skipped`, of what the last pass left out, and a method
-    `digest() -> str` of all that its documents depend on beside its options, whose change makes a run redo its corpora.
+    A source may also have an attribute `skipped: Skipped`, of what the last pass left out.
     """
 
     def documents(self, seed: int) -> Iterator[str]:

@@ -1,12 +1,10 @@
 """Files as a source of text: a folder, or the standard library of the running Python."""
 
-import hashlib
 import json
 import os
 import random
 import sysconfig
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from jetlit_data.sources.base import Skipped, register_source
 from jetlit_data.sources.reading import COMPRESSED, check_encoding, decode, lines, open_bytes, uncompressed_name
 
 _SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".parquet")
-_DIGESTED = 2**26  # bytes of the largest file that is read whole for `FileSource.digest`
 
 
 @dataclass(frozen=True)
@@ -39,17 +36,6 @@ class FileSource:
     def size(self) -> int:
         """Return the bytes of all files."""
         return sum(path.stat().st_size for path in self.files)
-
-    def digest(self) -> str:
-        """Return a digest of the files' names, sizes and contents.
-
-        Of files larger than 64 MiB the first and the last MiB and the time of change stand for the content.
-        """
-        root = os.path.commonpath([path.parent for path in self.files])
-        with ThreadPoolExecutor(8) as pool:
-            contents = list(pool.map(_digest_of, self.files))
-        names = [os.path.relpath(path, root) for path in self.files]
-        return hashlib.sha256(json.dumps(sorted(zip(names, contents))).encode()).hexdigest()
 
     def documents(self, seed: int) -> Iterator[str]:
         """Yield the documents, files shuffled: names go by subject, and `max_tokens` would cut subjects off."""
@@ -176,13 +162,3 @@ def _files_below(root: Path) -> list[Path]:
         seen.add(real)
         found += [Path(folder, name) for name in names]
     return sorted(found)
-
-
-def _digest_of(path: Path) -> list[str | int]:
-    state = path.stat()
-    with path.open("rb") as file:
-        if state.st_size <= _DIGESTED:
-            return [state.st_size, hashlib.file_digest(file, "sha256").hexdigest()]
-        ends = file.read(2**20)
-        file.seek(-(2**20), os.SEEK_END)
-        return [state.st_size, state.st_mtime_ns, hashlib.sha256(ends + file.read()).hexdigest()]

@@ -31,9 +31,33 @@ def candidate_figures(result: Result) -> dict[str, Figure]:
 
 
 def candidate_markdown(result: Result) -> str:
-    """Return a search's table."""
+    """Return a search's table, and below it how sure the choice is."""
     title, labels, metrics, chosen = _candidates(result)
-    return markdown(*candidate_table(title, labels, metrics), chosen)
+    table = markdown(*candidate_table(title, labels, metrics), chosen)
+    error = result.decision.get("accuracy_stderr")
+    if error is None:  # of an earlier version
+        return table
+    names = dict(zip(_names(result), labels, strict=True))
+    others = [names[name] for name in result.decision["not_distinguishable_from"]]
+    text = (
+        f"Taken: **{labels[chosen]}**, mean accuracy {metrics[chosen]['accuracy']:.4f} ± {error:.4f} (standard error)."
+    )
+    return "\n".join([table, text, *uncertainty(result.decision, "; ".join(others)), ""])
+
+
+def uncertainty(decision: Mapping[str, Any], others: str) -> list[str]:
+    """Return the sentences on what a search could not tell apart.
+
+    Args:
+        decision: the search's.
+        others: names of those that are as good as the chosen one, "" for none.
+    """
+    text = [f"Not distinguishable from {others}: within one standard error of the best."] if others else []
+    if tasks := decision.get("teacher_at_chance"):
+        text.append(
+            f"Warning: the teacher is no better than chance on {', '.join(tasks)}; differences there are noise."
+        )
+    return text
 
 
 def save_candidates(result: Result, folder: Path) -> None:
@@ -45,15 +69,18 @@ def save_candidates(result: Result, folder: Path) -> None:
 def _candidates(result: Result) -> tuple[str, list[str], list[dict[str, Any]], int]:
     """Return the first column's title, and labels, metrics and the number of the chosen one."""
     blocks = result.stage == "blocks"
-    candidates: Mapping[str, Any] = result.config["blocks" if blocks else "rows"]
-    names = list(candidates)
-    labels = names if blocks else [_label(row) for row in candidates.values()]
+    names = _names(result)
+    labels = names if blocks else [_label(row) for row in result.config["rows"].values()]
     metrics = [
         {key.removeprefix(f"{name}/"): value for key, value in result.metrics.items() if key.startswith(f"{name}/")}
         for name in names
     ]
     chosen = names.index(result.decision["block" if blocks else "row"])
     return "block" if blocks else "d_K x d_V x heads", labels, metrics, chosen
+
+
+def _names(result: Result) -> list[str]:
+    return list(result.config["blocks" if result.stage == "blocks" else "rows"])
 
 
 def _label(row: Mapping[str, Any]) -> str:

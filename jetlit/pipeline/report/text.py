@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jetlit.pipeline.report.candidates import candidate_markdown
+from jetlit.pipeline.report.candidates import candidate_markdown, uncertainty
 from jetlit.pipeline.report.tables import compact, evaluation_table, markdown
 from jetlit.results import Result, unit_of
 
@@ -59,7 +59,7 @@ def report_text(
         "Stages": _stages(stages),
         "Teacher and students": f"{_models(scores)}\n{held_out}",
         "Evaluation": "\n".join(_evaluation(folder, stored) for folder, stored in evaluations.items()),
-        "Placement of full attention": _placement(placement, f"{heatmap}\n{curve}\n") if placement else "",
+        "Placement of full attention": _placement(stages, placement, f"{heatmap}\n{curve}\n") if placement else "",
         "Linear blocks": candidates("blocks", "Candidate blocks"),
         "Shapes under one state size": candidates("hardware", "Candidate shapes"),
         "Training": figure("report/losses.png", "Losses of the training stages"),
@@ -113,9 +113,14 @@ def _evaluation(folder: str, stored: Mapping[str, Any]) -> str:
     return f"`{config['model']}` on {what}{limit} ({folder}, {stored['date']}):\n\n{table}"
 
 
-def _placement(found: Mapping[str, Any], figures: str) -> str:
+def _placement(stages: Stored, found: Mapping[str, Any], figures: str) -> str:
     done, naive = found["layer_evaluations"], found["naive_layer_evaluations"]
     text = f"Layers that keep full attention (budget {found['budget']}): **{_layers(found['full_attention'])}**.\n"
+    if found.get("value_stderr") is not None:  # earlier versions did not say
+        text += f"Objective: {found['value']:.4f} ± {found['value_stderr']:.4f} (standard error).\n"
+        decision = stages["placement"]["decision"]
+        others = "; ".join(decision["not_distinguishable_from"])
+        text += "".join(f"{sentence}\n" for sentence in uncertainty(decision, others))
     if found["sliding_window"]:
         text += f"Layers that keep a sliding window: **{_layers(found['sliding_window'])}**.\n"
     text += f"{done} layer evaluations instead of {naive} without sharing ({naive / done:.1f} times fewer).\n\n"

@@ -63,3 +63,18 @@ def test_curves_hold_losses_only_and_the_later_value_of_a_step(tmp_path: Path) -
     curves = loss_curves(tmp_path)
     assert list(curves) == ["train/loss"]
     assert [step for step, _ in curves["train/loss"]] == [0, 10, 20, 30]
+
+
+def test_the_report_names_what_a_search_could_not_tell_apart(tmp_path: Path) -> None:
+    metrics = {"gla/accuracy": 0.5, "jet/accuracy": 0.5}
+    decision = {"block": "jet", "config": {}}
+    unsure = {"accuracy_stderr": 0.0125, "not_distinguishable_from": ["gla"], "teacher_at_chance": ["continuation"]}
+    blocks = {"gla": {}, "jet": {}}
+    for known, name in ((decision, "earlier"), (decision | unsure, "now")):
+        write_result(tmp_path / name / "blocks", Result("blocks", {"blocks": blocks}, metrics, known), hash="b" * 64)
+        write_report(tmp_path / name)
+    text = (tmp_path / "now/report.md").read_text()
+    assert "Taken: **jet**, mean accuracy 0.5000 ± 0.0125 (standard error)." in text
+    assert "Not distinguishable from gla: within one standard error of the best." in text
+    assert "Warning: the teacher is no better than chance on continuation" in text
+    assert "Taken:" not in (tmp_path / "earlier/report.md").read_text()
