@@ -90,5 +90,7 @@ def _weights(path: Path) -> dict[str, Any]:
         UnpicklingError,
         CheckpointException,
     ) as error:
-        reason = " ".join(str(error).split()).partition(". ")[0]
+        # PyTorch's exception of a sharded checkpoint prints the tracebacks of all processes.
+        sharded = isinstance(error, CheckpointException)
+        reason = "it is no sharded checkpoint" if sharded else " ".join(str(error).split()).partition(". ")[0]
         raise UserError(f"The checkpoint {path} cannot be read ({reason:.200}): give another of the fit's.") from error
