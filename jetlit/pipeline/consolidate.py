@@ -73,6 +73,8 @@ def _weights(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is not one, it is damaged, or it holds more than plain data and tensors.
     """
+    if path.is_dir() and not (path / ".metadata").exists():
+        raise UserError(f"The folder {path} is no sharded checkpoint: give one of the fit's.")
     try:
         if not path.is_dir():
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
