@@ -48,7 +48,7 @@ $(CLIENTS)/.installed: $(VENV)/.installed tests/clients/constraints.txt
 	$(PYTHON) -m venv --clear $(CLIENTS)
 	echo "import site; site.addsitedir('$$($(BIN)/python -c $(SITE))')" > "$$($(CLIENTS)/bin/python -c $(SITE))/project.pth"
 	$(CLIENTS)/bin/python -m pip install --quiet --constraint constraints.txt --constraint tests/clients/constraints.txt \
-		peft trl accelerate bitsandbytes torchao fastapi uvicorn openai parameterized
+		peft trl accelerate bitsandbytes torchao parameterized
 	version=$$($(CLIENTS)/bin/python -c 'import importlib.metadata as m; print(m.version("transformers"))') \
 		&& $(CLIENTS)/bin/python -m pip download --quiet --no-deps --no-binary transformers --dest $(CLIENTS) \
 			"transformers==$$version" \

@@ -78,6 +78,8 @@ def _weights(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is not one, it is damaged, or it holds more than plain data and tensors.
     """
+    if path.is_dir() and not (path / ".metadata").exists():
+        raise UserError(f"The folder {path} is no sharded checkpoint: give one of the fit's.")
     try:
         if not path.is_dir():
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
@@ -95,5 +97,7 @@ def _weights(path: Path) -> dict[str, Any]:
         UnpicklingError,
         CheckpointException,
     ) as error:
-        reason = " ".join(str(error).split()).partition(". ")[0]
+        # PyTorch's exception of a sharded checkpoint prints the tracebacks of all processes.
+        sharded = isinstance(error, CheckpointException)
+        reason = "it is no sharded checkpoint" if sharded else " ".join(str(error).split()).partition(". ")[0]
         raise UserError(f"The checkpoint {path} cannot be read ({reason:.200}): give another of the fit's.") from error

@@ -1,11 +1,9 @@
-"""transformers' Trainer, trl, lm-evaluation-harness and `transformers serve` on a hybrid, most of them by its path."""
+"""transformers' Trainer, trl and lm-evaluation-harness on a hybrid, most of them by its path."""
 
 import json
 import os
 import subprocess
 import sys
-import time
-import urllib.request
 from itertools import pairwise
 
 import pytest
@@ -178,7 +176,7 @@ def test_without_jetlit_it_is_said_how_to_get_it(folder):
 def test_lm_eval_s_command_line_scores_it(folder, tmp_path):
     (tmp_path / "task.yaml").write_text(
         "task: tiny\ndataset_path: json\ndataset_kwargs: {data_files: {test: %s}}\ntest_split: test\n"
-        "output_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_choice: [yes, no]\ndoc_to_target: 0\n"
+        "output_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_choice: ['yes', 'no']\ndoc_to_target: 0\n"
         "metric_list: [{metric: acc}]\n" % (tmp_path / "rows.jsonl")
     )
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"q": f"Is {n} odd? "}) + "\n" for n in range(4)))
@@ -188,32 +186,3 @@ def test_lm_eval_s_command_line_scores_it(folder, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(next((tmp_path / "out").rglob("results*.json")).read_text())
     assert 0 <= report["results"]["tiny"]["acc,none"] <= 1
-
-
-def test_transformers_serve_answers_by_path(folder, tmp_path):
-    port = "8765"
-    command = ["serve", "--host", "127.0.0.1", "--port", port, "--device", "cpu", "--trust-remote-code"]
-    program = [sys.executable, "-m", "transformers.cli.transformers", *command]
-    with (
-        (tmp_path / "log").open("w") as log,
-        subprocess.Popen(program, stdout=log, stderr=log, env=environment()) as server,
-    ):
-        try:
-            body = {"model": folder, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, "stream": False}
-            request = urllib.request.Request(
-                f"http://127.0.0.1:{port}/v1/chat/completions",
-                json.dumps(body).encode(),
-                {"Content-Type": "application/json"},
-            )
-            for attempt in range(60):
-                try:
-                    answer = json.loads(urllib.request.urlopen(request, timeout=120).read())
-                    break
-                except urllib.error.HTTPError as error:
-                    raise AssertionError(error.read().decode()) from None
-                except OSError:
-                    assert attempt < 59 and server.poll() is None, (tmp_path / "log").read_text()[-2000:]
-                    time.sleep(1)
-            assert isinstance(answer["choices"][0]["message"]["content"], str)
-        finally:
-            server.terminate()

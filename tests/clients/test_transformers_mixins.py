@@ -55,7 +55,9 @@ class HybridTester:
         self.parent = parent
 
     def get_config(self):
-        return small_config(LAYERS, max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+        return small_config(
+            LAYERS, initializer_range=0.1, max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=2
+        )
 
     def prepare_config_and_inputs_for_common(self):
         ids = torch.randint(3, 61, (self.batch_size, self.seq_length), generator=torch.Generator().manual_seed(0))

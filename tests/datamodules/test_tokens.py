@@ -104,7 +104,7 @@ def test_corpora_of_different_tokenizers_are_refused(corpora, tmp_path):
         ({"batch_size": -2}, "batch_size is -2"),
         ({"val_batches": 0}, "val_batches is 0"),
         ({"num_workers": -1}, "num_workers is -1"),
-        ({"seed": 2**70}, "give one from 0 to 4294967295"),
+        ({"seed": 2**70}, "should be less than 4294967296"),
     ],
 )
 def test_wrong_arguments_are_refused(settings, message):

@@ -93,7 +93,7 @@ def test_a_super_network_is_validated_as_by_one_process(run_dir, strategy):
     found = {}
     for processes in (1, 2, 3):
         options = [*options_of(processes, 0, strategy), "--data.batch_size", "3", "--data.val_batches", "10"]
-        command = tiny.command(run_dir, "supernet", *options, "--ckpt_path", "last", verb="validate")
+        command = tiny.command(run_dir, "supernet", *options, "--ckpt_path", "last", subcommand="validate")
         launch(processes, command, str(run_dir / f"by_{processes}"), "")
         found[processes] = json.loads((run_dir / f"by_{processes}/validate.json").read_text())
     assert {"val/loss", "val/kl", "val/feature", "task/recall/accuracy"} <= found[1].keys()
