@@ -39,8 +39,26 @@ class StageCheckpoint(ModelCheckpoint):
         after_each_step(trainer, functools.partial(self._save_if_due, trainer))
 
     def _save_if_due(self, trainer: Trainer) -> None:
-        if trainer.global_step % self._every_n_train_steps == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        loop = trainer.fit_loop
+        last_epoch = loop.max_epochs is not None and 0 < loop.max_epochs <= trainer.current_epoch + 1
+        is_last = trainer.should_stop or 0 < trainer.max_steps <= trainer.global_step
+        is_last |= last_epoch and loop.epoch_loop._num_ready_batches_reached()
+        if is_last or trainer.global_step % self._every_n_train_steps == 0:
             self._save(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Describe the loop as of the end of the last batch, the place that Lightning resumes from rightly.
+
+        A later one, after the step's validation and log, it takes for the beginning of an epoch's validation.
+        """
+        if trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
+            return  # between two epochs
+        loop = checkpoint["loops"]["fit_loop"]
+        for count in ("total", "current"):
+            loop["epoch_loop.batch_progress"][count]["completed"] -= 1
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step == self._last_global_step_saved:

@@ -289,6 +289,8 @@ class FitCLI(LightningCLI):
         self._call("fit", checkpoint)
         manifest.gather(self.trainer)
         if not self.is_dev_run:
+            # The step that curves are drawn at; Lightning leaves it one behind where a resumed fit has nothing to do.
+            self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
             # Measured anew on the final weights, so that the numbers do not depend on when the fit was interrupted.
             self._call("validate", None, verbose=False)
             manifest.gather(self.trainer)

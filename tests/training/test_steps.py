@@ -38,6 +38,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     names = [name for name in events.Tags()["scalars"] if name.startswith(("train/", "val/"))]
+    names = [name for name in names if name not in ("train/tokens_per_s", "train/mfu")]
     return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
 
 
