@@ -302,6 +302,8 @@ class FitCLI(LightningCLI):
         if loop == "test" and not is_overridden("test_dataloader", self.datamodule, LightningDataModule):
             self.datamodule.test_dataloader = self.datamodule.val_dataloader  # token data has one held-out split
         checkpoint = self._checkpoint_to_evaluate()
+        if self.trainer.is_global_zero and self.trainer.loggers:
+            claim_folder(self.folder)
         rank_zero_only(print)(f"Reading {checkpoint or 'the model as it is built'}.", flush=True)
         self._call(loop, checkpoint)
 

@@ -60,8 +60,7 @@ def postnas(config: PostnasConfig, say: Callable[[str], None] = print) -> dict[s
                 states.append(state)
                 say(title + state)
 
-            # A digest of the corpora's text is among the stage's values.
-            paths = [] if stage.stage.makes == "corpora" else existing_paths(values, *UNREAD)
+            paths = existing_paths(values, *UNREAD)
             inputs = [path for path in paths if not Path(path).is_relative_to(folder / name)]
             results[name] = once(folder / name, key, run, say_state, inputs=inputs, made=made, artifacts=artifacts)
             if not states[0].startswith("finished"):

@@ -40,7 +40,8 @@ class Fits:
         metrics = {"tokens_seen": {"value": float(steps * BLOCK)}, "val/loss": {"value": float(loss)}}
         file = self.lab.run / folder / "result.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"metrics": metrics}))
+        empty = dict.fromkeys(("stage", "hash", "config", "decision", "versions", "hardware", "seed", "seconds", "date"))
+        file.write_text(json.dumps({**empty, "metrics": metrics}))
 
     def recipe(self, name):
         """Return what a fit trains with: class, teacher and student relative to the run, rate, steps, seed."""

@@ -192,7 +192,8 @@ def good_commands(place: Path, out: str) -> dict[tuple[str, ...], list[str]]:
     fit = ["--stage=x", f"--run_dir={out}", f"--model.teacher={model}", f"--data.corpora={run}/data/recall"]
     fit += [f"--model.architecture={run}/architecture.json", "--trainer.max_steps=2", "--model.fit_tokens=0"]
     fit += ["--model.scheduler.warmup_steps=0"]
-    fits = {verb: tiny.command(run, "stage1", *fit, "--ckpt_path=none")[1:] for verb in ("fit", "validate", "test")}
+    fit = tiny.command(run, "stage1", *fit, "--ckpt_path=none")[1:]
+    fits = {subcommand: fit for subcommand in ("fit", "validate", "test")}
     search = [f"--run_dir={out}", f"--teacher={model}", f"--fit_configs={configs}"]
     candidates = [*search, f"--tasks={TASKS}", "--batch=1", "--context=40"]
     overrides = json.dumps(
@@ -206,7 +207,7 @@ def good_commands(place: Path, out: str) -> dict[tuple[str, ...], list[str]]:
     grid = ["--state_size=64", "--key_dims=[4]", "--value_dims=[8]", "--heads=[2]"]
     architecture = f"{run}/architecture.json"
     return {
-        **{(verb,): argv for verb, argv in fits.items()},
+        **{(subcommand,): argv for subcommand, argv in fits.items()},
         ("consolidate",): [f"--fit={run}/teacher", f"--out_dir={out}/c"],
         ("teacher",): [f"--name={model}", f"--run_dir={out}", "--dtype=float32"],
         ("data",): [

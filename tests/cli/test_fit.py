@@ -70,8 +70,9 @@ def test_the_folder_of_a_fit_and_the_callers_hash(run_dir):
     cli = run_fit(tiny.command(run_dir, "teacher", "--stage", "blocks/candidates/a", "--manifest.hash", "abc"))
     folder = run_dir / "blocks/candidates/a"
     assert cli.folder == folder
-    assert {path.name for path in folder.iterdir()} == {"checkpoints", "tensorboard", "model", "config.yaml"} | {
-        "result.json"
+    assert {path.name for path in folder.iterdir()} == {
+        *("checkpoints", "tensorboard", "model", "config.yaml", "result.json"),
+        *(".jetlit.json", ".lock"),
     }
     assert read_result(folder)["hash"] == "abc"
     again = run_fit(["fit", "--config", str(folder / "config.yaml"), "--ckpt_path", "none"])
