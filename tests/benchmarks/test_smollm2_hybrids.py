@@ -40,7 +40,8 @@ class Fits:
         metrics = {"tokens_seen": {"value": float(steps * BLOCK)}, "val/loss": {"value": float(loss)}}
         file = self.lab.run / folder / "result.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        empty = dict.fromkeys(("stage", "hash", "config", "decision", "versions", "hardware", "seed", "seconds", "date"))
+        keys = "stage hash config decision versions hardware seed seconds date"
+        empty = dict.fromkeys(keys.split())
         file.write_text(json.dumps({**empty, "metrics": metrics}))
 
     def recipe(self, name):

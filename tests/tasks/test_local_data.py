@@ -43,6 +43,7 @@ def data(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.attack
 def test_tasks_are_scored_on_copies_of_their_data(data):
     suite = Suite("mine", [SuiteTask("winogrande"), SuiteTask("mmlu_anatomy", num_fewshot=2)])
     report = run_suite(random_model(), TOKENIZER, suite, local_data=str(data))

@@ -75,7 +75,13 @@ class Signal(Callback):
 
 
 @pytest.mark.parametrize(
-    "moment", [{"batch": 6}, {"batch": 8}, {"batch": 21}, {"validation": 1}, {"validation": 3}], ids=str
+    "moment",
+    [
+        {"batch": 6},
+        {"validation": 3},
+        *(pytest.param(each, marks=pytest.mark.attack) for each in ({"batch": 8}, {"batch": 21}, {"validation": 1})),
+    ],
+    ids=str,
 )
 def test_sigterm_inside_a_step_or_a_validation_changes_nothing(run_dir, whole, moment):
     folder = "-".join(f"{key}{value}" for key, value in moment.items())
