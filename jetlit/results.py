@@ -175,6 +175,7 @@ def _processor() -> str:
 # Unit by the last part of a metric's name, which may have a prefix: "val/loss", "gla/held_out_loss".
 _UNITS = {
     "loss": "nats/token",
+    "loss_stderr": "nats/token",
     "kl": "nats/token",
     "objective": "weighted sum",
     "feature": "relative squared error",
