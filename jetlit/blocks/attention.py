@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager
 from jetlit.blocks.banded import banded_attention, runs_banded
 from jetlit.blocks.base import AttentionCache, MaskKind, TokenMixer, register_block
 from jetlit.blocks.masks import attention_mask_for
-from jetlit.blocks.projections import checked, project
+from jetlit.blocks.projections import check_projections, project
 from jetlit.blocks.rms_norm import RMSNorm
 from jetlit.errors import UserError
 
@@ -142,8 +142,7 @@ class Attention(TokenMixer):
             UserError: one of `block_kwargs` changes a shape, so that the weights cannot be kept, or a projection of the
                 attention is more than its weights.
         """
-        for layer in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
-            checked(layer)
+        check_projections(attention)
         sizes = {field.name: getattr(attention.settings, field.name) for field in fields(Attention.Settings)}
         changed = {name: value for name, value in block_kwargs.items() if name in sizes and sizes[name] != value}
         if changed:

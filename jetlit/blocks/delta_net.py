@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jetlit_kernels import gated_delta_rule, recurrent_step
+from jetlit_kernels import gated_delta_rule
 from torch import nn
 
 from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, register_block
+from jetlit.blocks.fused_step import fused_step
 from jetlit.blocks.projections import project
 from jetlit.blocks.rms_norm import HeadRMSNorm
 from jetlit.blocks.short_convolution import ShortConvolution
@@ -63,20 +64,13 @@ class DeltaNet(LinearMixer):
     ) -> torch.Tensor:
         """See `LinearMixer.step`."""
         q, k, v, b = projected
-        o = recurrent_step(
-            self.split_heads(q),
-            self.split_heads(k),
-            self.split_heads(v),
-            states["recurrent"],
-            self.o_norm.weight,
-            norm_eps=self.norm_eps,
-            slots=slots,
+        return fused_step(
+            self,
+            (q, k, v),
+            states,
+            slots,
             beta_logits=b,
             delta_rule=True,
             qk_silu=True,
             qk_l2norm=True,
-            **self.q_conv1d.step_arguments("q", states, len(q)),
-            **self.k_conv1d.step_arguments("k", states, len(q)),
-            **self.v_conv1d.step_arguments("v", states, len(q)),
         )
-        return o.flatten(1)

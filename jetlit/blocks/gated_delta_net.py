@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jetlit_kernels import gated_delta_rule, log_decay_and_beta, recurrent_step
+from jetlit_kernels import gated_delta_rule, log_decay_and_beta
 from torch import nn
 
 from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, register_block
+from jetlit.blocks.fused_step import fused_step
 from jetlit.blocks.gates import init_decay, no_weight_decay, spread_decay
 from jetlit.blocks.projections import project
 from jetlit.blocks.rms_norm import HeadRMSNorm
@@ -82,15 +83,12 @@ class GatedDeltaNet(LinearMixer):
     ) -> torch.Tensor:
         """See `LinearMixer.step`."""
         q, k, v, gate, b, a = projected
-        o = recurrent_step(
-            self.split_heads(q),
-            self.split_heads(k),
-            self.split_heads(v),
-            states["recurrent"],
-            self.o_norm.weight,
-            norm_eps=self.norm_eps,
-            slots=slots,
-            gate=self.split_heads(gate),
+        return fused_step(
+            self,
+            (q, k, v),
+            states,
+            slots,
+            gate=gate,
             beta_logits=b,
             a=a,
             A_log=self.A_log,
@@ -98,8 +96,4 @@ class GatedDeltaNet(LinearMixer):
             delta_rule=True,
             qk_silu=True,
             qk_l2norm=True,
-            **self.q_conv1d.step_arguments("q", states, len(q)),
-            **self.k_conv1d.step_arguments("k", states, len(q)),
-            **self.v_conv1d.step_arguments("v", states, len(q)),
         )
-        return o.flatten(1)

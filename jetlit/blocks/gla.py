@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jetlit_kernels import linear_attention, recurrent_step
+from jetlit_kernels import linear_attention
 from torch import nn
 from transformers import initialization as init
 
 from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, register_block
+from jetlit.blocks.fused_step import fused_step
 from jetlit.blocks.gates import at_least_float32, no_weight_decay, spread_memory
 from jetlit.blocks.projections import project
 from jetlit.blocks.rms_norm import HeadRMSNorm
@@ -80,15 +81,11 @@ class GLA(LinearMixer):
     ) -> torch.Tensor:
         """See `LinearMixer.step`."""
         q, k, v, gate, rank = projected
-        o = recurrent_step(
-            self.split_heads(q),
-            self.split_heads(k),
-            self.split_heads(v),
-            states["recurrent"],
-            self.o_norm.weight,
-            norm_eps=self.norm_eps,
-            slots=slots,
-            gate=self.split_heads(gate),
+        return fused_step(
+            self,
+            (q, k, v),
+            states,
+            slots,
+            gate=gate,
             log_decay=self.log_decay(rank),
         )
-        return o.flatten(1)

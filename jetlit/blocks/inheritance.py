@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from jetlit.blocks.projections import checked
+from jetlit.blocks.projections import check_projections
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,7 @@ def inherit_projections(block: Any, attention: Any) -> None:
         UserError: a projection of the attention is more than its weights (an adapter, quantized, offloaded).
         ValueError: the two belong to models of different hidden size.
     """
-    for layer in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
-        checked(layer)
+    check_projections(attention)
     if block.hidden_size != attention.hidden_size:
         raise ValueError(
             f"A block of hidden size {block.hidden_size} cannot inherit from attention of {attention.hidden_size}."

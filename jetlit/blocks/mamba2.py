@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jetlit_kernels import linear_attention, recurrent_step
+from jetlit_kernels import linear_attention
 from torch import nn
 from transformers import initialization as init
 
 from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, register_block
+from jetlit.blocks.fused_step import fused_step
 from jetlit.blocks.gates import at_least_float32, init_decay, no_weight_decay, spread_decay
 from jetlit.blocks.projections import project
 from jetlit.blocks.rms_norm import HeadRMSNorm
@@ -90,15 +91,12 @@ class Mamba2(LinearMixer):
     ) -> torch.Tensor:
         """See `LinearMixer.step`."""
         q, k, v, gate, dt = projected
-        o = recurrent_step(
-            self.split_heads(q),
-            self.split_heads(k),
-            self.split_heads(v),
-            states["recurrent"],
-            self.o_norm.weight,
-            norm_eps=self.norm_eps,
-            slots=slots,
-            gate=self.split_heads(gate),
+        return fused_step(
+            self,
+            (q, k, v),
+            states,
+            slots,
+            gate=gate,
             norm_before_gate=False,
             skip_weight=self.D,
             a=dt,
@@ -106,8 +104,4 @@ class Mamba2(LinearMixer):
             dt_bias=self.dt_bias,
             scale=1.0,
             qk_silu=True,
-            **self.q_conv1d.step_arguments("q", states, len(q)),
-            **self.k_conv1d.step_arguments("k", states, len(q)),
-            **self.v_conv1d.step_arguments("v", states, len(q)),
         )
-        return o.flatten(1)

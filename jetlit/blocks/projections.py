@@ -84,6 +84,12 @@ def checked(module: Module, kind: type[nn.Module] = nn.Linear) -> Module:
     return module
 
 
+def check_projections(attention: Any) -> None:
+    """Raise UserError unless the four projections of an attention are plain: their weights will be copied."""
+    for layer in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
+        checked(layer)
+
+
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jetlit_kernels import linear_attention, recurrent_step, rotary_angles, rotate
+from jetlit_kernels import linear_attention, rotary_angles, rotate
 from torch import nn
 
 from jetlit.blocks.base import CarriedState, LinearMixer, LinearSettings, StateSpec, register_block
+from jetlit.blocks.fused_step import fused_step
 from jetlit.blocks.packing import packed_positions, sequence_index
 from jetlit.blocks.projections import project
 from jetlit.blocks.rms_norm import HeadRMSNorm
@@ -83,21 +84,17 @@ class RetNet(LinearMixer):
         q, k, v, gate = projected
         position = states["position"] if slots is None else states["position"][slots]
         cos, sin = self._rotation(position[:, None], q.dtype)
-        q, k = (rotate(self.split_heads(x)[:, None], cos, sin)[:, 0] for x in (q, k))
+        q, k = (rotate(self.split_heads(x)[:, None], cos, sin).flatten(1) for x in (q, k))
         states["position"][... if slots is None else slots] += 1
         g = self.log_decay(q.device).to(cos.dtype).expand(len(q), -1)
-        o = recurrent_step(
-            q,
-            k,
-            self.split_heads(v),
-            states["recurrent"],
-            self.o_norm.weight,
-            norm_eps=self.norm_eps,
-            slots=slots,
-            gate=self.split_heads(gate),
+        return fused_step(
+            self,
+            (q, k, v),
+            states,
+            slots,
+            gate=gate,
             log_decay=g,
         )
-        return o.flatten(1)
 
 
 def _count_positions(hidden: torch.Tensor, state: CarriedState, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
